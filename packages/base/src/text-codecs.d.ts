@@ -1,0 +1,12 @@
+/** The two globals of the Encoding standard that pure packages may use; every JavaScript host has them. */
+declare class TextEncoder {
+  encode(text: string): Uint8Array<ArrayBuffer>;
+  encodeInto(text: string, into: Uint8Array): { readonly read: number; readonly written: number };
+}
+declare class TextDecoder {
+  constructor(
+    label?: 'utf-8',
+    options?: { readonly fatal?: boolean; readonly ignoreBOM?: boolean },
+  );
+  decode(bytes: Uint8Array): string;
+}
