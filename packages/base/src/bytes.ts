@@ -11,6 +11,11 @@ const decoder = new TextDecoder();
 
 export const utf8Encode = (text: string): Uint8Array => encoder.encode(text);
 export const utf8Decode = (bytes: Uint8Array): string => decoder.decode(bytes);
+/** Encodes as much of `text` as fits; `read` is short of its length when it did not fit. */
+export const utf8EncodeInto = (
+  text: string,
+  into: Uint8Array,
+): { readonly read: number; readonly written: number } => encoder.encodeInto(text, into);
 
 const TWO_32 = 2 ** 32;
 

@@ -1,0 +1,280 @@
+/**
+ * A node's configuration. Sources in rising priority: defaults, the YAML file, `RELEVO_…` environment
+ * variables (`.` becomes `_`), flags. Keys bear Kafka's names where the meaning is Kafka's. Nested YAML is
+ * flattened with dots, so `log: { dir: x }` and `log.dir: x` say the same.
+ */
+import { nearest } from '@relevo/base/nearest';
+import { z } from 'zod';
+
+/** A configuration that cannot be used: one line per mistake, each naming the key and what to set. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+const HOST_PORT = /^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})$/;
+
+const hostPort = z
+  .string()
+  .refine((text) => HOST_PORT.test(text) && Number(text.split(':').at(-1)) <= 65535, {
+    error: 'must be host:port, for example 127.0.0.1:9093',
+  });
+
+const integer = (min: number, max: number): z.ZodCoercedNumber =>
+  z.coerce.number().int().min(min).max(max);
+const milliseconds = (min = 1): z.ZodCoercedNumber => integer(min, 2 ** 31 - 1);
+const boolean = z
+  .union([z.boolean(), z.enum(['true', 'false'])])
+  .transform((v) => String(v) === 'true');
+
+export type Role = 'broker' | 'controller';
+const ROLES: readonly Role[] = ['broker', 'controller'];
+
+const roles = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) =>
+    (Array.isArray(value) ? value : value.split(',')).map((role) => role.trim()),
+  )
+  .pipe(z.array(z.enum(ROLES)).min(1));
+
+const VOTER = /^(\d+)@(.+)$/;
+const voters = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) =>
+    (Array.isArray(value) ? value : value.split(',')).map((voter) => voter.trim()),
+  )
+  .pipe(
+    z
+      .array(
+        z.string().refine((text) => HOST_PORT.test(VOTER.exec(text)?.[2] ?? ''), {
+          error: 'each voter must be ID@host:port, for example 1@127.0.0.1:9093',
+        }),
+      )
+      .min(1),
+  )
+  .transform((list) =>
+    list.map((text) => {
+      const [, id, address] = VOTER.exec(text) ?? [];
+      return { id: Number(id), address: String(address) };
+    }),
+  );
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const GIB = 1024 * MIB;
+
+/** Every key there is, with its range and default. */
+const fields = {
+  'cluster.id': z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 of A-Z a-z 0-9 _ -'),
+  'node.id': integer(0, 2 ** 31 - 1),
+  'process.roles': roles.default(['broker', 'controller']),
+  'broker.rack': z.string().default(''),
+  'log.dir': z.string().min(1),
+  'listener.grpc': hostPort.default('127.0.0.1:9093'),
+  'listener.http': z.union([z.literal('none'), hostPort]).default('127.0.0.1:9094'),
+  'advertised.grpc': hostPort.optional(),
+  'controller.quorum.voters': voters,
+  'controller.quorum.election.timeout.ms': milliseconds(50).default(500),
+  'controller.quorum.heartbeat.interval.ms': milliseconds(10).default(100),
+  'broker.heartbeat.interval.ms': milliseconds(10).default(250),
+  'broker.session.timeout.ms': milliseconds(100).default(1500),
+  'replica.lag.time.max.ms': milliseconds(100).default(5000),
+  'leader.handback.delay.ms': milliseconds(0).default(2000),
+  'controlled.shutdown.timeout.ms': milliseconds(0).default(10_000),
+  'num.partitions': integer(1, 100_000).default(1),
+  'default.replication.factor': integer(1, 32_767).default(3),
+  'min.insync.replicas': integer(1, 32_767).default(2),
+  'unclean.leader.election.enable': boolean.default(false),
+  'flush.mode': z.enum(['sync', 'os']).default('sync'),
+  'message.max.bytes': integer(1 * KIB, 64 * MIB).default(MIB),
+  'log.segment.bytes': integer(64 * KIB, 2 * GIB - 1).default(GIB),
+  'log.roll.ms': integer(1000, Number.MAX_SAFE_INTEGER).default(7 * 24 * 3600 * 1000),
+  'log.index.interval.bytes': integer(0, 2 ** 31 - 1).default(4 * KIB),
+  'log.retention.ms': integer(-1, Number.MAX_SAFE_INTEGER).default(7 * 24 * 3600 * 1000),
+  'log.retention.bytes': integer(-1, Number.MAX_SAFE_INTEGER).default(-1),
+  'log.retention.check.interval.ms': milliseconds(100).default(30_000),
+  'log.message.timestamp.type': z.enum(['CreateTime', 'LogAppendTime']).default('CreateTime'),
+  'log.disk.reserve.bytes': integer(0, Number.MAX_SAFE_INTEGER).default(64 * MIB),
+  'log.level': z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  'log.pretty': boolean.default(false),
+} satisfies Record<keyof NodeConfig, z.ZodType>;
+const schema: z.ZodType<Settings> = z.object(fields);
+
+export interface Voter {
+  readonly id: number;
+  readonly address: string;
+}
+
+/** The settings under the keys of the file. Durations in ms, sizes in bytes. */
+export interface NodeConfig {
+  /** Names the cluster; nodes of different clusters refuse each other. No default. */
+  readonly 'cluster.id': string;
+  /** Unique in the cluster, from 0. No default. */
+  readonly 'node.id': number;
+  /** Default: both. */
+  readonly 'process.roles': readonly Role[];
+  /** Replicas are spread over racks. Default: none. */
+  readonly 'broker.rack': string;
+  /** The data directory, for this node alone. No default. */
+  readonly 'log.dir': string;
+  /** Where gRPC listens, for clients and other nodes. Default: 127.0.0.1:9093. */
+  readonly 'listener.grpc': string;
+  /** /metrics, /healthz and /readyz, or `none`. Default: 127.0.0.1:9094. */
+  readonly 'listener.http': string;
+  /** What clients and other nodes are told to dial. Default: `listener.grpc`. */
+  readonly 'advertised.grpc': string;
+  /** `ID@host:port` of each controller, the same on every node. No default. */
+  readonly 'controller.quorum.voters': readonly Voter[];
+  /** A follower waits between this and twice this for its leader. Default: 500. */
+  readonly 'controller.quorum.election.timeout.ms': number;
+  /** Default: 100. */
+  readonly 'controller.quorum.heartbeat.interval.ms': number;
+  /** Default: 250. */
+  readonly 'broker.heartbeat.interval.ms': number;
+  /** A broker that is silent for longer is fenced. Default: 1,500. */
+  readonly 'broker.session.timeout.ms': number;
+  /** A follower that lags for longer leaves the in-sync set. Default: 5,000. */
+  readonly 'replica.lag.time.max.ms': number;
+  /** How long the preferred leader must be in sync before it leads again. Default: 2,000. */
+  readonly 'leader.handback.delay.ms': number;
+  /** How long a stop may wait for its leaderships to move. Default: 10,000. */
+  readonly 'controlled.shutdown.timeout.ms': number;
+  /** Of topics created without a count. Default: 1. */
+  readonly 'num.partitions': number;
+  /** Of topics created without one. Default: 3. */
+  readonly 'default.replication.factor': number;
+  /** acks=all needs so many in sync; a topic may set its own. Default: 2. */
+  readonly 'min.insync.replicas': number;
+  /** Let a replica that is not in sync lead when none is left: loses records. Default: false. */
+  readonly 'unclean.leader.election.enable': boolean;
+  /** `sync`: fsync before every acknowledgement; `os`: leave it to the system (Kafka's way). Default: sync. */
+  readonly 'flush.mode': 'sync' | 'os';
+  /** The largest batch. Default: 1 MiB. */
+  readonly 'message.max.bytes': number;
+  /** Default: 1 GiB. */
+  readonly 'log.segment.bytes': number;
+  /** Default: 7 days. */
+  readonly 'log.roll.ms': number;
+  /** Default: 4 KiB. */
+  readonly 'log.index.interval.bytes': number;
+  /** -1: keep for ever. Default: 7 days. */
+  readonly 'log.retention.ms': number;
+  /** Per partition; -1: no limit. Default: -1. */
+  readonly 'log.retention.bytes': number;
+  /** Default: 30,000. */
+  readonly 'log.retention.check.interval.ms': number;
+  /** Default: CreateTime. */
+  readonly 'log.message.timestamp.type': 'CreateTime' | 'LogAppendTime';
+  /** Appends are refused when less than this is free. Default: 64 MiB. */
+  readonly 'log.disk.reserve.bytes': number;
+  /** Default: info. */
+  readonly 'log.level': 'debug' | 'info' | 'warn' | 'error' | 'silent';
+  /** Log lines for people instead of JSON. Default: false. */
+  readonly 'log.pretty': boolean;
+}
+
+type Settings = Omit<NodeConfig, 'advertised.grpc'> & {
+  readonly 'advertised.grpc'?: string | undefined;
+};
+
+export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
+
+/** Environment variables of ours that are not settings. */
+const OTHER_VARIABLES = new Set(['RELEVO_CONFIG', 'RELEVO_BOOTSTRAP', 'RELEVO_REWRITE']);
+
+export interface ConfigSources {
+  /** The parsed YAML. */
+  readonly file?: unknown;
+  readonly environment?: Readonly<Record<string, string | undefined>>;
+  /** Keys as in the file. */
+  readonly flags?: Readonly<Record<string, string>>;
+  /** Names the file in errors. */
+  readonly fileName?: string;
+}
+
+/** Joins the sources and checks every value; throws a ConfigError that lists all mistakes at once. */
+export function resolveConfig(sources: ConfigSources): NodeConfig {
+  const where = sources.fileName ?? 'the configuration';
+  const mistakes: string[] = [];
+  const merged: Record<string, unknown> = {};
+  for (const [key, value] of flatten(sources.file, where)) {
+    if (CONFIG_KEYS.includes(key)) merged[key] = value;
+    else mistakes.push(unknownKey(key, CONFIG_KEYS, where));
+  }
+  const variables = new Map(
+    CONFIG_KEYS.map((key) => [`RELEVO_${key.toUpperCase().replaceAll('.', '_')}`, key]),
+  );
+  for (const [name, value] of Object.entries(sources.environment ?? {})) {
+    if (!name.startsWith('RELEVO_') || OTHER_VARIABLES.has(name) || value === undefined) continue;
+    const key = variables.get(name);
+    if (key !== undefined) merged[key] = value;
+    else mistakes.push(unknownKey(name, variables.keys(), 'the environment'));
+  }
+  for (const [key, value] of Object.entries(sources.flags ?? {})) {
+    if (CONFIG_KEYS.includes(key)) merged[key] = value;
+    else mistakes.push(unknownKey(key, CONFIG_KEYS, 'the flags'));
+  }
+  const parsed = schema.safeParse(merged);
+  if (!parsed.success) {
+    for (const issue of parsed.error.issues) {
+      const key = String(issue.path[0]);
+      const given = merged[key] === undefined ? 'not set' : JSON.stringify(merged[key]);
+      mistakes.push(`${key} (${given}): ${issue.message}`);
+    }
+  }
+  if (mistakes.length === 0 && parsed.success) mistakes.push(...contradictions(parsed.data));
+  if (mistakes.length > 0 || !parsed.success) {
+    throw new ConfigError(
+      `${where} cannot be used:\n${mistakes.map((m) => `  - ${m}`).join('\n')}`,
+    );
+  }
+  const settings = parsed.data;
+  return {
+    ...settings,
+    'advertised.grpc': settings['advertised.grpc'] ?? settings['listener.grpc'],
+  };
+}
+
+function unknownKey(key: string, known: Iterable<string>, where: string): string {
+  const guess = nearest(key, known);
+  return `${key}: no such setting in ${where}${guess === undefined ? '' : ` (did you mean ${guess}?)`}`;
+}
+
+function contradictions(settings: Settings): string[] {
+  const found: string[] = [];
+  const ids = settings['controller.quorum.voters'].map((voter) => voter.id);
+  if (new Set(ids).size !== ids.length) {
+    found.push('controller.quorum.voters: an id stands there twice');
+  }
+  if (settings['process.roles'].includes('controller') && !ids.includes(settings['node.id'])) {
+    found.push(
+      `node.id ${settings['node.id']} has the role controller but is not among controller.quorum.voters ` +
+        `(${ids.join(', ')}): add it there or take the role away`,
+    );
+  }
+  if (settings['broker.heartbeat.interval.ms'] * 3 > settings['broker.session.timeout.ms']) {
+    found.push(
+      'broker.session.timeout.ms must be at least three times broker.heartbeat.interval.ms',
+    );
+  }
+  const advertised = settings['advertised.grpc'] ?? settings['listener.grpc'];
+  if (/^(0\.0\.0\.0|\[::\]):/.test(advertised)) {
+    found.push(
+      `advertised.grpc (${advertised}): clients cannot dial a wildcard address; set advertised.grpc to a name ` +
+        'or address under which they reach this node',
+    );
+  }
+  return found;
+}
+
+/** Leaves of nested maps, their keys joined with dots. */
+function flatten(value: unknown, where: string, prefix = ''): [string, unknown][] {
+  if (value === undefined || value === null) return [];
+  if (typeof value !== 'object' || Array.isArray(value)) {
+    throw new ConfigError(`${where} must be a map of settings, one "key: value" a line`);
+  }
+  return Object.entries(value).flatMap(([name, inner]: [string, unknown]): [string, unknown][] => {
+    const key = prefix === '' ? name : `${prefix}.${name}`;
+    const nested = typeof inner === 'object' && inner !== null && !Array.isArray(inner);
+    return nested ? flatten(inner, where, key) : [[key, inner]];
+  });
+}

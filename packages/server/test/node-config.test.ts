@@ -1,0 +1,66 @@
+import { ConfigError, resolveConfig } from '@relevo/server/config/node-config';
+import { expect, test } from 'vitest';
+
+const minimal = {
+  'cluster.id': 'test',
+  'node.id': 1,
+  log: { dir: 'data' },
+  'controller.quorum.voters': ['1@127.0.0.1:9093'],
+};
+
+const mistakesOf = (file: unknown, environment: Record<string, string> = {}): string => {
+  try {
+    resolveConfig({ file, environment, fileName: 'node.yaml' });
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message;
+    throw error;
+  }
+  return '';
+};
+
+test('defaults fill in what is not set, and the advertised address follows the listener', () => {
+  const config = resolveConfig({ file: { ...minimal, 'listener.grpc': '127.0.0.1:7000' } });
+  expect(config['advertised.grpc']).toBe('127.0.0.1:7000');
+  expect(config['broker.session.timeout.ms']).toBe(1500);
+  expect(config['process.roles']).toEqual(['broker', 'controller']);
+  expect(config['controller.quorum.voters']).toEqual([{ id: 1, address: '127.0.0.1:9093' }]);
+});
+
+test('flags win over the environment, the environment over the file', () => {
+  const sources = {
+    file: { ...minimal, 'num.partitions': 2, 'log.level': 'warn', 'broker.rack': 'a' },
+    environment: { RELEVO_NUM_PARTITIONS: '3', RELEVO_LOG_LEVEL: 'error', PATH: '/bin' },
+    flags: { 'num.partitions': '4' },
+  };
+  const config = resolveConfig(sources);
+  expect([config['num.partitions'], config['log.level'], config['broker.rack']]).toEqual([
+    4,
+    'error',
+    'a',
+  ]);
+});
+
+test.each([
+  [{ ...minimal, 'brokr.rack': 'x' }, 'brokr.rack: no such setting in node.yaml (did you mean broker.rack?)'],
+  [{ ...minimal, 'node.id': -1 }, 'node.id (-1)'],
+  [{ ...minimal, 'flush.mode': 'never' }, 'flush.mode ("never")'],
+  [{ ...minimal, 'cluster.id': undefined }, 'cluster.id (not set)'],
+  [{ ...minimal, 'listener.grpc': 'nowhere' }, 'must be host:port'],
+  [{ ...minimal, 'listener.grpc': '0.0.0.0:9093' }, 'set advertised.grpc'],
+  [{ ...minimal, 'node.id': 9 }, 'not among controller.quorum.voters (1)'],
+  [{ ...minimal, 'controller.quorum.voters': '1@a:1,1@b:2' }, 'stands there twice'],
+  [{ ...minimal, 'controller.quorum.voters': 'a:1' }, 'ID@host:port'],
+  [{ ...minimal, 'broker.session.timeout.ms': 300 }, 'at least three times'],
+  ['just text', 'must be a map of settings'],
+])('a mistake is named with its key and what to set (%#)', (file, message) => {
+  expect(mistakesOf(file)).toContain(message);
+});
+
+test('an unknown RELEVO_ variable is named with the nearest known one', () => {
+  expect(mistakesOf(minimal, { RELEVO_NODE_IDD: '1' })).toContain('did you mean RELEVO_NODE_ID?');
+});
+
+test('all mistakes are told at once', () => {
+  const text = mistakesOf({ ...minimal, 'node.id': 'x', 'num.partitions': 0, nonsense: 1 });
+  expect(text.split('\n')).toHaveLength(4);
+});
