@@ -81,16 +81,23 @@ function npm(...args) {
 
 // -------------------------------------------------------------------------------------------- build
 
-/** `tsc -b`, unless sources and settings are those of the last good build and its output is there. */
+/**
+ * `tsc -b` of the command line and all below it, unless sources and settings are those of the last
+ * good build and its output is there.
+ */
 function build() {
   const sources = fingerprint();
-  const packages = packageFolders();
-  const complete = packages.every((folder) => existsSync(join(folder, 'dist')));
-  if (complete && readStamp('build') === sources) return;
+  if (readStamp('build') === `${sources} ${outputs()}`) return;
   const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-  step('building (tsc -b)', () => run(process.execPath, [tsc, '-b']));
-  writeStamp('build', sources);
+  step('building (tsc -b)', () => run(process.execPath, [tsc, '-b', 'packages/cli']));
+  writeStamp('build', `${sources} ${outputs()}`);
 }
+
+/** Which packages have been built: a letter for each. */
+const outputs = () =>
+  packageFolders()
+    .map((folder) => (existsSync(join(folder, 'dist')) ? 'b' : '-'))
+    .join('');
 
 const packageFolders = () =>
   readdirSync(join(ROOT, 'packages'))
@@ -197,6 +204,9 @@ async function main([command, ...args]) {
   }
 }
 
-if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+if (
+  process.argv[1] !== undefined &&
+  realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)
+) {
   await main(process.argv.slice(2));
 }
