@@ -1,0 +1,133 @@
+/**
+ * An exclusive lock on a directory: a file `.lock` that names its holder by process id and start time.
+ * Node has no flock(2), so a lock that outlived its holder (SIGKILL, power cut) is told apart by asking
+ * whether that very process still runs; the start time keeps a reused process id, such as 1 in a restarted
+ * container, from passing for it. The file appears whole (written aside, then linked), so that nobody
+ * ever reads half a holder.
+ */
+import {
+  linkSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import process from 'node:process';
+import { DiskError } from '@relevo/base/ports';
+import { diskErrorFrom } from './disk-error.ts';
+
+/** Stale locks that may be met in a row, each left by a process that died while we looked. */
+const TAKE_ATTEMPTS_MAX = 5;
+
+const LOCK_FILE = '.lock';
+
+/** What this process holds: the file cannot tell our own second attempt from a stale lock. */
+const held = new Set<string>();
+
+export function lockDirectory(directory: string): { release(): void } {
+  let real: string;
+  try {
+    real = realpathSync(directory);
+  } catch (thrown) {
+    throw diskErrorFrom(thrown, 'lock', directory);
+  }
+  if (held.has(real)) throw refused(directory, `process ${process.pid} (this one)`);
+  take(`${real}/${LOCK_FILE}`, directory);
+  held.add(real);
+  let released = false;
+  return {
+    release() {
+      if (released) return;
+      released = true;
+      held.delete(real);
+      rmSync(`${real}/${LOCK_FILE}`, { force: true });
+    },
+  };
+}
+
+function take(lockPath: string, directory: string): void {
+  const own = `${process.pid} ${startTimeOf(process.pid)}\n`;
+  const aside = `${lockPath}.${process.pid}`;
+  try {
+    writeFileSync(aside, own);
+    for (let attempt = 0; attempt < TAKE_ATTEMPTS_MAX; attempt++) {
+      if (linked(aside, lockPath)) return;
+      const holder = contentOf(lockPath);
+      if (holder === undefined) continue;
+      if (isAlive(holder)) throw refused(directory, `process ${holder.split(' ')[0]}`);
+      discard(lockPath, holder);
+    }
+  } catch (thrown) {
+    if (thrown instanceof DiskError) throw thrown;
+    throw diskErrorFrom(thrown, 'lock', directory);
+  } finally {
+    rmSync(aside, { force: true });
+  }
+  throw refused(directory, 'several processes that come and go');
+}
+
+function linked(aside: string, lockPath: string): boolean {
+  try {
+    linkSync(aside, lockPath);
+    return true;
+  } catch (thrown) {
+    if (diskErrorFrom(thrown, 'lock', lockPath).code === 'EXISTS') return false;
+    throw thrown;
+  }
+}
+
+/** Moves a stale lock away; if another process took its place meanwhile, that one is put back. */
+function discard(lockPath: string, stale: string): void {
+  const away = `${lockPath}.stale.${process.pid}`;
+  try {
+    renameSync(lockPath, away);
+  } catch (thrown) {
+    if (diskErrorFrom(thrown, 'lock', lockPath).code === 'NOT_FOUND') return;
+    throw thrown;
+  }
+  if (contentOf(away) !== stale) linked(away, lockPath);
+  unlinkSync(away);
+}
+
+function contentOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (thrown) {
+    if (diskErrorFrom(thrown, 'read', path).code === 'NOT_FOUND') return undefined;
+    throw thrown;
+  }
+}
+
+function isAlive(holder: string): boolean {
+  const [pidText = '', started = ''] = holder.trim().split(' ');
+  const pid = Number(pidText);
+  if (!Number.isInteger(pid) || pid <= 0 || pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+  } catch (thrown) {
+    // EPERM: it runs, under another user.
+    if (diskErrorFrom(thrown, 'signal', pidText).code !== 'DENIED') return false;
+  }
+  const now = startTimeOf(pid);
+  return now === '' || started === '' || now === started;
+}
+
+/** In clock ticks since boot, where /proc tells it; else empty. */
+function startTimeOf(pid: number): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The second field is the name in parentheses, which may hold anything; the 22nd is wanted.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+  } catch {
+    return '';
+  }
+}
+
+const refused = (directory: string, holder: string): DiskError =>
+  new DiskError(
+    'LOCKED',
+    directory,
+    `${directory} is in use by ${holder}; stop it, or choose another directory`,
+  );
