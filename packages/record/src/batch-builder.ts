@@ -148,7 +148,7 @@ export class BatchBuilder {
 
   /**
    * Appends the record unless the batch would then have more than `maxBytes`; false when nothing was
-   * done. `timestampMs` is an integer of at least -1.
+   * done. `timestampMs` is an integer from -1 to 2^52.
    */
   tryAppend(
     key: FieldInput,

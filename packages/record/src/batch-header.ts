@@ -61,6 +61,9 @@ export const SEQUENCE_MAX: number = 2 ** 31 - 1;
 export const NO_TIMESTAMP = -1;
 export const NO_SEQUENCE = -1;
 
+/** Latest timestamp that a batch may begin at so that every delta is exact: the year 144,683. */
+export const TIMESTAMP_MAX_MS: number = 2 ** 52;
+
 export type TimestampType = 'createTime' | 'logAppendTime';
 
 export interface BatchHeader {
@@ -172,8 +175,7 @@ export const tooSmall = (batchLength: number): BatchError =>
     `the length field says ${batchLength}, a batch has at least ${BATCH_OVERHEAD - LOG_OVERHEAD}`,
   );
 
-const isTimestamp = (value: number): boolean =>
-  value >= NO_TIMESTAMP && Number.isSafeInteger(value);
+const isTimestamp = (value: number): boolean => value >= NO_TIMESTAMP && value <= TIMESTAMP_MAX_MS;
 
 // Single fields, for hot paths. The batch must have been validated before.
 

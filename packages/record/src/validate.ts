@@ -227,13 +227,12 @@ function readVarlong(bytes: Uint8Array, end: number, index: number): number {
     const byte = bytes[place++] ?? 0;
     value += (byte & 0x7f) * scale;
     if (byte < 0x80) {
-      const decoded = value % 2 === 0 ? value / 2 : -(value + 1) / 2;
-      if (!Number.isSafeInteger(decoded)) break;
-      return decoded;
+      if (value > 2 ** 53) break;
+      return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
     }
     scale *= 128;
   }
-  refuse('BAD_TIMESTAMP', index, 'the timestamp is beyond 2^53');
+  refuse('BAD_TIMESTAMP', index, 'the timestamp delta is beyond 2^52');
 }
 
 /** Where a batch lies in a run of batches. */

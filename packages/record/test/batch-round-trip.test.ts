@@ -101,7 +101,7 @@ describe('what the builder writes', () => {
     );
     const afterCrc =
       '0010 00000001 00000000000003e8 000000000000044c 0000000000001001 0005 00000006 00000002' +
-      '18 00 00 00 02 6b 04 7630 02 02 68 02 07' +
+      '1a 00 00 00 02 6b 04 7630 02 02 68 02 07' +
       '0e 00 c801 02 01 01 00';
     const body = Buffer.from(afterCrc.replaceAll(' ', ''), 'hex');
     const crc = crc32c(body).toString(16).padStart(8, '0');

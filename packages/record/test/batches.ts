@@ -1,6 +1,7 @@
 /** What the tests of this package build their batches with. */
 import fc from 'fast-check';
 import { BatchBuilder } from '@relevo/record/batch-builder';
+import { TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
 import type { BatchOptions, FieldInput, HeaderInput } from '@relevo/record/batch-builder';
 import { crc32c } from '@relevo/record/crc32c';
 
@@ -42,7 +43,7 @@ export const anyRecord: fc.Arbitrary<InputRecord> = fc.record({
   headers: fc.oneof(fc.constant([]), fc.array(header, { maxLength: 5 })),
   timestamp: fc.oneof(
     fc.integer({ min: 1_700_000_000_000, max: 1_700_000_100_000 }),
-    fc.maxSafeNat(),
+    fc.integer({ min: -1, max: TIMESTAMP_MAX_MS }),
   ),
 });
 

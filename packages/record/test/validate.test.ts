@@ -66,13 +66,17 @@ describe('refused', () => {
     ['a record that is too long', 'BAD_LENGTH', lie(THREE, (view) => view.setInt8(61, 126))],
     ['a record of no bytes', 'BAD_LENGTH', lie(THREE, (view) => view.setInt8(61, 0))],
     ['a value beyond its record', 'BAD_LENGTH', lie(THREE, (view) => view.setInt8(66, 60))],
-    ['a value that leaves bytes over', 'BAD_LENGTH', lie(THREE, (view) => view.setInt8(66, 0))],
+    [
+      'a value that leaves bytes over',
+      'BAD_LENGTH',
+      lie(batchOf([record('\0')]), (view) => view.setInt8(66, 0)),
+    ],
     ['more headers than bytes', 'BAD_COUNT', lie(THREE, (view) => view.setInt8(68, 8))],
     ['record attributes', 'BAD_RECORD', lie(THREE, (view) => view.setInt8(62, 1))],
     ['no sequence', 'BAD_SEQUENCE', lie(IDEMPOTENT, (view) => view.setInt32(53, -1))],
     ['no producer epoch', 'BAD_SEQUENCE', lie(IDEMPOTENT, (view) => view.setInt16(51, -1))],
     ['a transaction of nobody', 'BAD_SEQUENCE', lie(THREE, (view) => view.setInt16(21, 16))],
-    ['a producer id of -2', 'BAD_SEQUENCE', lie(IDEMPOTENT, (view) => view.setInt32(47, -2))],
+    ['a producer id of -2', 'BAD_SEQUENCE', lie(IDEMPOTENT, (view) => view.setInt32(43, -2))],
   ];
   test.each(cases)('%s is %s', (_name, code, bytes) => {
     expect(check(bytes)).toBe(code);
