@@ -76,7 +76,7 @@ function generated() {
   const names = [...new Set([...before.keys(), ...after.keys()])];
   const changed = names.filter((name) => before.get(name) !== after.get(name));
   if (changed.length === 0) return { ok: true, output: '' };
-  const list = changed.toSorted().join('\n  ');
+  const list = changed.join('\n  ');
   return { ok: false, output: `these were not what the generator gives; commit them:\n  ${list}` };
 }
 
