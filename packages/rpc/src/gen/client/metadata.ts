@@ -616,7 +616,7 @@ export interface MetadataService {
   readonly getMetadata: Method<GetMetadataRequest, ClusterMetadata, 'unary'>;
   /**
    * First everything asked for, then each change as it is made known to this broker. A message comes at
-   * least every 250 ms, be it empty, so that silence means a broker that hangs.
+   * least every 500 ms, be it empty, so that silence means a broker that hangs.
    */
   readonly watchMetadata: Method<WatchMetadataRequest, MetadataUpdate, 'serverStream'>;
 }

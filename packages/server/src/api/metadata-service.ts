@@ -1,0 +1,145 @@
+/**
+ * `GetMetadata` and `WatchMetadata`. A watcher gets everything first and then each change. One that
+ * cannot keep up is not queued for without end: it is sent the whole once it has drained.
+ */
+import type { MessageStream, Route, StreamEvents, TimerHandle, Timers } from '@relevo/base/ports';
+import { route } from '@relevo/base/ports';
+import type { ClusterImage } from '@relevo/controller/image';
+import type { MetadataDelta } from '@relevo/controller/replay';
+import {
+  clusterMetadata,
+  metadataUpdate,
+  MetadataService as methods,
+  type MetadataUpdate,
+  type WatchMetadataRequest,
+} from '@relevo/rpc/gen/client/metadata';
+import { viewBrokers, viewDelta, viewTopics } from './metadata-view.ts';
+
+/** A watcher hears something at least this often; silence means a broker that hangs. */
+export const WATCH_HEARTBEAT_MS = 250;
+
+interface Watcher {
+  readonly stream: MessageStream<MetadataUpdate>;
+  readonly names: ReadonlySet<string>;
+  /** Its buffer is full, and what it misses meanwhile comes as a whole afterwards. */
+  behind: boolean;
+  heardSinceHeartbeat: boolean;
+}
+
+export interface MetadataServiceDeps {
+  readonly timers: Timers;
+  readonly clusterId: string;
+  readonly image: () => ClusterImage;
+  /** -1: none is known. */
+  readonly controllerId: () => number;
+}
+
+export class MetadataService {
+  readonly #deps: MetadataServiceDeps;
+  readonly #watchers = new Set<Watcher>();
+  #heartbeat: TimerHandle | undefined;
+  #closed = false;
+
+  constructor(deps: MetadataServiceDeps) {
+    this.#deps = deps;
+  }
+
+  routes(): Route[] {
+    return [
+      route(methods.getMetadata, (request) =>
+        Promise.resolve(
+          clusterMetadata({
+            clusterId: this.#deps.clusterId,
+            version: this.#deps.image().index,
+            controllerId: this.#deps.controllerId(),
+            brokers: viewBrokers(this.#deps.image()),
+            topics: viewTopics(this.#deps.image(), request.topics),
+          }),
+        ),
+      ),
+      route(methods.watchMetadata, (request, stream) => this.#watch(request, stream)),
+    ];
+  }
+
+  /** To be called with every change of the image, after the node has acted on it. */
+  imageChanged(delta: MetadataDelta, image: ClusterImage): void {
+    // Most watchers watch everything: their message is made once.
+    let forAll: MetadataUpdate | undefined;
+    let madeForAll = false;
+    for (const watcher of this.#watchers) {
+      if (watcher.behind) continue;
+      let update: MetadataUpdate | undefined;
+      if (watcher.names.size === 0) {
+        if (!madeForAll) forAll = viewDelta(delta, image, watcher.names);
+        madeForAll = true;
+        update = forAll;
+      } else {
+        update = viewDelta(delta, image, watcher.names);
+      }
+      if (update !== undefined) this.#tell(watcher, update);
+    }
+  }
+
+  controllerChanged(): void {
+    for (const watcher of this.#watchers) {
+      if (!watcher.behind) this.#tell(watcher, metadataUpdate());
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#heartbeat?.cancel();
+    for (const watcher of this.#watchers) watcher.stream.end();
+    this.#watchers.clear();
+  }
+
+  #watch(
+    request: WatchMetadataRequest,
+    stream: MessageStream<MetadataUpdate>,
+  ): Pick<StreamEvents<never>, 'onDrain' | 'onEnd'> {
+    const watcher: Watcher = {
+      stream,
+      names: new Set(request.topics),
+      behind: false,
+      heardSinceHeartbeat: true,
+    };
+    this.#watchers.add(watcher);
+    this.#tellAll(watcher);
+    if (this.#heartbeat === undefined && !this.#closed) this.#beat();
+    return {
+      onDrain: () => {
+        if (watcher.behind) this.#tellAll(watcher);
+      },
+      onEnd: () => this.#watchers.delete(watcher),
+    };
+  }
+
+  #tellAll(watcher: Watcher): void {
+    watcher.behind = false;
+    const image = this.#deps.image();
+    const topics = viewTopics(image, [...watcher.names]);
+    this.#tell(watcher, metadataUpdate({ full: true, brokers: viewBrokers(image), topics }));
+  }
+
+  #tell(watcher: Watcher, update: MetadataUpdate): void {
+    watcher.heardSinceHeartbeat = true;
+    const roomLeft = watcher.stream.send({
+      ...update,
+      version: this.#deps.image().index,
+      clusterId: this.#deps.clusterId,
+      controllerId: this.#deps.controllerId(),
+    });
+    if (!roomLeft) watcher.behind = true;
+  }
+
+  #beat(): void {
+    this.#heartbeat = this.#deps.timers.after(WATCH_HEARTBEAT_MS, () => {
+      this.#heartbeat = undefined;
+      for (const watcher of this.#watchers) {
+        if (!watcher.heardSinceHeartbeat && !watcher.behind) this.#tell(watcher, metadataUpdate());
+        watcher.heardSinceHeartbeat = false;
+      }
+      if (this.#watchers.size > 0 && !this.#closed) this.#beat();
+    });
+  }
+}
