@@ -1,0 +1,100 @@
+/**
+ * The state of the cluster: the fold of the metadata log up to `index`. Immutable, so that whoever holds
+ * one holds a consistent view for as long as it likes; two images share all that did not change.
+ */
+import type {
+  BrokerEpoch,
+  BrokerId,
+  LeaderEpoch,
+  LogIndex,
+  PartitionEpoch,
+  ProducerId,
+  Term,
+  Uuid,
+} from '@relevo/base/ids';
+
+export interface ClusterImage {
+  /** Of the last log entry in it; 0: nothing. */
+  readonly index: LogIndex;
+  /** Of that entry. */
+  readonly term: Term;
+  /** Undefined until the first active controller has written it. */
+  readonly clusterId: string | undefined;
+  readonly brokers: ReadonlyMap<BrokerId, BrokerImage>;
+  readonly topicsById: ReadonlyMap<Uuid, TopicImage>;
+  readonly topicsByName: ReadonlyMap<string, TopicImage>;
+  /** The first id that has not been given out. */
+  readonly nextProducerId: ProducerId;
+  /** The first epoch that has not been given out. */
+  readonly nextBrokerEpoch: BrokerEpoch;
+}
+
+export interface BrokerImage {
+  readonly id: BrokerId;
+  readonly epoch: BrokerEpoch;
+  readonly incarnationId: string;
+  readonly directoryId: string;
+  readonly clientAddress: string;
+  readonly peerAddress: string;
+  /** Empty: none. */
+  readonly rack: string;
+  /** Leads nothing, and is in no in-sync set but those where it was the last. */
+  readonly fenced: boolean;
+  /** Serves on, but is given no leadership and enters no in-sync set. */
+  readonly shuttingDown: boolean;
+}
+
+export interface TopicImage {
+  readonly id: Uuid;
+  readonly name: string;
+  /** What was set on the topic itself; see `topic-config.ts`. */
+  readonly config: ReadonlyMap<string, string>;
+  readonly partitions: readonly PartitionImage[];
+}
+
+export interface PartitionImage {
+  /** The first is the preferred leader. Never empty. */
+  readonly replicas: readonly BrokerId[];
+  /** In the order of `replicas`. Empty only when the last member came back with another disk. */
+  readonly isr: readonly BrokerId[];
+  /** In the in-sync set, or `NO_BROKER`. */
+  readonly leader: BrokerId;
+  readonly leaderEpoch: LeaderEpoch;
+  readonly partitionEpoch: PartitionEpoch;
+  /**
+   * The leader epoch of the last unclean election, or `NO_LEADER_EPOCH`. A replica that last followed an
+   * older epoch may have to truncate below its high watermark; any other never does (invariant P5).
+   */
+  readonly uncleanEpoch: LeaderEpoch;
+}
+
+/** Before the first record. Broker epochs begin at 1, producer ids at 0. */
+export const EMPTY_IMAGE: ClusterImage = {
+  index: 0 as LogIndex,
+  term: 0 as Term,
+  clusterId: undefined,
+  brokers: new Map(),
+  topicsById: new Map(),
+  topicsByName: new Map(),
+  nextProducerId: 0 as ProducerId,
+  nextBrokerEpoch: 1 as BrokerEpoch,
+};
+
+/** The replica that leads when all is well. */
+export function preferredLeader(partition: PartitionImage): BrokerId {
+  const [first] = partition.replicas;
+  if (first === undefined) throw new RangeError('a partition has at least one replica');
+  return first;
+}
+
+/** Whether the broker may be given leadership and enter in-sync sets. */
+export function isEligible(image: ClusterImage, id: BrokerId): boolean {
+  const broker = image.brokers.get(id);
+  return broker !== undefined && !broker.fenced && !broker.shuttingDown;
+}
+
+export function partitionCount(image: ClusterImage): number {
+  let count = 0;
+  for (const topic of image.topicsById.values()) count += topic.partitions.length;
+  return count;
+}
