@@ -1,0 +1,602 @@
+/**
+ * What every transport must do, the one over gRPC and the simulated one alike. `makeWorld` gives two
+ * transports that can reach each other and a way to run a scenario (a simulated world runs its events
+ * only then).
+ */
+import { describe, expect, test } from 'vitest';
+import { RpcError, route } from '@relevo/base/ports';
+import type {
+  Codec,
+  Listener,
+  MessageStream,
+  Method,
+  MethodKind,
+  PeerInfo,
+  Route,
+  StreamEvents,
+  Timers,
+  Transport,
+} from '@relevo/base/ports';
+import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
+
+export interface TransportWorld {
+  readonly server: Transport;
+  readonly client: Transport;
+  readonly timers: Timers;
+  /** To listen on, with port 0: `localhost:0`. */
+  readonly listenAddress: string;
+  /** Where nobody listens. */
+  readonly unusedAddress: string;
+  run(scenario: () => Promise<void>): Promise<void>;
+  dispose(): void | Promise<void>;
+}
+
+const MIB = 2 ** 20;
+/** How long a condition may take to come true. */
+const PATIENCE_MS = 10_000;
+
+const text: Codec<string> = {
+  encode: utf8Encode,
+  decode: (bytes) => {
+    const decoded = utf8Decode(bytes);
+    if (decoded === 'malformed') throw new Error('this is malformed');
+    return decoded;
+  },
+};
+
+const method = <Kind extends MethodKind>(kind: Kind): Method<string, string, Kind> => ({
+  path: `/relevo.test.v1.Contract/${kind}`,
+  kind,
+  request: text,
+  response: text,
+});
+const UNARY = method('unary');
+const SERVER_STREAM = method('serverStream');
+const BIDI = method('bidi');
+
+/** What came in on a stream. */
+class Inbox implements StreamEvents<string> {
+  readonly messages: string[] = [];
+  drains = 0;
+  ends = 0;
+  error: RpcError | undefined;
+  afterMessage: (message: string) => void = () => undefined;
+
+  onMessage(message: string): void {
+    expect(this.ends, 'no message after the end').toBe(0);
+    this.messages.push(message);
+    this.afterMessage(message);
+  }
+
+  onDrain(): void {
+    this.drains++;
+  }
+
+  onEnd(error: RpcError | undefined): void {
+    this.ends++;
+    this.error = error;
+  }
+}
+
+/** The server's side of one bidirectional stream. */
+interface Accepted {
+  readonly stream: MessageStream<string>;
+  readonly inbox: Inbox;
+  readonly peer: PeerInfo;
+}
+
+class Bench {
+  readonly world: TransportWorld;
+  readonly accepted: Accepted[] = [];
+
+  constructor(world: TransportWorld) {
+    this.world = world;
+  }
+
+  listen(routes: readonly Route[], address: string = this.world.listenAddress): Promise<Listener> {
+    return this.world.server.listen(address, routes);
+  }
+
+  /** Listens for bidirectional streams and keeps what is accepted. */
+  listenBidi(onAccept: (accepted: Accepted) => void = () => undefined): Promise<Listener> {
+    const handler = (stream: MessageStream<string>, peer: PeerInfo): StreamEvents<string> => {
+      const accepted = { stream, inbox: new Inbox(), peer };
+      this.accepted.push(accepted);
+      onAccept(accepted);
+      return accepted.inbox;
+    };
+    return this.listen([route<string, string, 'bidi'>(BIDI, handler)]);
+  }
+
+  async firstAccepted(): Promise<Accepted> {
+    await this.until('a stream is accepted', () => this.accepted.length > 0);
+    const [first] = this.accepted;
+    if (first === undefined) throw new Error('no stream was accepted');
+    return first;
+  }
+
+  sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => this.world.timers.after(ms, resolve));
+  }
+
+  async until(what: string, condition: () => boolean, state = (): string => ''): Promise<void> {
+    for (let waited = 0; !condition(); waited += 2) {
+      if (waited > PATIENCE_MS) throw new Error(`not within ${PATIENCE_MS} ms: ${what} ${state()}`);
+      await this.sleep(2);
+    }
+  }
+
+  /** A stream's end, by its inbox. */
+  async ended(inbox: Inbox): Promise<RpcError | undefined> {
+    await this.until('the stream ends', () => inbox.ends > 0);
+    return inbox.error;
+  }
+}
+
+const failure = async (promise: Promise<unknown>): Promise<RpcError> => {
+  const error = await promise.then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
+  if (!(error instanceof RpcError)) throw new Error(`an RpcError was expected, not ${error}`);
+  return error;
+};
+
+type On = (what: string, run: (bench: Bench, world: TransportWorld) => Promise<void>) => void;
+
+export function transportContract(
+  name: string,
+  makeWorld: () => TransportWorld | Promise<TransportWorld>,
+): void {
+  const on: On = (what, run) => {
+    test(what, async () => {
+      const world = await makeWorld();
+      try {
+        await world.run(() => run(new Bench(world), world));
+      } finally {
+        await world.dispose();
+      }
+    });
+  };
+  describe(`${name}: calls`, () => callContract(on));
+  describe(`${name}: streams`, () => streamContract(on));
+  describe(`${name}: flow control`, () => flowContract(on));
+  describe(`${name}: endings`, () => endContract(on));
+  describe(`${name}: connections`, () => connectionContract(on));
+}
+
+function callContract(on: On): void {
+  on('a call is answered, many at once each with its own answer', async (bench, world) => {
+    const listener = await bench.listen([route(UNARY, async (request) => `re: ${request}`)]);
+    const channel = world.client.dial(listener.address);
+    const numbers = Array.from({ length: 50 }, (_, index) => String(index));
+    const answers = await Promise.all(
+      numbers.map((number) => channel.call(UNARY, number, { deadlineMs: 5_000 })),
+    );
+    expect(answers).toEqual(numbers.map((number) => `re: ${number}`));
+    expect(await channel.call(UNARY, '', { deadlineMs: 5_000 })).toBe('re: ');
+  });
+
+  on('an error keeps status, message, code and detail', async (bench, world) => {
+    const detail = Uint8Array.of(1, 0, 255, 10, 13, 128);
+    const listener = await bench.listen([
+      route(UNARY, () =>
+        Promise.reject(
+          new RpcError('FAILED_PRECONDITION', 'broker 2 leads “örders-3”; ask it', {
+            code: 'NOT_LEADER_OR_FOLLOWER',
+            detail,
+          }),
+        ),
+      ),
+    ]);
+    const channel = world.client.dial(listener.address);
+    const error = await failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
+    expect(error.status).toBe('FAILED_PRECONDITION');
+    expect(error.code).toBe('NOT_LEADER_OR_FOLLOWER');
+    expect(error.message).toContain('broker 2 leads “örders-3”; ask it');
+    expect([...(error.detail ?? [])]).toEqual([...detail]);
+  });
+
+  on('an unknown method is UNIMPLEMENTED', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const channel = world.client.dial(listener.address);
+    const error = await failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
+    expect(error.status).toBe('UNIMPLEMENTED');
+  });
+
+  on('a call without an answer ends at its deadline', async (bench, world) => {
+    const listener = await bench.listen([route(UNARY, () => new Promise(() => undefined))]);
+    const channel = world.client.dial(listener.address);
+    const error = await failure(channel.call(UNARY, 'x', { deadlineMs: 50 }));
+    expect(error.status).toBe('DEADLINE_EXCEEDED');
+  });
+
+  on('where nobody listens a call is UNAVAILABLE', async (_bench, world) => {
+    const channel = world.client.dial(world.unusedAddress);
+    const error = await failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
+    expect(error.status).toBe('UNAVAILABLE');
+  });
+
+  on('a request that cannot be decoded fails alone', async (bench, world) => {
+    const listener = await bench.listen([route(UNARY, async (request) => request)]);
+    const channel = world.client.dial(listener.address);
+    const error = await failure(channel.call(UNARY, 'malformed', { deadlineMs: 5_000 }));
+    expect(['INTERNAL', 'INVALID_ARGUMENT']).toContain(error.status);
+    expect(await channel.call(UNARY, 'fine', { deadlineMs: 5_000 })).toBe('fine');
+  });
+
+  on('a message of 4 MiB comes whole', async (bench, world) => {
+    const listener = await bench.listen([route(UNARY, async (request) => request)]);
+    const channel = world.client.dial(listener.address);
+    const request = 'abcdefgh'.repeat(MIB / 2);
+    const answer = await channel.call(UNARY, request, { deadlineMs: 5_000 });
+    expect(answer === request).toBe(true);
+  });
+
+  on('the handler learns who calls, and under which name', async (bench, world) => {
+    const peers: PeerInfo[] = [];
+    const listener = await bench.listen([
+      route(UNARY, async (request, peer) => {
+        peers.push(peer);
+        return request;
+      }),
+    ]);
+    await world.client.dial(listener.address).call(UNARY, 'x', { deadlineMs: 5_000 });
+    expect(peers[0]?.address).not.toBe('');
+    expect(peers[0]?.authority).toBe(listener.address);
+  });
+}
+
+function streamContract(on: On): void {
+  on('a server stream gives its messages in order and ends well', async (bench, world) => {
+    const listener = await bench.listen([
+      route(SERVER_STREAM, (request, stream) => {
+        for (let i = 0; i < 500; i++) stream.send(`${request} ${i}`);
+        stream.end();
+        return { onEnd: () => undefined };
+      }),
+    ]);
+    const inbox = new Inbox();
+    world.client.dial(listener.address).subscribe(SERVER_STREAM, 'row', inbox);
+    expect(await bench.ended(inbox)).toBeUndefined();
+    expect(inbox.messages).toEqual(Array.from({ length: 500 }, (_, index) => `row ${index}`));
+  });
+
+  on('messages keep their order both ways', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (message): unknown => stream.send(`re: ${message}`);
+    });
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    for (let i = 0; i < 2_000; i++) stream.send(String(i));
+    await bench.until('all have come back', () => inbox.messages.length >= 2_000);
+    expect(inbox.messages).toEqual(Array.from({ length: 2_000 }, (_, index) => `re: ${index}`));
+    expect(inbox.ends).toBe(0);
+  });
+
+  on('no handler is called from within the call that opens the stream', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream }) => stream.send('welcome'));
+    const good = world.client.dial(listener.address);
+    for (const channel of [good, good, world.client.dial(world.unusedAddress)]) {
+      let opened = false;
+      const check = (): void => expect(opened).toBe(true);
+      const inbox = new Inbox();
+      const events = {
+        onMessage: (message: string) => (check(), inbox.onMessage(message)),
+        onEnd: (error: RpcError | undefined) => (check(), inbox.onEnd(error)),
+      };
+      channel.open(BIDI, events);
+      opened = true;
+      await bench.until('something comes', () => inbox.ends + inbox.messages.length > 0);
+    }
+  });
+
+  on('empty messages are messages', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (message): unknown => stream.send(message);
+    });
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    for (const message of ['', 'a', '']) stream.send(message);
+    await bench.until('all have come back', () => inbox.messages.length === 3);
+    expect(inbox.messages).toEqual(['', 'a', '']);
+  });
+
+  on(
+    'a half-close reaches the server after all messages; it may answer on',
+    async (bench, world) => {
+      const listener = await bench.listenBidi(({ stream, inbox }) => {
+        const onEnd = inbox.onEnd.bind(inbox);
+        inbox.onEnd = (error): void => {
+          onEnd(error);
+          stream.send(`got ${inbox.messages.length}`);
+          stream.send('bye');
+          stream.end();
+        };
+      });
+      const inbox = new Inbox();
+      const stream = world.client.dial(listener.address).open(BIDI, inbox);
+      for (let i = 0; i < 100; i++) stream.send(String(i));
+      stream.end();
+      expect(stream.send('too late')).toBe(false);
+      expect(await bench.ended(inbox)).toBeUndefined();
+      expect(inbox.messages).toEqual(['got 100', 'bye']);
+      const accepted = await bench.firstAccepted();
+      expect(accepted.inbox.ends).toBe(1);
+      expect(accepted.inbox.error).toBeUndefined();
+    },
+  );
+
+  on('streams on one channel live and die apart', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (message): unknown => stream.send(message);
+    });
+    const channel = world.client.dial(listener.address);
+    const [bad, good] = [new Inbox(), new Inbox()];
+    const badStream = channel.open(BIDI, bad);
+    const goodStream = channel.open(BIDI, good);
+    goodStream.send('one');
+    badStream.send('malformed');
+    const error = await bench.ended(bad);
+    expect(['INTERNAL', 'INVALID_ARGUMENT']).toContain(error?.status);
+    goodStream.send('two');
+    await bench.until('the good one lives', () => good.messages.length === 2);
+    expect(good.ends).toBe(0);
+  });
+}
+
+/** Sends 64 KiB messages until `send` asks to wait; returns how many were taken. */
+function fill(stream: MessageStream<string>): number {
+  const message = 'x'.repeat(65_536);
+  let sent = 1;
+  while (stream.send(message)) {
+    sent++;
+    if (sent > 4_096) throw new Error('256 MiB were taken, and send never asked to wait');
+  }
+  return sent;
+}
+
+function flowContract(on: On): void {
+  on('a client that is not read is told to wait, then to go on', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('first');
+    const { stream: far, inbox: farInbox } = await bench.firstAccepted();
+    far.pause();
+    let sent = fill(stream);
+    expect(stream.queuedBytes()).toBeGreaterThan(0);
+    // The buffers on the way may take more than once; then nothing moves any more.
+    for (let drains = -1; drains !== inbox.drains;) {
+      drains = inbox.drains;
+      await bench.sleep(100);
+      if (inbox.drains > drains) sent += fill(stream);
+    }
+    const before = farInbox.messages.length;
+    const drains = inbox.drains;
+    await bench.sleep(50);
+    expect(farInbox.messages.length).toBe(before);
+    far.resume();
+    await bench.until('the rest arrives', () => farInbox.messages.length === sent + 1);
+    await bench.until('the sender is told', () => inbox.drains > drains);
+    expect(stream.queuedBytes()).toBe(0);
+  });
+
+  on('a server that is not read is told to wait, then to go on', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('first');
+    stream.pause();
+    const { stream: far, inbox: farInbox } = await bench.firstAccepted();
+    let sent = fill(far);
+    for (let drains = -1; drains !== farInbox.drains;) {
+      drains = farInbox.drains;
+      await bench.sleep(100);
+      if (farInbox.drains > drains) sent += fill(far);
+    }
+    expect(far.queuedBytes()).toBeGreaterThan(0);
+    stream.resume();
+    await bench.until('all arrives', () => inbox.messages.length === sent);
+    await bench.until('nothing is queued', () => far.queuedBytes() === 0);
+  });
+
+  on('a pause in the middle holds at once, and loses nothing', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream }) => {
+      for (let i = 0; i < 200; i++) stream.send(String(i));
+      stream.end();
+    });
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    let pauses = 0;
+    inbox.afterMessage = (message): void => {
+      if (Number(message) % 50 !== 49) return;
+      pauses++;
+      stream.pause();
+      const seen = inbox.messages.length;
+      world.timers.after(20, () => {
+        expect(inbox.messages.length).toBe(seen);
+        expect(inbox.ends).toBe(0);
+        stream.resume();
+      });
+    };
+    expect(await bench.ended(inbox)).toBeUndefined();
+    expect(pauses).toBe(4);
+    expect(inbox.messages).toEqual(Array.from({ length: 200 }, (_, index) => String(index)));
+  });
+}
+
+function endContract(on: On): void {
+  on('a client’s cancel ends both sides, once', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('first');
+    const accepted = await bench.firstAccepted();
+    let inCall = true;
+    const onEnd = inbox.onEnd.bind(inbox);
+    inbox.onEnd = (error): void => {
+      expect(inCall, 'not from within cancel').toBe(false);
+      onEnd(error);
+    };
+    stream.cancel(new RpcError('CANCELLED', 'no longer wanted'));
+    inCall = false;
+    expect((await bench.ended(inbox))?.status).toBe('CANCELLED');
+    expect((await bench.ended(accepted.inbox))?.status).toBe('CANCELLED');
+    stream.cancel(new RpcError('CANCELLED', 'again'));
+    expect(stream.send('too late')).toBe(false);
+    expect(accepted.stream.send('too late')).toBe(false);
+    await bench.sleep(20);
+    expect([inbox.ends, accepted.inbox.ends]).toEqual([1, 1]);
+  });
+
+  on('a server’s cancel carries its error to the client', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (): void =>
+        stream.cancel(
+          new RpcError('ABORTED', 'a newer epoch is known', {
+            code: 'FENCED_LEADER_EPOCH',
+            detail: Uint8Array.of(0, 9, 200),
+          }),
+        );
+    });
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('first');
+    const error = await bench.ended(inbox);
+    expect(error).toMatchObject({ status: 'ABORTED', code: 'FENCED_LEADER_EPOCH' });
+    expect(error?.message).toContain('a newer epoch is known');
+    expect([...(error?.detail ?? [])]).toEqual([0, 9, 200]);
+    expect(stream.send('too late')).toBe(false);
+    await bench.sleep(20);
+    expect(inbox.ends).toBe(1);
+  });
+
+  on('a subscriber’s cancel reaches the server', async (bench, world) => {
+    const far = new Inbox();
+    const listener = await bench.listen([
+      route(SERVER_STREAM, (_request, stream) => {
+        stream.send('one');
+        return { onEnd: (error) => far.onEnd(error) };
+      }),
+    ]);
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).subscribe(SERVER_STREAM, 'x', inbox);
+    await bench.until('the first message', () => inbox.messages.length === 1);
+    stream.cancel(new RpcError('CANCELLED', 'enough'));
+    expect((await bench.ended(far))?.status).toBe('CANCELLED');
+    expect(far.ends).toBe(1);
+  });
+
+  on('a server’s own end needs no word from the client', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (): void => {
+        stream.send('last');
+        stream.end();
+        expect(stream.send('too late')).toBe(false);
+      };
+    });
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('first');
+    expect(await bench.ended(inbox)).toBeUndefined();
+    expect(inbox.messages).toEqual(['last']);
+    expect(stream.send('too late')).toBe(false);
+  });
+
+  on('closing a channel ends its streams and calls with CANCELLED', async (bench, world) => {
+    const far: Inbox[] = [];
+    const listener = await bench.listen([
+      route(UNARY, () => new Promise(() => undefined)),
+      route(BIDI, () => {
+        const inbox = new Inbox();
+        far.push(inbox);
+        return inbox;
+      }),
+    ]);
+    const channel = world.client.dial(listener.address);
+    const inbox = new Inbox();
+    channel.open(BIDI, inbox).send('first');
+    const call = failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
+    await bench.until('the server has it', () => far[0]?.messages.length === 1);
+    channel.close();
+    expect((await bench.ended(inbox))?.status).toBe('CANCELLED');
+    expect((await call).status).toBe('CANCELLED');
+    await bench.until('the server hears of it', () => far[0]?.ends === 1);
+    expect(far[0]?.error).toBeInstanceOf(RpcError);
+    const late = failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
+    expect((await late).status).toBe('CANCELLED');
+  });
+}
+
+function connectionContract(on: On): void {
+  on('a probe tells a listener from a refusal', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    expect(await world.client.probe(listener.address, 2_000)).toBe('accepted');
+    expect(await world.client.probe(world.unusedAddress, 2_000)).toBe('refused');
+    await listener.close(0);
+    expect(await world.client.probe(listener.address, 2_000)).toBe('refused');
+  });
+
+  on('where nobody listens a stream ends UNAVAILABLE', async (bench, world) => {
+    const channel = world.client.dial(world.unusedAddress);
+    const [one, two] = [new Inbox(), new Inbox()];
+    channel.open(BIDI, one).send('x');
+    channel.subscribe(SERVER_STREAM, 'x', two);
+    expect((await bench.ended(one))?.status).toBe('UNAVAILABLE');
+    expect((await bench.ended(two))?.status).toBe('UNAVAILABLE');
+  });
+
+  on('a taken address cannot be listened on, and the error names it', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const again = world.server.listen(listener.address, []);
+    await expect(again).rejects.toThrow(listener.address.split(':')[1]);
+  });
+
+  on('a closing server lets a running call end', async (bench, world) => {
+    let release = (): void => undefined;
+    const listener = await bench.listen([
+      route(UNARY, (request) => new Promise((resolve) => (release = () => resolve(request)))),
+    ]);
+    const channel = world.client.dial(listener.address);
+    const call = channel.call(UNARY, 'slow', { deadlineMs: 5_000 });
+    const original = release;
+    await bench.until('the call runs', () => release !== original);
+    const closed = listener.close(2_000);
+    await bench.sleep(20);
+    release();
+    expect(await call).toBe('slow');
+    await closed;
+    const late = await failure(channel.call(UNARY, 'late', { deadlineMs: 1_000 }));
+    expect(late.status).toBe('UNAVAILABLE');
+  });
+
+  on('a closing server cancels what outlasts its grace', async (bench, world) => {
+    const listener = await bench.listenBidi();
+    const inbox = new Inbox();
+    world.client.dial(listener.address).open(BIDI, inbox).send('first');
+    const accepted = await bench.firstAccepted();
+    await listener.close(50);
+    const error = await bench.ended(inbox);
+    expect(['UNAVAILABLE', 'CANCELLED']).toContain(error?.status);
+    await bench.until('the server side ends', () => accepted.inbox.ends === 1);
+  });
+
+  on('a channel is used again when the server is back', async (bench, world) => {
+    const echo = [route(UNARY, async (request: string) => request)];
+    const first = await bench.listen(echo);
+    const channel = world.client.dial(first.address);
+    expect(await channel.call(UNARY, 'one', { deadlineMs: 2_000 })).toBe('one');
+    await first.close(0);
+    const error = await failure(channel.call(UNARY, 'two', { deadlineMs: 2_000 }));
+    expect(error.status).toBe('UNAVAILABLE');
+    const second = await bench.listen(echo, first.address);
+    let answer: string | undefined;
+    for (let attempt = 0; answer === undefined && attempt < 100; attempt++) {
+      answer = await channel.call(UNARY, 'three', { deadlineMs: 2_000 }).catch(() => undefined);
+      if (answer === undefined) await bench.sleep(20);
+    }
+    expect(answer).toBe('three');
+    await second.close(0);
+  });
+}
