@@ -1,0 +1,228 @@
+/**
+ * One partition as a follower sees it, under one leader epoch, without I/O.
+ *
+ *     phase        input                         next         effect
+ *     detached     attach                        preparing    sync
+ *     preparing    prepared                      subscribing  subscribe
+ *     subscribing  part without error            following    append | none
+ *     subscribing  deadline                      preparing    sync (ask again)
+ *     following    part without error            following    append | none
+ *     subscribing, diverging epoch               truncating   truncate
+ *      following   out of range                  truncating   restart
+ *                  any other error               refused      none, until the deadline
+ *     truncating   truncated                     preparing    sync
+ *     refused      deadline                      preparing    sync
+ *     any          detach                        detached     none
+ *     any          stop                          stopped      none, for good
+ *
+ * A part that comes in another phase, or speaks of another epoch, belongs to the past and is ignored;
+ * so is all else that a diverging answer says (mistake 5). A new leader epoch makes a new object.
+ */
+import { assert } from '@relevo/base/assert';
+import type { ErrorCode } from '@relevo/base/errors';
+import type { LeaderEpoch, Offset } from '@relevo/base/ids';
+import { truncationPoint } from './divergence.ts';
+import type { EpochEnd, EpochHistory, StatedPosition } from './divergence.ts';
+
+export type FollowerPhase =
+  'detached' | 'preparing' | 'subscribing' | 'following' | 'truncating' | 'refused' | 'stopped';
+
+/** What the leader says of the partition in one message. */
+export interface LeaderStatement {
+  readonly leaderEpoch: LeaderEpoch;
+  readonly error: ErrorCode;
+  readonly highWatermark: Offset;
+  readonly logStartOffset: Offset;
+  readonly diverging: EpochEnd | undefined;
+  readonly hasBatches: boolean;
+}
+
+export type FollowerEffect =
+  | { readonly kind: 'none' }
+  /** Make the log durable to its end, then call `prepared`. */
+  | { readonly kind: 'sync' }
+  /** State this position to the leader, with the leader epoch. */
+  | { readonly kind: 'subscribe'; readonly position: StatedPosition }
+  /** Append the statement's batches, make them durable, then call `synced`. */
+  | { readonly kind: 'append' }
+  /** Cut the log to end at `to`, then call `truncated`. */
+  | { readonly kind: 'truncate'; readonly to: Offset }
+  /** Throw the whole log away and begin an empty one at `at`, then call `truncated`. */
+  | { readonly kind: 'restart'; readonly at: Offset };
+
+export interface FollowerStart {
+  readonly leaderEpoch: LeaderEpoch;
+  /** As it was known here before. */
+  readonly highWatermark: Offset;
+  readonly syncedEndOffset: Offset;
+  /**
+   * `unclean.leader.election.enable`: the one case in which a leader may lack committed records, so that
+   * truncation below the high watermark is the operator's choice and not a bug.
+   */
+  readonly uncleanElections: boolean;
+}
+
+/** How long an answer to a subscription may take before it is stated again. */
+export const SUBSCRIPTION_TIMEOUT_MS = 5_000;
+export const REFUSED_RETRY_MIN_MS = 20;
+export const REFUSED_RETRY_MAX_MS = 1_000;
+
+const NONE: FollowerEffect = { kind: 'none' };
+const SYNC: FollowerEffect = { kind: 'sync' };
+const APPEND: FollowerEffect = { kind: 'append' };
+
+export class FollowerReplica {
+  readonly leaderEpoch: LeaderEpoch;
+  readonly #uncleanElections: boolean;
+  #phase: FollowerPhase = 'detached';
+  #highWatermark: Offset;
+  #leaderHighWatermark: Offset;
+  #syncedEnd: Offset;
+  #deadlineMs = Infinity;
+  #refusals = 0;
+
+  constructor(start: FollowerStart) {
+    this.leaderEpoch = start.leaderEpoch;
+    this.#uncleanElections = start.uncleanElections;
+    this.#highWatermark = start.highWatermark;
+    this.#leaderHighWatermark = start.highWatermark;
+    this.#syncedEnd = start.syncedEndOffset;
+  }
+
+  get phase(): FollowerPhase {
+    return this.#phase;
+  }
+  /** min(the leader's, the own durable end); never falls but by an unclean election. */
+  get highWatermark(): Offset {
+    return this.#highWatermark;
+  }
+  get syncedEndOffset(): Offset {
+    return this.#syncedEnd;
+  }
+  /** When `deadline` is to be called next; Infinity: no need. */
+  get deadlineMs(): number {
+    return this.#deadlineMs;
+  }
+
+  /** The stream to the leader is up. */
+  attach(): FollowerEffect {
+    assert(this.#phase === 'detached', 'attach only when detached', { phase: this.#phase });
+    return this.#prepare();
+  }
+
+  /** The stream is gone; nothing that was on it counts any more. */
+  detach(): void {
+    if (this.#phase !== 'stopped') this.#enter('detached');
+  }
+
+  /** The partition has another leader epoch, was deleted, or its log failed. */
+  stop(): void {
+    this.#enter('stopped');
+  }
+
+  /** The log is durable to its end. */
+  prepared(position: StatedPosition, nowMs: number): FollowerEffect {
+    assert(this.#phase === 'preparing', 'prepared only while preparing', { phase: this.#phase });
+    this.#syncedEnd = position.endOffset;
+    this.#enter('subscribing', nowMs + SUBSCRIPTION_TIMEOUT_MS);
+    return { kind: 'subscribe', position };
+  }
+
+  receive(
+    said: LeaderStatement,
+    log: EpochHistory & StatedPosition,
+    nowMs: number,
+  ): FollowerEffect {
+    const listens = this.#phase === 'subscribing' || this.#phase === 'following';
+    if (!listens || said.leaderEpoch !== this.leaderEpoch) return NONE;
+    if (said.error === 'OFFSET_OUT_OF_RANGE') return this.#restart(said);
+    if (said.error !== 'NONE') return this.#refused(nowMs);
+    if (said.diverging !== undefined) return this.#diverged(said.diverging, log);
+    this.#refusals = 0;
+    if (this.#phase === 'subscribing') this.#enter('following');
+    if (said.highWatermark > this.#leaderHighWatermark) {
+      this.#leaderHighWatermark = said.highWatermark;
+      this.#advance();
+    }
+    return said.hasBatches ? APPEND : NONE;
+  }
+
+  /** The log is on stable storage up to `endOffset`. True: the high watermark has moved. */
+  synced(endOffset: Offset): boolean {
+    if (endOffset <= this.#syncedEnd) return false;
+    this.#syncedEnd = endOffset;
+    return this.#advance();
+  }
+
+  /** The log has been cut, or begun anew, as the last effect said. */
+  truncated(endOffset: Offset): FollowerEffect {
+    assert(this.#phase === 'truncating', 'truncated only while truncating', { phase: this.#phase });
+    this.#syncedEnd = endOffset < this.#syncedEnd ? endOffset : this.#syncedEnd;
+    return this.#prepare();
+  }
+
+  /** To be called when `deadlineMs` has passed. */
+  deadline(nowMs: number): FollowerEffect {
+    if (nowMs < this.#deadlineMs) return NONE;
+    assert(this.#phase === 'refused' || this.#phase === 'subscribing', 'only these have deadlines');
+    return this.#prepare();
+  }
+
+  #prepare(): FollowerEffect {
+    this.#enter('preparing');
+    return SYNC;
+  }
+
+  #diverged(from: EpochEnd, log: EpochHistory & StatedPosition): FollowerEffect {
+    const to = truncationPoint(log, from);
+    assert(to < log.endOffset, 'each round of the walk back takes something away', {
+      to,
+      end: log.endOffset,
+      lastEpoch: log.lastEpoch,
+      leaderEpoch: from.epoch,
+      leaderEnd: from.endOffset,
+    });
+    this.#fallTo(to);
+    this.#enter('truncating');
+    return { kind: 'truncate', to };
+  }
+
+  #restart(said: LeaderStatement): FollowerEffect {
+    if (said.logStartOffset < this.#highWatermark) this.#fallTo(said.logStartOffset);
+    this.#enter('truncating');
+    return { kind: 'restart', at: said.logStartOffset };
+  }
+
+  #refused(nowMs: number): FollowerEffect {
+    const waitMs = Math.min(REFUSED_RETRY_MAX_MS, REFUSED_RETRY_MIN_MS * 2 ** this.#refusals);
+    this.#refusals = Math.min(this.#refusals + 1, 10);
+    this.#enter('refused', nowMs + waitMs);
+    return NONE;
+  }
+
+  /** P5: never below the high watermark, but after an unclean election. */
+  #fallTo(to: Offset): void {
+    if (to >= this.#highWatermark) return;
+    assert(this.#uncleanElections, 'truncation never goes below the high watermark (P5)', {
+      to,
+      highWatermark: this.#highWatermark,
+      leaderEpoch: this.leaderEpoch,
+    });
+    this.#highWatermark = to;
+    this.#leaderHighWatermark = to;
+  }
+
+  #advance(): boolean {
+    const reached =
+      this.#leaderHighWatermark < this.#syncedEnd ? this.#leaderHighWatermark : this.#syncedEnd;
+    if (reached <= this.#highWatermark) return false;
+    this.#highWatermark = reached;
+    return true;
+  }
+
+  #enter(phase: FollowerPhase, deadlineMs = Infinity): void {
+    assert(this.#phase !== 'stopped' || phase === 'stopped', 'stopped is final', { phase });
+    this.#phase = phase;
+    this.#deadlineMs = deadlineMs;
+  }
+}

@@ -1,0 +1,403 @@
+/**
+ * One partition as its leader sees it, without I/O: what each replica has on stable storage, the high
+ * watermark that follows from it, and the in-sync set that the controller is asked for.
+ *
+ *     local append ─┐                                  ┌─> high watermark (waiting produces, fetches)
+ *     local fsync ──┼─> synced end per replica ──> min ┤
+ *     reports ──────┘                                  └─> proposals to the controller (grow, shrink)
+ *
+ * The in-sync set has two values while a proposal is under way, for nobody here can know whether the
+ * controller has accepted it: the high watermark waits for the members of both ("maximal" set), and the
+ * minimum is counted over the committed one. The proposal ends in one of four ways:
+ *
+ *     pending ──accepted──> committed (new partition epoch)
+ *        │ ───refused────> dropped   (the controller says for certain that it was not applied)
+ *        │ ───unknown────> pending, to be sent again as it is (same partition epoch: at most one wins)
+ *        └ ───image with a higher partition epoch──> committed as the image says
+ *
+ * Rules: P3, P4 and the mistakes 3, 6, 7 and 8 of the design's list.
+ */
+import { assert } from '@relevo/base/assert';
+import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch } from '@relevo/base/ids';
+
+/** What the controller has decided about a partition; the same on every broker at one partition epoch. */
+export interface PartitionState {
+  readonly leaderEpoch: LeaderEpoch;
+  readonly partitionEpoch: PartitionEpoch;
+  readonly replicas: readonly BrokerId[];
+  readonly isr: readonly BrokerId[];
+}
+
+/** What one metadata image says of a broker. */
+export interface BrokerView {
+  readonly epoch: BrokerEpoch;
+  /** Registered but not fit to serve: fenced, or about to stop. */
+  readonly fenced: boolean;
+}
+
+/** All brokers as one and the same image shows them (P4: one snapshot). */
+export type BrokerViews = (broker: BrokerId) => BrokerView | undefined;
+
+export interface LeaderReplicaOptions {
+  readonly localId: BrokerId;
+  /** A follower that has been behind for so long leaves the in-sync set; 5,000 by default elsewhere. */
+  readonly replicaLagMs: number;
+}
+
+export interface LeaderStart {
+  readonly state: PartitionState;
+  /** `min.insync.replicas`; never more is asked for than there are replicas. */
+  readonly minIsr: number;
+  /** Where the log ended when this epoch began. */
+  readonly epochStartOffset: Offset;
+  readonly syncedEndOffset: Offset;
+  /** As it was known here before; it only grows. */
+  readonly highWatermark: Offset;
+}
+
+export interface FollowerReport {
+  readonly brokerId: BrokerId;
+  /** Of the stream on which the report came. */
+  readonly brokerEpoch: BrokerEpoch;
+  readonly leaderEpoch: LeaderEpoch;
+  readonly syncedEndOffset: Offset;
+}
+
+/**
+ * `stale`: made under another leader epoch or by an older life of the broker, and ignored.
+ * `beyondEnd`: claims what this leader never had; the caller should end the stream.
+ * `advanced`: the high watermark has moved.
+ */
+export type ReportVerdict = 'stale' | 'beyondEnd' | 'held' | 'advanced';
+
+export interface IsrMember {
+  readonly brokerId: BrokerId;
+  readonly brokerEpoch: BrokerEpoch;
+}
+
+export interface IsrProposal {
+  readonly leaderEpoch: LeaderEpoch;
+  /** The one that the proposal starts from. */
+  readonly partitionEpoch: PartitionEpoch;
+  readonly isr: readonly IsrMember[];
+  readonly joining: readonly BrokerId[];
+  readonly leaving: readonly BrokerId[];
+}
+
+export type IsrOutcome =
+  | {
+      readonly kind: 'accepted';
+      readonly partitionEpoch: PartitionEpoch;
+      readonly isr: readonly BrokerId[];
+    }
+  /** The controller did not and will not apply it. */
+  | { readonly kind: 'refused' }
+  /** No answer, or one that says that the partition epoch has moved on: the image will tell. */
+  | { readonly kind: 'unknown' };
+
+/** Nobody has reported under this epoch yet. */
+const NO_REPORT = -1;
+/** After a refusal the next proposal waits so long, lest two disagreeing nodes busy each other. */
+export const PROPOSAL_PAUSE_MS = 250;
+
+interface Follower {
+  readonly brokerId: BrokerId;
+  brokerEpoch: BrokerEpoch;
+  /** NO_REPORT until its first report under this leader epoch. */
+  syncedEnd: number;
+  /** The last moment at which it had all that the leader had then. */
+  lastCaughtUpMs: number;
+  /** While it is behind: reaching `markOffset` proves that it was caught up at `markMs`. */
+  markOffset: number;
+  markMs: number;
+  /** In the committed set or in the pending one. */
+  holdsBack: boolean;
+  inSync: boolean;
+}
+
+export class LeaderReplica {
+  readonly leaderEpoch: LeaderEpoch;
+  readonly epochStartOffset: Offset;
+  readonly #options: LeaderReplicaOptions;
+  #partitionEpoch: PartitionEpoch;
+  #replicas: readonly BrokerId[];
+  #isr: readonly BrokerId[];
+  #pending: IsrProposal | undefined;
+  #minIsr: number;
+  #logEnd: Offset;
+  #syncedEnd: Offset;
+  #highWatermark: Offset;
+  #followers: Follower[] = [];
+  #proposeNotBeforeMs = 0;
+
+  constructor(options: LeaderReplicaOptions, start: LeaderStart, nowMs: number) {
+    assert(start.highWatermark <= start.epochStartOffset, 'HW lies within the log', { ...start });
+    assert(start.syncedEndOffset <= start.epochStartOffset, 'synced end lies within the log');
+    this.#options = options;
+    this.leaderEpoch = start.state.leaderEpoch;
+    this.epochStartOffset = start.epochStartOffset;
+    this.#partitionEpoch = start.state.partitionEpoch;
+    this.#replicas = start.state.replicas;
+    this.#isr = start.state.isr;
+    this.#minIsr = start.minIsr;
+    this.#logEnd = start.epochStartOffset;
+    this.#syncedEnd = start.syncedEndOffset;
+    this.#highWatermark = start.highWatermark;
+    this.#assertIsr();
+    this.#alignFollowers(nowMs);
+    this.#advance();
+  }
+
+  get highWatermark(): Offset {
+    return this.#highWatermark;
+  }
+  get logEndOffset(): Offset {
+    return this.#logEnd;
+  }
+  get syncedEndOffset(): Offset {
+    return this.#syncedEnd;
+  }
+  get partitionEpoch(): PartitionEpoch {
+    return this.#partitionEpoch;
+  }
+  /** As committed by the controller. */
+  get isr(): readonly BrokerId[] {
+    return this.#isr;
+  }
+  get replicas(): readonly BrokerId[] {
+    return this.#replicas;
+  }
+  /** The proposal under way: to be sent again after an unknown outcome. */
+  get pendingProposal(): IsrProposal | undefined {
+    return this.#pending;
+  }
+  /** How many in-sync replicas an acknowledgement takes. */
+  get minIsr(): number {
+    return Math.min(this.#minIsr, this.#replicas.length);
+  }
+  /** False: acks=all must be refused before anything is appended (NOT_ENOUGH_REPLICAS). */
+  get hasEnoughInSync(): boolean {
+    return this.#isr.length >= this.minIsr;
+  }
+  /** False: the end of the committed records is not known yet (P7, OFFSET_NOT_AVAILABLE). */
+  get knowsLatest(): boolean {
+    return this.#highWatermark >= this.epochStartOffset;
+  }
+
+  /** The leader's log has grown in the page cache. */
+  appended(endOffset: Offset, nowMs: number): void {
+    assert(endOffset > this.#logEnd, 'an append moves the log end', {
+      endOffset,
+      logEnd: this.#logEnd,
+    });
+    const before = this.#logEnd;
+    this.#logEnd = endOffset;
+    for (const follower of this.#followers) {
+      if (follower.syncedEnd < before) continue;
+      follower.lastCaughtUpMs = nowMs;
+      follower.markOffset = endOffset;
+      follower.markMs = nowMs;
+    }
+  }
+
+  /** The leader's own log is on stable storage up to `endOffset`. True: the high watermark has moved. */
+  synced(endOffset: Offset): boolean {
+    assert(endOffset <= this.#logEnd, 'no sync beyond the log end', { endOffset });
+    if (endOffset <= this.#syncedEnd) return false;
+    this.#syncedEnd = endOffset;
+    return this.#advance();
+  }
+
+  /**
+   * A follower states where its durable log ends. A first statement on a stream must have been compared
+   * with the leader's epochs before (see divergence.ts): only then does its end mean the same bytes.
+   */
+  report(report: FollowerReport, nowMs: number): ReportVerdict {
+    if (report.leaderEpoch !== this.leaderEpoch) return 'stale';
+    const follower = this.#followers.find(({ brokerId }) => brokerId === report.brokerId);
+    if (follower === undefined || report.brokerEpoch < follower.brokerEpoch) return 'stale';
+    if (report.syncedEndOffset > this.#logEnd) return 'beyondEnd';
+    follower.brokerEpoch = report.brokerEpoch;
+    follower.syncedEnd = report.syncedEndOffset;
+    if (report.syncedEndOffset >= this.#logEnd) {
+      follower.lastCaughtUpMs = nowMs;
+    } else if (report.syncedEndOffset >= follower.markOffset) {
+      follower.lastCaughtUpMs = Math.max(follower.lastCaughtUpMs, follower.markMs);
+      follower.markOffset = this.#logEnd;
+      follower.markMs = nowMs;
+    }
+    return this.#advance() ? 'advanced' : 'held';
+  }
+
+  /**
+   * The change of the in-sync set that the present calls for, if any and if none is under way. It
+   * counts as pending from this call on; settle it with `isrOutcome` or `applyState`.
+   */
+  proposeIsr(brokers: BrokerViews, nowMs: number): IsrProposal | undefined {
+    if (this.#pending !== undefined || nowMs < this.#proposeNotBeforeMs) return undefined;
+    const joining: BrokerId[] = [];
+    const leaving: BrokerId[] = [];
+    for (const follower of this.#followers) {
+      if (follower.inSync) {
+        if (this.#isLagging(follower, nowMs)) leaving.push(follower.brokerId);
+      } else if (this.#mayJoin(follower, brokers)) {
+        joining.push(follower.brokerId);
+      }
+    }
+    if (joining.length === 0 && leaving.length === 0) return undefined;
+    const members = this.#isr.filter((id) => !leaving.includes(id)).concat(joining);
+    const isr: IsrMember[] = [];
+    for (const brokerId of members) {
+      const view = brokers(brokerId);
+      // A member that the image does not know: the next image will take it out of the set.
+      if (view === undefined) return undefined;
+      isr.push({ brokerId, brokerEpoch: view.epoch });
+    }
+    this.#pending = {
+      leaderEpoch: this.leaderEpoch,
+      partitionEpoch: this.#partitionEpoch,
+      isr,
+      joining,
+      leaving,
+    };
+    this.#markMembers();
+    return this.#pending;
+  }
+
+  /** Ends a proposal. True: the high watermark has moved. */
+  isrOutcome(proposal: IsrProposal, outcome: IsrOutcome, nowMs: number): boolean {
+    if (outcome.kind === 'accepted') {
+      return this.#commit(outcome.partitionEpoch, outcome.isr, nowMs);
+    }
+    // Compare and drop: a late answer must not end another proposal than its own.
+    if (outcome.kind === 'unknown' || this.#pending !== proposal) return false;
+    this.#pending = undefined;
+    this.#proposeNotBeforeMs = nowMs + PROPOSAL_PAUSE_MS;
+    this.#markMembers();
+    return this.#advance();
+  }
+
+  /** A new image of the same leader epoch, or a new setting. True: the high watermark has moved. */
+  applyState(state: PartitionState, minIsr: number, nowMs: number): boolean {
+    assert(state.leaderEpoch === this.leaderEpoch, 'a new leader epoch makes a new leader', {
+      is: this.leaderEpoch,
+      image: state.leaderEpoch,
+    });
+    this.#minIsr = minIsr;
+    if (state.partitionEpoch > this.#partitionEpoch) {
+      this.#replicas = state.replicas;
+      this.#alignFollowers(nowMs);
+    }
+    return this.#commit(state.partitionEpoch, state.isr, nowMs) || this.#advance();
+  }
+
+  /** The next moment at which `proposeIsr` may have a shrink to propose; Infinity: none in sight. */
+  nextDeadlineMs(): number {
+    let next = Infinity;
+    for (const follower of this.#followers) {
+      if (!follower.inSync || follower.syncedEnd >= this.#logEnd) continue;
+      next = Math.min(next, follower.lastCaughtUpMs + this.#options.replicaLagMs);
+    }
+    return next;
+  }
+
+  /** The replicas that have everything below `offset` on stable storage, as far as is known. */
+  syncedOn(offset: Offset): BrokerId[] {
+    const on: BrokerId[] = this.#syncedEnd >= offset ? [this.#options.localId] : [];
+    for (const follower of this.#followers) {
+      if (follower.syncedEnd >= offset) on.push(follower.brokerId);
+    }
+    return on;
+  }
+
+  /** How far a follower has come: the end of its durable log; undefined before its first report. */
+  followerEnd(brokerId: BrokerId): Offset | undefined {
+    const follower = this.#followers.find((each) => each.brokerId === brokerId);
+    if (follower === undefined || follower.syncedEnd === NO_REPORT) return undefined;
+    return follower.syncedEnd as Offset;
+  }
+
+  #commit(partitionEpoch: PartitionEpoch, isr: readonly BrokerId[], nowMs: number): boolean {
+    if (partitionEpoch <= this.#partitionEpoch) return false;
+    this.#partitionEpoch = partitionEpoch;
+    this.#isr = isr;
+    this.#pending = undefined;
+    this.#assertIsr();
+    for (const follower of this.#followers) {
+      // A new member is given the whole lag time from now on.
+      if (!follower.inSync && isr.includes(follower.brokerId)) follower.lastCaughtUpMs = nowMs;
+    }
+    this.#markMembers();
+    return this.#advance();
+  }
+
+  /** P3. The minimum over the committed and the pending set; nothing moves below the minimum size. */
+  #advance(): boolean {
+    if (!this.hasEnoughInSync) return false;
+    let lowest: number = this.#syncedEnd;
+    for (const follower of this.#followers) {
+      if (follower.holdsBack && follower.syncedEnd < lowest) lowest = follower.syncedEnd;
+    }
+    if (lowest <= this.#highWatermark) return false;
+    assert(lowest <= this.#syncedEnd && lowest <= this.#logEnd, 'HW lies within the log');
+    // A minimum of offsets, all of them checked.
+    this.#highWatermark = lowest as Offset;
+    return true;
+  }
+
+  #isLagging(follower: Follower, nowMs: number): boolean {
+    if (follower.syncedEnd >= this.#logEnd) return false;
+    return nowMs - follower.lastCaughtUpMs >= this.#options.replicaLagMs;
+  }
+
+  /** P4, from one snapshot: what it has synced, and what one image says of it. */
+  #mayJoin(follower: Follower, brokers: BrokerViews): boolean {
+    if (follower.syncedEnd < Math.max(this.#highWatermark, this.epochStartOffset)) return false;
+    const view = brokers(follower.brokerId);
+    return view !== undefined && !view.fenced && view.epoch === follower.brokerEpoch;
+  }
+
+  #alignFollowers(nowMs: number): void {
+    const before = new Map(this.#followers.map((follower) => [follower.brokerId, follower]));
+    this.#followers = [];
+    for (const brokerId of this.#replicas) {
+      if (brokerId === this.#options.localId) continue;
+      this.#followers.push(before.get(brokerId) ?? newFollower(brokerId, nowMs));
+    }
+    this.#markMembers();
+  }
+
+  #markMembers(): void {
+    for (const follower of this.#followers) {
+      follower.inSync = this.#isr.includes(follower.brokerId);
+      follower.holdsBack =
+        follower.inSync ||
+        (this.#pending?.isr.some(({ brokerId }) => brokerId === follower.brokerId) ?? false);
+    }
+  }
+
+  #assertIsr(): void {
+    const facts = { isr: this.#isr, replicas: this.#replicas, leader: this.#options.localId };
+    assert(
+      this.#isr.includes(this.#options.localId),
+      'the leader is in its in-sync set (K6)',
+      facts,
+    );
+    assert(
+      this.#isr.every((id) => this.#replicas.includes(id)),
+      'in-sync ones are replicas (K6)',
+      facts,
+    );
+  }
+}
+
+const newFollower = (brokerId: BrokerId, nowMs: number): Follower => ({
+  brokerId,
+  brokerEpoch: -1 as BrokerEpoch,
+  syncedEnd: NO_REPORT,
+  lastCaughtUpMs: nowMs,
+  markOffset: 0,
+  markMs: nowMs,
+  holdsBack: false,
+  inSync: false,
+});
