@@ -1,0 +1,222 @@
+/**
+ * What producers sent and consumers read in a run, and the anomalies in it, under the names that the
+ * Kafka workload of Jepsen gave them. Values are unique: a value names one send for ever.
+ */
+
+export type SendOutcome = 'pending' | 'acknowledged' | 'unknown' | 'failed';
+
+export interface Sent {
+  readonly producer: string;
+  readonly partition: number;
+  /** Order of the call among this producer's sends to this partition. */
+  readonly sequence: number;
+  readonly value: string;
+  outcome: SendOutcome;
+  /** Where the acknowledgement says it stands; -1 before. */
+  offset: number;
+  leaderEpoch: number;
+  /** Why it failed, or why nobody knows. */
+  reason: string;
+}
+
+export interface Read {
+  readonly partition: number;
+  readonly offset: number;
+  readonly value: string;
+}
+
+export type AnomalyKind =
+  /** Acknowledged, and not read. */
+  | 'lost-write'
+  /** Read at two offsets. */
+  | 'duplicate'
+  /** One offset with two values, or one value not where its acknowledgement says. */
+  | 'inconsistent-offsets'
+  /** Read, though nobody sent it. */
+  | 'phantom'
+  /** Read, though its send failed for good. */
+  | 'failed-yet-read'
+  /** A producer's later send stands before an earlier one. */
+  | 'nonmonotonic-send'
+  /** A consumer got an offset again, or a lower one. */
+  | 'nonmonotonic-poll'
+  /** A consumer got an offset without the one before it. */
+  | 'poll-skip'
+  /** A send was never settled. */
+  | 'unsettled'
+  /** A later offset was acknowledged under an earlier leader epoch. */
+  | 'epoch-regression';
+
+export interface Anomaly {
+  readonly kind: AnomalyKind;
+  readonly text: string;
+}
+
+export class History {
+  readonly #sent: Map<string, Sent> = new Map();
+  readonly #sequences: Map<string, number> = new Map();
+  readonly #reads: Map<string, Read[]> = new Map();
+
+  /** To be called when the send is called, before its outcome is known. */
+  send(producer: string, partition: number, value: string): Sent {
+    if (this.#sent.has(value)) throw new Error(`the value "${value}" was sent before`);
+    const key = `${producer} ${partition}`;
+    const sequence = this.#sequences.get(key) ?? 0;
+    this.#sequences.set(key, sequence + 1);
+    const sent: Sent = {
+      ...{ producer, partition, sequence, value },
+      ...{ outcome: 'pending', offset: -1, leaderEpoch: -1, reason: '' },
+    };
+    this.#sent.set(value, sent);
+    return sent;
+  }
+
+  read(consumer: string, read: Read): void {
+    const reads = this.#reads.get(consumer);
+    if (reads === undefined) this.#reads.set(consumer, [read]);
+    else reads.push(read);
+  }
+
+  get sent(): readonly Sent[] {
+    return [...this.#sent.values()];
+  }
+
+  count(outcome: SendOutcome): number {
+    return this.sent.filter((sent) => sent.outcome === outcome).length;
+  }
+
+  readsOf(consumer: string): readonly Read[] {
+    return this.#reads.get(consumer) ?? [];
+  }
+
+  /** All anomalies; `complete` names the consumers that read everything from the start. */
+  check(complete: readonly string[]): Anomaly[] {
+    const anomalies: Anomaly[] = [];
+    const found = (kind: AnomalyKind, text: string): unknown => anomalies.push({ kind, text });
+    this.#checkSettled(found);
+    const values = this.#checkReads(found);
+    this.#checkPolls(found);
+    for (const consumer of complete) this.#checkComplete(consumer, found);
+    this.#checkOrder(values, found);
+    this.#checkEpochs(found);
+    return anomalies;
+  }
+
+  #checkSettled(found: Found): void {
+    for (const sent of this.#sent.values()) {
+      if (sent.outcome === 'pending') found('unsettled', describe(sent));
+    }
+  }
+
+  /** Holds the reads of all consumers against each other and against the sends. */
+  #checkReads(found: Found): Map<string, Read> {
+    const byOffset = new Map<string, string>();
+    const byValue = new Map<string, Read>();
+    for (const [consumer, reads] of this.#reads) {
+      for (const read of reads) {
+        const place = `${read.partition}@${read.offset}`;
+        const other = byOffset.get(place);
+        if (other === undefined) byOffset.set(place, read.value);
+        else if (other !== read.value) {
+          found(
+            'inconsistent-offsets',
+            `${place} is "${other}" and, to ${consumer}, "${read.value}"`,
+          );
+        }
+        const before = byValue.get(read.value);
+        if (before === undefined) {
+          byValue.set(read.value, read);
+          this.#checkRead(read, consumer, found);
+        } else if (before.offset !== read.offset || before.partition !== read.partition) {
+          found(
+            'duplicate',
+            `"${read.value}" at ${place} and ${before.partition}@${before.offset}`,
+          );
+        }
+      }
+    }
+    return byValue;
+  }
+
+  #checkRead(read: Read, consumer: string, found: Found): void {
+    const sent = this.#sent.get(read.value);
+    const where = `read at ${read.partition}@${read.offset} by ${consumer}`;
+    if (sent === undefined) found('phantom', `"${read.value}" ${where}`);
+    else if (sent.outcome === 'failed') found('failed-yet-read', `${describe(sent)}, ${where}`);
+    else if (sent.partition !== read.partition) {
+      found('inconsistent-offsets', `${describe(sent)}, ${where}`);
+    } else if (sent.outcome === 'acknowledged' && sent.offset !== read.offset) {
+      found('inconsistent-offsets', `${describe(sent)}, ${where}`);
+    }
+  }
+
+  #checkPolls(found: Found): void {
+    for (const [consumer, reads] of this.#reads) {
+      const last = new Map<number, number>();
+      for (const { partition, offset } of reads) {
+        const before = last.get(partition);
+        last.set(partition, offset);
+        if (before === undefined || offset === before + 1) continue;
+        const kind = offset <= before ? 'nonmonotonic-poll' : 'poll-skip';
+        found(kind, `${consumer} got ${partition}@${offset} after ${partition}@${before}`);
+      }
+    }
+  }
+
+  #checkComplete(consumer: string, found: Found): void {
+    const values = new Set(this.readsOf(consumer).map((read) => read.value));
+    for (const sent of this.#sent.values()) {
+      if (sent.outcome === 'acknowledged' && !values.has(sent.value)) {
+        found('lost-write', `${describe(sent)}, not read by ${consumer}`);
+      }
+    }
+  }
+
+  #checkOrder(values: ReadonlyMap<string, Read>, found: Found): void {
+    const last = new Map<string, { sent: Sent; offset: number }>();
+    for (const sent of this.#sent.values()) {
+      const read = values.get(sent.value);
+      if (read === undefined) continue;
+      const key = `${sent.producer} ${sent.partition}`;
+      const before = last.get(key);
+      if (before !== undefined && before.offset >= read.offset) {
+        found(
+          'nonmonotonic-send',
+          `${describe(sent)} at ${read.offset}, sent after "${before.sent.value}" at ${before.offset}`,
+        );
+      }
+      last.set(key, { sent, offset: read.offset });
+    }
+  }
+
+  #checkEpochs(found: Found): void {
+    const partitions = new Map<number, Sent[]>();
+    for (const sent of this.#sent.values()) {
+      if (sent.outcome !== 'acknowledged') continue;
+      const list = partitions.get(sent.partition);
+      if (list === undefined) partitions.set(sent.partition, [sent]);
+      else list.push(sent);
+    }
+    for (const list of partitions.values()) {
+      list.sort((a, b) => a.offset - b.offset);
+      for (const [at, sent] of list.entries()) {
+        const before = list[at - 1];
+        if (before === undefined) continue;
+        if (before.offset === sent.offset) {
+          found('inconsistent-offsets', `${describe(sent)} and ${describe(before)}`);
+        } else if (before.leaderEpoch > sent.leaderEpoch) {
+          found('epoch-regression', `${describe(sent)} after ${describe(before)}`);
+        }
+      }
+    }
+  }
+}
+
+type Found = (kind: AnomalyKind, text: string) => void;
+
+function describe(sent: Sent): string {
+  const { value, producer, partition, sequence, outcome, offset, leaderEpoch, reason } = sent;
+  const place = offset >= 0 ? ` at ${partition}@${offset} in epoch ${leaderEpoch}` : '';
+  const why = reason === '' ? '' : ` (${reason})`;
+  return `"${value}" (${producer} #${sequence} to ${partition}) ${outcome}${place}${why}`;
+}
