@@ -77,7 +77,9 @@ export function action<Args extends readonly unknown[]>(
     const context: CommandContext = {
       host,
       out,
-      signal: host.signal,
+      get signal() {
+        return host.signal;
+      },
       bootstrap: session.bootstrap,
       connect: () => session.connect(),
     };
@@ -114,7 +116,6 @@ class Session {
 
   async #connect(): Promise<Relevo> {
     const { Relevo } = await import('@relevo/client');
-    this.#host.signal.throwIfAborted();
     return Relevo.connect({ brokers: [...this.bootstrap] });
   }
 
@@ -145,6 +146,9 @@ export function explain(thrown: unknown): Explanation {
   if (thrown instanceof RelevoError) {
     return { message: thrown.message, code: thrown.code, exitCode: EXIT.failed };
   }
+  if (isClientError(thrown)) {
+    return { message: thrown.message, code: thrown.code, exitCode: EXIT.failed };
+  }
   if (thrown instanceof RpcError) {
     const code = thrown.code ?? thrown.status;
     return { message: thrown.message, code, exitCode: EXIT.failed };
@@ -167,6 +171,10 @@ const kindOf = (exitCode: ExitCode): string => {
 
 const isSystemError = (thrown: unknown): thrown is Error & { readonly code: string } =>
   thrown instanceof Error && 'syscall' in thrown && 'code' in thrown;
+
+/** By name, so that a command that talks to no cluster does not load the SDK. */
+const isClientError = (thrown: unknown): thrown is Error & { readonly code: string } =>
+  thrown instanceof Error && thrown.name === 'ClientError' && 'code' in thrown;
 
 /** A parser of commander options: an integer from `min` to `max`. */
 export const integerBetween =

@@ -1,6 +1,8 @@
 /** `relevo start`: a cluster of broker processes on this machine, for as long as it runs. */
+import { relative } from 'node:path';
 import { Command } from 'commander';
-import type { Relevo } from '@relevo/client';
+import type { ClusterDescription, TopicDescription } from '@relevo/client';
+import { partitionsLine, quorumLine } from '../cluster-view.ts';
 import { action, integerBetween, type CommandContext, type Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
 import {
@@ -12,12 +14,14 @@ import {
   type LocalCluster,
 } from '../local-cluster/layout.ts';
 import { BrokerProcess, endText } from '../local-cluster/processes.ts';
+import { table } from '../output.ts';
 import { durationText, plural } from '../units.ts';
 
 /** A cluster of many partitions needs long to come up; one that hangs is to be reported. */
 const READY_TIMEOUT_MS = 60_000;
 /** For moving leaderships and closing logs, before SIGKILL. */
 const STOP_PATIENCE_MS = 20_000;
+const TOPICS_SHOWN = 10;
 
 interface StartOptions {
   readonly brokers?: number;
@@ -62,7 +66,8 @@ async function start(context: CommandContext, options: StartOptions): Promise<Ex
   );
   try {
     await allReady(processes, context.signal);
-    await printWelcome(context, cluster);
+    // Since the process began: what a user waits for.
+    await welcome(context, cluster, performance.now());
     return await untilStopped(context, processes);
   } finally {
     await stopAll(context, processes);
@@ -84,6 +89,72 @@ async function allReady(processes: readonly BrokerProcess[], stop: AbortSignal):
       { cause: thrown },
     );
   }
+}
+
+/** What runs, and what to do with it. */
+async function welcome(
+  context: CommandContext,
+  cluster: LocalCluster,
+  readyMs: number,
+): Promise<void> {
+  const { Relevo } = await import('@relevo/client');
+  const relevo = await Relevo.connect({ brokers: cluster.brokers.map(({ grpc }) => grpc) });
+  try {
+    const description = await relevo.admin.describeCluster();
+    const topics = await relevo.admin.listTopics();
+    context.out.line(welcomeText(cluster, description, topics, readyMs));
+  } finally {
+    await relevo.close();
+  }
+}
+
+function welcomeText(
+  cluster: LocalCluster,
+  description: ClusterDescription,
+  topics: readonly Pick<TopicDescription, 'name' | 'partitions'>[],
+  readyMs: number,
+): string {
+  const elsewhere = cluster.port === PORT_DEFAULT ? '' : ` --bootstrap localhost:${cluster.port}`;
+  const topic = topics[0]?.name ?? 'orders';
+  const where = relative(process.cwd(), cluster.directory);
+  return [
+    `Relevo is running: ${plural(cluster.brokers.length, 'broker')}, ready in ${durationText(readyMs)}, ` +
+      `data in ${where === '' || where.startsWith('..') ? cluster.directory : `./${where}`}`,
+    '',
+    table(
+      ['broker', 'gRPC', 'HTTP', 'role', 'leads', 'replicas', 'log'],
+      cluster.brokers.map(({ id, grpc, http, logFile }) => {
+        const facts = description.brokers.find((broker) => broker.id === id);
+        const role = roleOf(id, description);
+        return [id, grpc, http, role, facts?.leaders, facts?.replicas, relative('', logFile)];
+      }),
+    ),
+    '',
+    quorumLine(description),
+    partitionsLine(description),
+    ...(topics.length === 0 ? [] : ['', topicsTable(topics)]),
+    '',
+    'Next, in another terminal:',
+    ...(topics.length > 0 ? [] : [`  npx relevo topic create ${topic} --partitions 6${elsewhere}`]),
+    `  echo hello | npx relevo produce ${topic}${elsewhere}`,
+    `  npx relevo consume ${topic} --from earliest --follow${elsewhere}`,
+    `  npx relevo cluster status --watch${elsewhere}`,
+    '',
+    'Ctrl-C stops the cluster; the next start takes up where it stood.',
+  ].join('\n');
+}
+
+function roleOf(id: number, { controllerId, voters }: ClusterDescription): string {
+  if (id === controllerId) return 'broker, quorum leader';
+  return voters.some((voter) => voter.id === id) ? 'broker, voter' : 'broker';
+}
+
+function topicsTable(topics: readonly Pick<TopicDescription, 'name' | 'partitions'>[]): string {
+  const shown = topics.slice(0, TOPICS_SHOWN);
+  const more = topics.length - shown.length;
+  const rows = shown.map(({ name, partitions }) => [name, partitions.length]);
+  const drawn = table(['topic', 'partitions'], rows);
+  return more === 0 ? drawn : `${drawn}\n… and ${more} more: npx relevo topic list`;
 }
 
 /** Returns when the user wants to stop, or no broker is left. */

@@ -1,0 +1,91 @@
+/** A cluster as tables: what `cluster status` and `start` show. */
+import type { ClusterDescription } from '@relevo/client';
+import { table } from './output.ts';
+import { durationText, plural } from './units.ts';
+
+/** Brokers, with what each leads and holds. */
+export const brokersTable = (cluster: ClusterDescription): string =>
+  table(
+    ['broker', 'address', 'rack', 'state', 'leads', 'preferred', 'replicas', 'in sync', 'epoch'],
+    cluster.brokers
+      .toSorted((a, b) => a.id - b.id)
+      .map((broker) => [
+        broker.id,
+        broker.address,
+        broker.rack === '' ? '-' : broker.rack,
+        brokerState(broker),
+        broker.leaders,
+        broker.preferredLeaders,
+        broker.replicas,
+        broker.inSync,
+        broker.brokerEpoch,
+      ]),
+  );
+
+type BrokerFacts = ClusterDescription['brokers'][number];
+
+const brokerState = ({ fenced, shuttingDown }: BrokerFacts): string => {
+  if (shuttingDown) return 'stopping';
+  return fenced ? 'fenced' : 'serving';
+};
+
+/** The controllers, their leader first. */
+export const quorumTable = (cluster: ClusterDescription): string =>
+  table(
+    ['controller', 'address', 'role', 'log index', 'behind', 'heard of'],
+    cluster.voters
+      .toSorted((a, b) => a.id - b.id)
+      .map((voter) => {
+        const leads = voter.id === cluster.controllerId;
+        return [
+          voter.id,
+          voter.address,
+          leads ? 'leader' : 'follower',
+          voter.matchIndex,
+          Math.max(0, cluster.committedIndex - voter.matchIndex),
+          leads ? '-' : heardOf(voter.silentForMs),
+        ];
+      }),
+  );
+
+const heardOf = (silentForMs: number): string =>
+  silentForMs < 0 ? 'never' : `${durationText(silentForMs)} ago`;
+
+/** One line on how the partitions are. */
+export function partitionsLine(cluster: ClusterDescription): string {
+  const ailments = (
+    [
+      ['offline', cluster.offline],
+      ['under min.insync.replicas', cluster.underMinIsr],
+      ['under-replicated', cluster.underReplicated],
+      ['not led by the preferred leader', cluster.notPreferred],
+    ] as const
+  )
+    .filter(([, number]) => number > 0)
+    .map(([what, number]) => `${number} ${what}`);
+  const health =
+    ailments.length === 0 ? 'all in sync and led as they should be' : ailments.join(', ');
+  const { topics, partitions } = cluster;
+  if (topics === 0) return 'no topics yet';
+  return `${plural(topics, 'topic')}, ${plural(partitions, 'partition')}: ${health}`;
+}
+
+export const clusterText = (cluster: ClusterDescription): string =>
+  [
+    `cluster ${cluster.clusterId}, ${quorumLine(cluster)}`,
+    '',
+    brokersTable(cluster),
+    '',
+    quorumTable(cluster),
+    '',
+    partitionsLine(cluster),
+  ].join('\n');
+
+export const quorumLine = ({
+  controllerId,
+  controllerTerm,
+  committedIndex,
+}: ClusterDescription): string =>
+  controllerId < 0
+    ? 'no controller is elected'
+    : `controller ${controllerId} (term ${controllerTerm}, committed index ${committedIndex})`;

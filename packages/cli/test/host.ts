@@ -1,0 +1,42 @@
+/** A process around a command, in memory. */
+import { PassThrough, Writable } from 'node:stream';
+import type { Host } from '@relevo/cli/context';
+import { runProgram } from '@relevo/cli/program';
+
+export interface Outcome {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+class Collected extends Writable {
+  readonly chunks: Buffer[] = [];
+
+  override _write(chunk: Buffer, _: BufferEncoding, done: () => void): void {
+    this.chunks.push(chunk);
+    done();
+  }
+
+  text(): string {
+    return Buffer.concat(this.chunks).toString();
+  }
+}
+
+/** Runs a command line as the shell would, in this process. */
+export async function relevo(
+  argv: readonly string[],
+  options: { stdin?: string | Uint8Array; env?: Record<string, string> } = {},
+): Promise<Outcome> {
+  const stdout = new Collected();
+  const stderr = new Collected();
+  const host: Host = {
+    stdin: new PassThrough().end(options.stdin ?? ''),
+    stdout,
+    stderr,
+    env: options.env ?? {},
+    signal: new AbortController().signal,
+    exitCode: 0,
+  };
+  await runProgram(argv, host);
+  return { exitCode: host.exitCode, stdout: stdout.text(), stderr: stderr.text() };
+}
