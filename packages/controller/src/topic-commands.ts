@@ -41,7 +41,9 @@ export function decideCreateTopic(
 ): Decision<CreateTopicAnswer> {
   const { name, topicId, config } = command;
   checkTopicName(name);
-  if (image.topicsByName.has(name)) {
+  const existing = image.topicsByName.get(name);
+  if (existing !== undefined && existing.id === topicId) return alreadyCreated(existing);
+  if (existing !== undefined) {
     throw new RelevoError('TOPIC_ALREADY_EXISTS', `topic "${name}" exists already`);
   }
   for (const [setting, value] of config) checkTopicSetting(setting, value);
@@ -66,6 +68,17 @@ export function decideCreateTopic(
   return { records, atomic: true, response };
 }
 
+/** The same call again: its caller did not hear the first answer. */
+const alreadyCreated = (topic: TopicImage): Decision<CreateTopicAnswer> => ({
+  records: [],
+  atomic: true,
+  response: {
+    topicId: topic.id,
+    partitions: topic.partitions.length,
+    replicationFactor: topic.partitions[0]?.replicas.length ?? 0,
+  },
+});
+
 /** Refuses with INVALID_TOPIC_EXCEPTION what Kafka refuses. */
 export function checkTopicName(name: string): void {
   const rule = `a topic name has 1 to ${TOPIC_NAME_MAX} of A-Z a-z 0-9 . _ - and is not . or ..`;
@@ -88,9 +101,10 @@ function chosenAssignment(
   command: CreateTopic,
   defaults: ClusterDefaults,
 ): BrokerId[][] {
-  const count = command.partitions > 0 ? command.partitions : defaults.partitions;
+  const asksForDefault = command.partitions === 0 || command.partitions === -1;
+  const count = asksForDefault ? defaults.partitions : command.partitions;
   checkPartitionCount(count);
-  const given = command.replicationFactor > 0;
+  const given = command.replicationFactor !== 0 && command.replicationFactor !== -1;
   const replicationFactor = given ? command.replicationFactor : defaults.replicationFactor;
   const brokers = liveBrokers(image);
   checkReplicationFactor(replicationFactor, brokers.length, given);
@@ -107,12 +121,13 @@ function checkPartitionCount(count: number): void {
 }
 
 function checkReplicationFactor(wanted: number, live: number, given: boolean): void {
-  if (Number.isInteger(wanted) && wanted <= Math.min(live, REPLICATION_FACTOR_MAX)) return;
+  const most = Math.min(live, REPLICATION_FACTOR_MAX);
+  if (Number.isInteger(wanted) && wanted >= 1 && wanted <= most) return;
   const factor = `replication factor ${wanted}${given ? '' : ' (the default)'}`;
   if (wanted <= live) {
     throw new RelevoError(
       'INVALID_REPLICATION_FACTOR',
-      `${factor} is not possible: the most is ${REPLICATION_FACTOR_MAX}`,
+      `${factor} is not possible: ask for 1 to ${most}`,
     );
   }
   const brokers = live === 1 ? 'there is 1 live broker' : `there are ${live} live brokers`;

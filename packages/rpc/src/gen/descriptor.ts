@@ -52,6 +52,7 @@ export const DESCRIPTOR: object = {
                     config: { keyType: 'string', type: 'string', id: 4 },
                     validate_only: { type: 'bool', id: 5 },
                     assignment: { rule: 'repeated', type: 'ReplicaAssignment', id: 6 },
+                    topic_id: { type: 'string', id: 14 },
                     forwarded: { type: 'bool', id: 15 },
                   },
                 },

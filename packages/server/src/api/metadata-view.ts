@@ -88,4 +88,3 @@ export function viewDelta(
   if (topics.length + deletedTopicIds.length + brokers.length === 0) return undefined;
   return metadataUpdate({ topics, deletedTopicIds, brokers });
 }
-

@@ -32,6 +32,8 @@ export interface CreateTopicRequest {
   readonly validateOnly: boolean;
   /** Replicas by partition, instead of counts. */
   readonly assignment: readonly ReplicaAssignment[];
+  /** Set between brokers: the id to be given, so that a repeated call makes one topic. */
+  readonly topicId: string;
   /** Set between brokers: do not forward again. */
   readonly forwarded: boolean;
 }
@@ -44,6 +46,7 @@ export const createTopicRequest = (init: Partial<CreateTopicRequest> = {}): Crea
   config: init.config ?? new Map(),
   validateOnly: init.validateOnly ?? false,
   assignment: init.assignment ?? [],
+  topicId: init.topicId ?? '',
   forwarded: init.forwarded ?? false,
 });
 
@@ -62,6 +65,7 @@ function sizeCreateTopicRequest(message: CreateTopicRequest, encoder: Encoder): 
   if (message.validateOnly) size += 1 + 1;
   for (const item of message.assignment)
     size += 1 + encoder.close(encoder.open(), sizeReplicaAssignment(item, encoder));
+  if (message.topicId !== '') size += 1 + encoder.stringSize(message.topicId);
   if (message.forwarded) size += 1 + 1;
   return size;
 }
@@ -92,6 +96,10 @@ function writeCreateTopicRequest(message: CreateTopicRequest, encoder: Encoder):
     encoder.nested();
     writeReplicaAssignment(item, encoder);
   }
+  if (message.topicId !== '') {
+    encoder.byte(114);
+    encoder.string(message.topicId);
+  }
   if (message.forwarded) {
     encoder.byte(120);
     encoder.bool(message.forwarded);
@@ -105,6 +113,7 @@ function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicReque
   const config = new Map<string, string>();
   let validateOnly: boolean = false;
   const assignment: ReplicaAssignment[] = [];
+  let topicId: string = '';
   let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
@@ -127,6 +136,9 @@ function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicReque
       case 50:
         assignment.push(readReplicaAssignment(decoder, decoder.end()));
         break;
+      case 114:
+        topicId = decoder.string();
+        break;
       case 120:
         forwarded = decoder.bool();
         break;
@@ -135,7 +147,16 @@ function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicReque
     }
   }
   decoder.close(end);
-  return { name, partitions, replicationFactor, config, validateOnly, assignment, forwarded };
+  return {
+    name,
+    partitions,
+    replicationFactor,
+    config,
+    validateOnly,
+    assignment,
+    topicId,
+    forwarded,
+  };
 }
 
 export interface ReplicaAssignment {
