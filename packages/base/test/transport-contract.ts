@@ -233,6 +233,31 @@ function callContract(on: On): void {
     expect(answer === request).toBe(true);
   });
 
+  on('a message above the limit is refused, and disturbs nothing', async (bench, world) => {
+    const listener = await bench.listenBidi(({ stream, inbox }) => {
+      inbox.afterMessage = (message): unknown => stream.send(message);
+    });
+    const channel = world.client.dial(listener.address);
+    const [large, small] = [new Inbox(), new Inbox()];
+    const smallStream = channel.open(BIDI, small);
+    expect(channel.open(BIDI, large).send('x'.repeat(9 * MIB))).toBe(false);
+    expect((await bench.ended(large))?.status).toBe('RESOURCE_EXHAUSTED');
+    smallStream.send('fine');
+    await bench.until('the other stream lives', () => small.messages.length === 1);
+  });
+
+  on('what a handler throws ends its stream with that error', async (bench, world) => {
+    const listener = await bench.listenBidi(({ inbox }) => {
+      inbox.afterMessage = (): void => {
+        throw new RpcError('NOT_FOUND', 'no such thing', { code: 'UNKNOWN_TOPIC_ID' });
+      };
+    });
+    const inbox = new Inbox();
+    world.client.dial(listener.address).open(BIDI, inbox).send('first');
+    const error = await bench.ended(inbox);
+    expect(error).toMatchObject({ status: 'NOT_FOUND', code: 'UNKNOWN_TOPIC_ID' });
+  });
+
   on('the handler learns who calls, and under which name', async (bench, world) => {
     const peers: PeerInfo[] = [];
     const listener = await bench.listen([

@@ -1,4 +1,5 @@
 /** The server side: a listener, its connections and the streams on them. */
+import { messageOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import type { Listener, PeerInfo, Route } from '@relevo/base/ports';
 import type { EventOwner } from './scheduler.ts';
@@ -204,6 +205,8 @@ class ServerSession implements PacketHandler {
         this.#closeIfIdle();
       },
       endFinishes: true,
+      undecodable,
+      handlerFailed: (thrown) => this.#failure(thrown),
     });
     this.#streams.set(id, stream);
     stream.attach(this.#end);
@@ -220,6 +223,11 @@ function decode(route: Route, body: Uint8Array): unknown {
   try {
     return route.method.request.decode(body);
   } catch (error) {
-    throw new RpcError('INTERNAL', `the request cannot be decoded: ${String(error)}`);
+    throw undecodable(error);
   }
 }
+
+const undecodable = (error: unknown): RpcError =>
+  new RpcError('INVALID_ARGUMENT', `the request is malformed: ${messageOf(error)}`, {
+    code: 'INVALID_REQUEST',
+  });

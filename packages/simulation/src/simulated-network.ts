@@ -42,6 +42,8 @@ export interface NetworkOptions {
   readonly windowBytes?: number;
   /** Above so many queued bytes `send` returns false; default 1 MiB. */
   readonly bufferBytesMax?: number;
+  /** The largest message; default 8 MiB and 64 KiB, as over gRPC. */
+  readonly messageBytesMax?: number;
   /** A dial that nobody answers, and a connection that has gone silent, are given up after this. */
   readonly connectTimeoutMs?: number;
   readonly keepaliveMs?: number;
@@ -117,6 +119,7 @@ export class SimulatedNetwork {
   readonly prng: Prng;
   readonly windowBytes: number;
   readonly bufferBytesMax: number;
+  readonly messageBytesMax: number;
   readonly connectTimeoutMs: number;
   readonly keepaliveMs: number;
   readonly onBug: (error: unknown) => void;
@@ -132,6 +135,7 @@ export class SimulatedNetwork {
     this.#profile = options.profile ?? DEFAULT_LINK;
     this.windowBytes = options.windowBytes ?? 2 ** 20;
     this.bufferBytesMax = options.bufferBytesMax ?? 2 ** 20;
+    this.messageBytesMax = options.messageBytesMax ?? 8 * 2 ** 20 + 2 ** 16;
     this.connectTimeoutMs = options.connectTimeoutMs ?? 5_000;
     this.keepaliveMs = options.keepaliveMs ?? 10_000;
     this.#laneCount = options.lanes ?? 1;

@@ -8,7 +8,6 @@
  */
 import { RpcError } from '@relevo/base/ports';
 import type { Codec, MessageStream, StreamEvents } from '@relevo/base/ports';
-import { messageOf } from '@relevo/base/errors';
 import type { ConnectionEnd, Packet } from './simulated-connection.ts';
 import type { SimulatedNetwork } from './simulated-network.ts';
 import type { EventOwner } from './scheduler.ts';
@@ -30,6 +29,10 @@ export interface StreamOptions<In, Out> {
   readonly cancelPacket: (error: RpcError) => Packet;
   /** Called once, when the stream needs no more packets. */
   readonly released: () => void;
+  /** How the stream ends when a message cannot be decoded. */
+  readonly undecodable: (error: unknown) => RpcError;
+  /** How it ends when its owner's `onMessage` throws; may throw itself, where that is a bug. */
+  readonly handlerFailed: (thrown: unknown) => RpcError;
   /** True on the server: its own `end` finishes the call. */
   readonly endFinishes: boolean;
 }
@@ -73,6 +76,12 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
     if (this.#finished || this.#ending) return false;
     // A copy: the sender may use its buffer again, the receiver may keep views.
     const body = this.#options.encoder.encode(message).slice();
+    const limit = this.#options.network.messageBytesMax;
+    if (body.length > limit) {
+      const what = `a message of ${body.length} bytes; the limit is ${limit}`;
+      this.cancel(new RpcError('RESOURCE_EXHAUSTED', what));
+      return false;
+    }
     this.#outbox.push(body);
     this.#outboxBytes += body.length;
     this.#flush();
@@ -209,7 +218,7 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
     try {
       message = this.#options.decoder.decode(body);
     } catch (error) {
-      this.cancel(new RpcError('INTERNAL', `a message cannot be decoded: ${messageOf(error)}`));
+      this.cancel(this.#options.undecodable(error));
       return;
     }
     this.#creditBytes += body.length;
@@ -218,6 +227,10 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
       this.#creditBytes = 0;
       this.#end?.send({ kind: 'credit', stream: this.#options.id, bytes });
     }
-    this.events?.onMessage(message);
+    try {
+      this.events?.onMessage(message);
+    } catch (thrown) {
+      this.cancel(this.#options.handlerFailed(thrown));
+    }
   }
 }

@@ -1,5 +1,6 @@
 /** The client side: the `Transport` of one process, its channels and the streams on them. */
 import { assert } from '@relevo/base/assert';
+import { messageOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import type {
   CallOptions,
@@ -212,6 +213,11 @@ class SimulatedChannel implements Channel, PacketHandler {
         this.#waiting = this.#waiting.filter((entry) => entry.id !== id);
       },
       endFinishes: false,
+      undecodable: (error) =>
+        new RpcError('INTERNAL', `${this.address}: an answer is malformed: ${messageOf(error)}`),
+      handlerFailed: (thrown) => {
+        throw thrown;
+      },
     });
     stream.events = events;
     if (this.#closed) {
