@@ -23,10 +23,10 @@ export interface EpochHistory {
   readonly logStartOffset: Offset;
   readonly logEndOffset: Offset;
   /**
-   * The largest epoch with records that is not above `epoch`, and where it ends: the start of the next
-   * epoch, or the log's end. Undefined when the log holds none.
+   * The largest epoch at or below `asked`, and where it ends: the start of the next epoch, or the log's
+   * end. Where the log holds nothing so old: `asked` itself, and the start of its oldest epoch.
    */
-  endOffsetForEpoch(epoch: LeaderEpoch): EpochEnd | undefined;
+  endOffsetForEpoch(asked: LeaderEpoch): EpochEnd;
 }
 
 export interface StatedPosition {
@@ -52,12 +52,6 @@ export function judgePosition(leader: EpochHistory, follower: StatedPosition): P
     return follower.endOffset <= leader.logEndOffset ? PREFIX : OUT_OF_RANGE;
   }
   const own = leader.endOffsetForEpoch(follower.lastEpoch);
-  if (own === undefined) {
-    // No record of that epoch or a lower one is here (any more): the logs agree up to the log start.
-    if (follower.endOffset === leader.logStartOffset) return PREFIX;
-    const from = { epoch: follower.lastEpoch, endOffset: leader.logStartOffset };
-    return { kind: 'diverging', from };
-  }
   if (own.epoch === follower.lastEpoch && own.endOffset >= follower.endOffset) return PREFIX;
   return { kind: 'diverging', from: own };
 }
@@ -69,10 +63,10 @@ export function truncationPoint(follower: EpochHistory & StatedPosition, leader:
     ours: follower.lastEpoch,
   });
   const own = follower.endOffsetForEpoch(leader.epoch);
-  // No record of that epoch or a lower one here: nothing is in common.
-  if (own === undefined) return follower.logStartOffset;
-  if (own.epoch === leader.epoch && leader.endOffset < own.endOffset) {
-    return leader.endOffset > follower.logStartOffset ? leader.endOffset : follower.logStartOffset;
-  }
-  return own.endOffset;
+  // Where the leader's epoch is not known here, all that came after the last older one is foreign.
+  const common =
+    own.epoch === leader.epoch && leader.endOffset < own.endOffset
+      ? leader.endOffset
+      : own.endOffset;
+  return common > follower.logStartOffset ? common : follower.logStartOffset;
 }

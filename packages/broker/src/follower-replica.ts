@@ -56,10 +56,10 @@ export interface FollowerStart {
   readonly highWatermark: Offset;
   readonly syncedEndOffset: Offset;
   /**
-   * `unclean.leader.election.enable`: the one case in which a leader may lack committed records, so that
-   * truncation below the high watermark is the operator's choice and not a bug.
+   * There was an unclean election since the epoch that this log last followed: the one case in which a
+   * leader may lack committed records, so that truncation below the high watermark is no bug.
    */
-  readonly uncleanElections: boolean;
+  readonly committedMayBeLost: boolean;
 }
 
 /** How long an answer to a subscription may take before it is stated again. */
@@ -73,7 +73,7 @@ const APPEND: FollowerEffect = { kind: 'append' };
 
 export class FollowerReplica {
   readonly leaderEpoch: LeaderEpoch;
-  readonly #uncleanElections: boolean;
+  readonly #committedMayBeLost: boolean;
   #phase: FollowerPhase = 'detached';
   #highWatermark: Offset;
   #leaderHighWatermark: Offset;
@@ -83,7 +83,7 @@ export class FollowerReplica {
 
   constructor(start: FollowerStart) {
     this.leaderEpoch = start.leaderEpoch;
-    this.#uncleanElections = start.uncleanElections;
+    this.#committedMayBeLost = start.committedMayBeLost;
     this.#highWatermark = start.highWatermark;
     this.#leaderHighWatermark = start.highWatermark;
     this.#syncedEnd = start.syncedEndOffset;
@@ -203,7 +203,7 @@ export class FollowerReplica {
   /** P5: never below the high watermark, but after an unclean election. */
   #fallTo(to: Offset): void {
     if (to >= this.#highWatermark) return;
-    assert(this.#uncleanElections, 'truncation never goes below the high watermark (P5)', {
+    assert(this.#committedMayBeLost, 'truncation never goes below the high watermark (P5)', {
       to,
       highWatermark: this.#highWatermark,
       leaderEpoch: this.leaderEpoch,

@@ -38,14 +38,14 @@ export class ToyLog implements EpochHistory, StatedPosition {
   get lastEpoch(): LeaderEpoch {
     return this.entries.at(-1)?.epoch ?? (-1 as LeaderEpoch);
   }
-  endOffsetForEpoch(epoch: LeaderEpoch): EpochEnd | undefined {
+  endOffsetForEpoch(asked: LeaderEpoch): EpochEnd {
     for (let at = this.entries.length - 1; at >= 0; at--) {
       const entry = this.entries[at];
-      if (entry !== undefined && entry.epoch <= epoch) {
+      if (entry !== undefined && entry.epoch <= asked) {
         return { epoch: entry.epoch, endOffset: (at + 1) as Offset };
       }
     }
-    return undefined;
+    return { epoch: asked, endOffset: this.logStartOffset };
   }
   sync(): void {
     this.durable = [...this.entries];
@@ -429,7 +429,7 @@ export class ToyCluster {
         leaderEpoch: image.leaderEpoch,
         highWatermark,
         syncedEndOffset: log.syncedEnd as Offset,
-        uncleanElections: false,
+        committedMayBeLost: false,
       });
       return;
     }

@@ -1,0 +1,269 @@
+import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch } from '@relevo/base/ids';
+import { LeaderReplica, PROPOSAL_PAUSE_MS } from '@relevo/broker/leader-replica';
+import type {
+  BrokerView,
+  IsrProposal,
+  LeaderStart,
+  PartitionState,
+} from '@relevo/broker/leader-replica';
+import { describe, expect, test } from 'vitest';
+
+const ids = (...numbers: number[]): BrokerId[] => numbers as BrokerId[];
+const at = (offset: number): Offset => offset as Offset;
+const LAG_MS = 5_000;
+const EPOCH = 7 as LeaderEpoch;
+
+const state = (isr: BrokerId[], partitionEpoch = 20): PartitionState => ({
+  leaderEpoch: EPOCH,
+  partitionEpoch: partitionEpoch as PartitionEpoch,
+  replicas: ids(1, 2, 3),
+  isr,
+});
+
+const leader = (change: Partial<LeaderStart> = {}, isr = ids(1, 2, 3)): LeaderReplica =>
+  new LeaderReplica(
+    { localId: 1 as BrokerId, replicaLagMs: LAG_MS },
+    {
+      state: state(isr),
+      minIsr: 2,
+      epochStartOffset: at(10),
+      syncedEndOffset: at(10),
+      highWatermark: at(4),
+      ...change,
+    },
+    0,
+  );
+
+const report = (
+  replica: LeaderReplica,
+  brokerId: number,
+  syncedEnd: number,
+  nowMs = 0,
+  more: { epoch?: number; brokerEpoch?: number } = {},
+): string =>
+  replica.report(
+    {
+      brokerId: brokerId as BrokerId,
+      brokerEpoch: (more.brokerEpoch ?? brokerId) as BrokerEpoch,
+      leaderEpoch: (more.epoch ?? EPOCH) as LeaderEpoch,
+      syncedEndOffset: at(syncedEnd),
+    },
+    nowMs,
+  );
+
+const brokers =
+  (fenced: readonly number[] = []) =>
+  (id: BrokerId): BrokerView => ({
+    epoch: id as number as BrokerEpoch,
+    fenced: fenced.includes(id),
+  });
+
+const members = (proposal: IsrProposal | undefined): number[] | undefined =>
+  proposal?.isr.map(({ brokerId }) => brokerId);
+
+describe('the high watermark', () => {
+  test('waits for a report of every in-sync replica under this epoch', () => {
+    const replica = leader();
+    expect(report(replica, 2, 10)).toBe('held');
+    expect(report(replica, 3, 10, 0, { epoch: 6 })).toBe('stale');
+    expect(replica.highWatermark).toBe(4);
+    expect(report(replica, 3, 10)).toBe('advanced');
+    expect(replica.highWatermark).toBe(10);
+  });
+
+  test('is the smallest durable end, the own one included', () => {
+    const replica = leader();
+    replica.appended(at(20), 1);
+    report(replica, 2, 20);
+    report(replica, 3, 15);
+    expect(replica.highWatermark).toBe(10);
+    expect(replica.synced(at(12))).toBe(true);
+    expect(replica.highWatermark).toBe(12);
+    expect(replica.synced(at(20))).toBe(true);
+    expect(replica.highWatermark).toBe(15);
+    expect(replica.syncedOn(at(16))).toEqual([1, 2]);
+  });
+
+  test('does not move below the minimum in-sync size', () => {
+    const replica = leader({}, ids(1));
+    expect(replica.hasEnoughInSync).toBe(false);
+    expect(replica.highWatermark).toBe(4);
+    report(replica, 2, 10);
+    const proposal = replica.proposeIsr(brokers(), 1);
+    expect(members(proposal)).toEqual([1, 2]);
+    expect(replica.highWatermark).toBe(4);
+    expect(replica.applyState(state(ids(1, 2), 21), 2, 2)).toBe(true);
+    expect(replica.highWatermark).toBe(10);
+  });
+
+  test('never asks for more in sync than there are replicas', () => {
+    const replica = new LeaderReplica(
+      { localId: 1 as BrokerId, replicaLagMs: LAG_MS },
+      {
+        state: { ...state(ids(1)), replicas: ids(1) },
+        minIsr: 2,
+        epochStartOffset: at(10),
+        syncedEndOffset: at(10),
+        highWatermark: at(4),
+      },
+      0,
+    );
+    expect(replica.highWatermark).toBe(10);
+  });
+
+  test('is not "latest" before it has reached the start of the epoch (P7)', () => {
+    const replica = leader();
+    report(replica, 2, 9);
+    report(replica, 3, 10);
+    expect(replica.highWatermark).toBe(9);
+    expect(replica.knowsLatest).toBe(false);
+    report(replica, 2, 10);
+    expect(replica.knowsLatest).toBe(true);
+  });
+
+  test('never falls, even when a follower comes back with less', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    report(replica, 3, 2, 0, { brokerEpoch: 30 });
+    expect(replica.highWatermark).toBe(10);
+    expect(report(replica, 3, 10, 0, { brokerEpoch: 3 })).toBe('stale');
+    expect(replica.followerEnd(3 as BrokerId)).toBe(2);
+  });
+
+  test('refuses to count what the leader never had', () => {
+    expect(report(leader(), 2, 11)).toBe('beyondEnd');
+  });
+});
+
+describe('the in-sync set', () => {
+  test('loses a follower that has been behind for the lag time, and keeps it in the HW until then', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    replica.appended(at(11), 100);
+    replica.synced(at(11));
+    report(replica, 2, 11, 101);
+    expect(replica.nextDeadlineMs()).toBe(100 + LAG_MS);
+    expect(replica.proposeIsr(brokers(), 99 + LAG_MS)).toBeUndefined();
+    const proposal = replica.proposeIsr(brokers(), 100 + LAG_MS);
+    expect(members(proposal)).toEqual([1, 2]);
+    expect(proposal?.leaving).toEqual([3]);
+    expect(replica.highWatermark).toBe(10);
+    if (proposal === undefined) return;
+    const outcome = {
+      kind: 'accepted',
+      partitionEpoch: 21 as PartitionEpoch,
+      isr: ids(1, 2),
+    } as const;
+    expect(replica.isrOutcome(proposal, outcome, 101 + LAG_MS)).toBe(true);
+    expect(replica.highWatermark).toBe(11);
+  });
+
+  test('keeps a follower that is caught up, however long nothing happens', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    expect(replica.nextDeadlineMs()).toBe(Infinity);
+    expect(replica.proposeIsr(brokers(), 1e9)).toBeUndefined();
+    replica.appended(at(11), 1e9);
+    expect(replica.proposeIsr(brokers(), 1e9 + LAG_MS - 1)).toBeUndefined();
+  });
+
+  test('keeps a follower that trails a steady writer by less than the lag time', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    for (let second = 1; second <= 60; second++) {
+      replica.appended(at(10 + second), second * 1000);
+      report(replica, 2, 10 + second, second * 1000);
+      // Always two seconds behind, never at the end of the log.
+      report(replica, 3, Math.max(10, 8 + second), second * 1000);
+    }
+    expect(members(replica.proposeIsr(brokers(), 60_000))).toBeUndefined();
+  });
+
+  test('takes in who has all up to the HW and the start of the epoch, unless it is fenced', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    expect(replica.highWatermark).toBe(10);
+    report(replica, 3, 9);
+    expect(replica.proposeIsr(brokers(), 1)).toBeUndefined();
+    report(replica, 3, 10);
+    expect(replica.proposeIsr(brokers([3]), 1)).toBeUndefined();
+    report(replica, 3, 10, 1, { brokerEpoch: 31 });
+    expect(replica.proposeIsr(brokers(), 1), 'another life of the broker').toBeUndefined();
+    const proposal = replica.proposeIsr(
+      (id) => ({ ...brokers()(id), epoch: (id === 3 ? 31 : id) as BrokerEpoch }),
+      1,
+    );
+    expect(proposal).toMatchObject({ partitionEpoch: 20, leaderEpoch: 7, joining: [3] });
+    expect(proposal?.isr[2]).toEqual({ brokerId: 3, brokerEpoch: 31 });
+  });
+
+  test('counts a growing member from the proposal on, and again not once it is refused', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const proposal = replica.proposeIsr(brokers(), 1);
+    replica.appended(at(11), 2);
+    replica.synced(at(11));
+    report(replica, 2, 11);
+    expect(replica.highWatermark).toBe(10);
+    if (proposal === undefined) throw new Error('a proposal was due');
+    replica.isrOutcome(proposal, { kind: 'unknown' }, 3);
+    expect(replica.pendingProposal).toBe(proposal);
+    expect(replica.proposeIsr(brokers(), 3), 'one at a time').toBeUndefined();
+    expect(replica.isrOutcome(proposal, { kind: 'refused' }, 4)).toBe(true);
+    expect(replica.highWatermark).toBe(11);
+    report(replica, 3, 11);
+    expect(replica.proposeIsr(brokers(), 4)).toBeUndefined();
+    expect(members(replica.proposeIsr(brokers(), 4 + PROPOSAL_PAUSE_MS))).toEqual([1, 2, 3]);
+  });
+
+  test('is what the newest image says; a late answer to a settled proposal changes nothing', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const proposal = replica.proposeIsr(brokers(), 1);
+    if (proposal === undefined) throw new Error('a proposal was due');
+    replica.applyState(state(ids(1), 22), 2, 2);
+    expect(replica.isr).toEqual([1]);
+    expect(replica.pendingProposal).toBeUndefined();
+    const late = {
+      kind: 'accepted',
+      partitionEpoch: 21 as PartitionEpoch,
+      isr: ids(1, 2, 3),
+    } as const;
+    expect(replica.isrOutcome(proposal, late, 3)).toBe(false);
+    expect(replica.isr).toEqual([1]);
+    replica.applyState(state(ids(1, 2), 19), 2, 4);
+    expect(replica.isr).toEqual([1]);
+  });
+
+  test('a refusal ends only the proposal that it answers', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const first = replica.proposeIsr(brokers(), 1);
+    replica.applyState(state(ids(1, 2), 22), 2, 2);
+    const second = replica.proposeIsr(brokers(), 3);
+    if (first === undefined || second === undefined) throw new Error('proposals were due');
+    replica.isrOutcome(first, { kind: 'refused' }, 4);
+    expect(replica.pendingProposal).toBe(second);
+  });
+
+  test('follows a change of the replicas', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    const next = { ...state(ids(1, 2), 21), replicas: ids(1, 2, 4) };
+    expect(replica.applyState(next, 2, 1)).toBe(true);
+    expect(replica.highWatermark).toBe(10);
+    expect(report(replica, 3, 10)).toBe('stale');
+    expect(report(replica, 4, 10)).toBe('held');
+  });
+
+  test('has the leader in it, or the image is wrong', () => {
+    expect(() => leader({}, ids(2, 3))).toThrow('the leader is in its in-sync set');
+  });
+});
