@@ -203,6 +203,25 @@ describe('processes', () => {
     expect(seen.at(-1)).toBe('10');
   });
 
+  test('a sync covers what was written before it began, and no more', async () => {
+    const outcomes = new Set<string>();
+    for (let seed = 0; seed < 50; seed++) {
+      const world = new World({ seed });
+      await world.run(async () => {
+        const { disk } = await ports(world, 'a');
+        const file = disk.open('/a', 'create');
+        disk.syncDirectoryNow('/');
+        file.write(utf8Encode('before'), 0);
+        const syncing = file.datasync();
+        file.write(utf8Encode(' after'), 6);
+        await syncing;
+        await world.process('a').kill({ unsynced: 'lose' });
+        outcomes.add(utf8Decode(world.process('a').disk.contents('/a')).replaceAll('\0', '.'));
+      });
+    }
+    expect([...outcomes].sort()).toEqual(['before', 'before after', 'before......']);
+  });
+
   test('wall clocks jump, the monotonic ones do not', async () => {
     const world = new World({ seed: 1, wallOffsetMaxMs: 0 });
     await world.run(async () => {
