@@ -1,0 +1,60 @@
+/** The `Transport` port over @grpc/grpc-js. */
+import { connect } from 'node:net';
+import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
+import type { Channel, Listener, Logger, ProbeResult, Route, Transport } from '@relevo/base/ports';
+import { GrpcClientChannel } from './grpc-channel.ts';
+import { GrpcListener } from './grpc-listener.ts';
+
+export interface GrpcTransportOptions {
+  /** Hears of handlers that failed with something else than a RelevoError or an RpcError. */
+  readonly logger: Logger;
+}
+
+export class GrpcTransport implements Transport {
+  readonly #options: GrpcTransportOptions;
+
+  constructor(options: GrpcTransportOptions) {
+    this.#options = options;
+    // grpc-js writes to stderr by itself what our errors say; GRPC_VERBOSITY brings that back.
+    if (process.env['GRPC_VERBOSITY'] === undefined) setLogVerbosity(logVerbosity.NONE);
+  }
+
+  dial(address: string): Channel {
+    splitAddress(address);
+    return new GrpcClientChannel(address);
+  }
+
+  listen(address: string, routes: readonly Route[]): Promise<Listener> {
+    splitAddress(address);
+    return GrpcListener.open({ address, routes, logger: this.#options.logger });
+  }
+
+  probe(address: string, timeoutMs: number): Promise<ProbeResult> {
+    const { host, port } = splitAddress(address);
+    return new Promise((resolve) => {
+      const socket = connect({ host, port });
+      const timer = setTimeout(() => settle('silent'), timeoutMs);
+      const settle = (result: ProbeResult): void => {
+        clearTimeout(timer);
+        socket.destroy();
+        resolve(result);
+      };
+      socket.once('connect', () => settle('accepted'));
+      // Only a refusal shows that nobody listens; an unreachable host may be alive.
+      socket.on('error', (error: NodeJS.ErrnoException) =>
+        settle(error.code === 'ECONNREFUSED' ? 'refused' : 'silent'),
+      );
+    });
+  }
+}
+
+/** Of `host:port` or `[v6 address]:port`. */
+function splitAddress(address: string): { readonly host: string; readonly port: number } {
+  const parts = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(address);
+  const host = parts?.[1] ?? parts?.[2];
+  const port = Number(parts?.[3]);
+  if (host === undefined || port > 65_535) {
+    throw new Error(`"${address}" is not an address; write host:port, such as localhost:9093`);
+  }
+  return { host, port };
+}
