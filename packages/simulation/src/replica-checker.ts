@@ -1,0 +1,80 @@
+/** Reads partition logs straight from simulated disks and holds the replicas against each other (P1). */
+import { bytesEqual, concatBytes } from '@relevo/base/bytes';
+import { partitionName } from '@relevo/base/ids';
+import type { SimulatedDisk } from './simulated-disk.ts';
+
+const BATCH_LENGTH_AT = 8;
+/** Base offset and length come before what the length counts. */
+const BATCH_OVERHEAD = 12;
+const LAST_OFFSET_DELTA_AT = 23;
+
+interface StoredBatch {
+  readonly baseOffset: number;
+  readonly lastOffset: number;
+  readonly bytes: Uint8Array;
+}
+
+/** The whole batches of a partition on one disk, in order; a torn tail is left out. */
+export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string): StoredBatch[] {
+  const directory = `${dataDir}/${name}`;
+  if (disk.lookup(directory) === undefined) return [];
+  const files = disk.list(directory).filter((entry) => entry.name.endsWith('.log'));
+  const bytes = concatBytes(files.map((entry) => disk.contents(`${directory}/${entry.name}`)));
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const batches: StoredBatch[] = [];
+  for (let at = 0; at + LAST_OFFSET_DELTA_AT + 4 <= bytes.length;) {
+    const end = at + BATCH_OVERHEAD + view.getInt32(at + BATCH_LENGTH_AT);
+    if (end <= at + BATCH_OVERHEAD || end > bytes.length) break;
+    const baseOffset = Number(view.getBigInt64(at));
+    const lastOffset = baseOffset + view.getInt32(at + LAST_OFFSET_DELTA_AT);
+    batches.push({ baseOffset, lastOffset, bytes: bytes.subarray(at, end) });
+    at = end;
+  }
+  return batches;
+}
+
+export interface ReplicaOnDisk {
+  readonly broker: number;
+  readonly disk: SimulatedDisk;
+  readonly dataDir: string;
+}
+
+/** What differs below `highWatermark` between the replicas of a partition; empty when nothing does. */
+export function compareReplicas(
+  replicas: readonly ReplicaOnDisk[],
+  topic: string,
+  partition: number,
+  highWatermark: number,
+): string[] {
+  const name = partitionName(topic, partition);
+  const differences: string[] = [];
+  const logs = replicas.map(({ broker, disk, dataDir }) => {
+    const all = storedBatches(disk, dataDir, name);
+    return { broker, batches: all.filter((batch) => batch.lastOffset < highWatermark) };
+  });
+  for (const { broker, batches } of logs) {
+    let next = 0;
+    for (const { baseOffset, lastOffset } of batches) {
+      if (baseOffset !== next) {
+        differences.push(`${name} on broker ${broker}: ${baseOffset} stands where ${next} belongs`);
+      }
+      next = lastOffset + 1;
+    }
+    if (next < highWatermark) {
+      differences.push(`${name} on broker ${broker} ends at ${next}, below ${highWatermark}`);
+    }
+  }
+  const [first, ...others] = logs;
+  for (const other of first === undefined ? [] : others) {
+    const count = Math.min(first?.batches.length ?? 0, other.batches.length);
+    for (let at = 0; at < count; at++) {
+      const [a, b] = [first?.batches[at], other.batches[at]];
+      if (a === undefined || b === undefined || bytesEqual(a.bytes, b.bytes)) continue;
+      differences.push(
+        `${name} differs between brokers ${first?.broker} and ${other.broker} at offset ${a.baseOffset}`,
+      );
+      break;
+    }
+  }
+  return differences;
+}
