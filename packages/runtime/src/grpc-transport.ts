@@ -8,6 +8,8 @@ import { GrpcListener } from './grpc-listener.ts';
 export interface GrpcTransportOptions {
   /** Hears of handlers that failed with something else than a RelevoError or an RpcError. */
   readonly logger: Logger;
+  /** Serve health checks and reflection beside the routes of each listener. Default: false. */
+  readonly describe?: boolean;
 }
 
 export class GrpcTransport implements Transport {
