@@ -24,6 +24,16 @@ describe('creating a topic', () => {
     expect(cluster.partition('orders', 5).isr).toEqual(cluster.partition('orders', 5).replicas);
   });
 
+  test('again under the same id is the same request: it gets the same answer', () => {
+    const cluster = three();
+    const command = creation('orders', 1, { partitions: 6 });
+    const answer = cluster.run(command);
+    const entries = cluster.log.length;
+    expect(cluster.run(command)).toEqual(answer);
+    expect(cluster.log.length).toBe(entries);
+    expect(cluster.refusal(creation('orders', 2))).toBe('TOPIC_ALREADY_EXISTS');
+  });
+
   test('only to validate changes nothing', () => {
     const cluster = three();
     const answer = cluster.run(creation('orders', 1, { partitions: 2, validateOnly: true }));

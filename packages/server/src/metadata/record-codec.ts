@@ -1,0 +1,148 @@
+/** The controller's records, as entries of the metadata log and as snapshots; and back. */
+import { unreachable } from '@relevo/base/assert';
+import {
+  brokerEpoch,
+  brokerId,
+  leaderEpoch,
+  logIndex,
+  partitionEpoch,
+  producerId,
+  term,
+  uuid,
+} from '@relevo/base/ids';
+import type { ClusterImage } from '@relevo/controller/image';
+import type { MetadataRecord } from '@relevo/controller/records';
+import { imageFromRecords, imageToRecords } from '@relevo/controller/snapshot';
+import {
+  MetadataBatchCodec,
+  MetadataSnapshotCodec,
+  type MetadataRecord as WireRecord,
+  type MetadataRecordRecord as WireBody,
+  type MetadataSnapshot,
+} from '@relevo/rpc/gen/cluster/metadata-records';
+
+export const encodeRecords = (records: readonly MetadataRecord[]): Uint8Array =>
+  MetadataBatchCodec.encode({ records: records.map(toWire) });
+
+/** An entry without data is the consensus' own, and holds no records. */
+export const decodeRecords = (data: Uint8Array): readonly MetadataRecord[] =>
+  data.length === 0 ? [] : MetadataBatchCodec.decode(data).records.map(fromWire);
+
+export const snapshotOf = (image: ClusterImage): MetadataSnapshot => ({
+  index: image.index,
+  term: image.term,
+  records: imageToRecords(image).map(toWire),
+});
+
+export const imageOf = (snapshot: MetadataSnapshot): ClusterImage =>
+  imageFromRecords(snapshot.records.map(fromWire), {
+    index: logIndex(snapshot.index),
+    term: term(snapshot.term),
+  });
+
+/** Equal images give equal bytes. */
+export const encodeSnapshot = (image: ClusterImage): Uint8Array =>
+  MetadataSnapshotCodec.encode(snapshotOf(image));
+
+export const decodeSnapshot = (bytes: Uint8Array): ClusterImage =>
+  imageOf(MetadataSnapshotCodec.decode(bytes));
+
+function toWire(record: MetadataRecord): WireRecord {
+  return { record: bodyOf(record) };
+}
+
+function bodyOf(record: MetadataRecord): WireBody {
+  switch (record.kind) {
+    case 'clusterIdentity':
+      return { case: 'clusterIdentity', value: record };
+    case 'brokerEpochs':
+      return { case: 'brokerEpochs', value: record };
+    case 'producerIds':
+      return { case: 'producerIds', value: record };
+    case 'brokerRegistration':
+      return { case: 'brokerRegistration', value: record };
+    case 'brokerState':
+      return { case: 'brokerState', value: record };
+    case 'topicCreation':
+      return { case: 'topicCreation', value: record };
+    case 'topicRemoval':
+      return { case: 'topicRemoval', value: record };
+    case 'topicSetting':
+      return { case: 'topicSetting', value: record };
+    case 'partitionCreation':
+      return { case: 'partitionCreation', value: record };
+    case 'partitionChange': {
+      const isr = record.isr === undefined ? undefined : { ids: record.isr };
+      return { case: 'partitionChange', value: { ...record, isr } };
+    }
+    default:
+      return unreachable(record, 'an unknown metadata record');
+  }
+}
+
+/** Throws where the bytes, though well formed, are not of a record that a controller wrote. */
+function fromWire({ record }: WireRecord): MetadataRecord {
+  switch (record?.case) {
+    case 'clusterIdentity':
+      return { kind: 'clusterIdentity', clusterId: record.value.clusterId };
+    case 'brokerEpochs':
+      return { kind: 'brokerEpochs', next: brokerEpoch(record.value.next) };
+    case 'producerIds':
+      return { kind: 'producerIds', next: producerId(record.value.next) };
+    case 'brokerRegistration':
+      return {
+        ...record.value,
+        kind: 'brokerRegistration',
+        brokerId: brokerId(record.value.brokerId),
+        brokerEpoch: brokerEpoch(record.value.brokerEpoch),
+      };
+    case 'brokerState':
+      return {
+        ...record.value,
+        kind: 'brokerState',
+        brokerId: brokerId(record.value.brokerId),
+        brokerEpoch: brokerEpoch(record.value.brokerEpoch),
+      };
+    case 'topicCreation':
+      return {
+        kind: 'topicCreation',
+        topicId: uuid(record.value.topicId),
+        name: record.value.name,
+      };
+    case 'topicRemoval':
+      return { kind: 'topicRemoval', topicId: uuid(record.value.topicId) };
+    case 'topicSetting': {
+      const { topicId, name, value } = record.value;
+      return { kind: 'topicSetting', topicId: uuid(topicId), name, value };
+    }
+    case 'partitionCreation': {
+      const { topicId, partition, replicas, isr, leader, ...epochs } = record.value;
+      return {
+        kind: 'partitionCreation',
+        topicId: uuid(topicId),
+        partition,
+        replicas: replicas.map(brokerId),
+        isr: isr.map(brokerId),
+        leader: brokerId(leader),
+        leaderEpoch: leaderEpoch(epochs.leaderEpoch),
+        partitionEpoch: partitionEpoch(epochs.partitionEpoch),
+        uncleanEpoch: leaderEpoch(epochs.uncleanEpoch),
+      };
+    }
+    case 'partitionChange': {
+      const { topicId, partition, leader, isr, unclean } = record.value;
+      return {
+        kind: 'partitionChange',
+        topicId: uuid(topicId),
+        partition,
+        leader: leader === undefined ? undefined : brokerId(leader),
+        isr: isr?.ids.map(brokerId),
+        unclean,
+      };
+    }
+    default:
+      throw new RangeError(
+        'the metadata log holds a record that this version does not know: it was written by a newer one',
+      );
+  }
+}
