@@ -1,0 +1,86 @@
+/**
+ * Small files that are replaced whole and durably: written aside, synced, renamed, and the directory
+ * synced. Whoever reads one finds the old content or the new, never a mixture.
+ *
+ * Kafka's checkpoint format is text: a version (0), the number of entries, then an entry a line.
+ */
+import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
+import type { Disk } from '@relevo/base/ports';
+import { TEMPORARY_SUFFIX } from './file-names.ts';
+import { isDiskError } from './log-error.ts';
+
+const VERSION = '0';
+
+const directoryOf = (path: string): string => path.slice(0, path.lastIndexOf('/'));
+
+/** Replaces the file, without making that durable. */
+export function replaceFile(disk: Disk, path: string, bytes: Uint8Array): void {
+  writeAside(disk, path, bytes).close();
+  disk.rename(path + TEMPORARY_SUFFIX, path);
+}
+
+/** Replaces the file durably, blocking: for start-up, recovery and rare events. */
+export function replaceFileNow(disk: Disk, path: string, bytes: Uint8Array): void {
+  const file = writeAside(disk, path, bytes);
+  try {
+    file.datasyncNow();
+  } finally {
+    file.close();
+  }
+  disk.rename(path + TEMPORARY_SUFFIX, path);
+  disk.syncDirectoryNow(directoryOf(path));
+}
+
+/** Replaces the file durably, off the loop. One at a time per path. */
+export async function replaceFileDurably(
+  disk: Disk,
+  path: string,
+  bytes: Uint8Array,
+): Promise<void> {
+  const file = writeAside(disk, path, bytes);
+  try {
+    await file.datasync();
+  } finally {
+    file.close();
+  }
+  disk.rename(path + TEMPORARY_SUFFIX, path);
+  await disk.syncDirectory(directoryOf(path));
+}
+
+function writeAside(disk: Disk, path: string, bytes: Uint8Array): ReturnType<Disk['open']> {
+  const file = disk.open(path + TEMPORARY_SUFFIX, 'create');
+  try {
+    file.truncate(0);
+    file.write(bytes, 0);
+    return file;
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}
+
+/** The whole file, or undefined when there is none. */
+export function readFile(disk: Disk, path: string): Uint8Array | undefined {
+  try {
+    const file = disk.open(path, 'readOnly');
+    try {
+      const bytes = new Uint8Array(file.size());
+      return bytes.subarray(0, file.readSync(bytes, 0));
+    } finally {
+      file.close();
+    }
+  } catch (error) {
+    if (isDiskError(error, 'NOT_FOUND')) return undefined;
+    throw error;
+  }
+}
+
+export const encodeCheckpoint = (entries: readonly string[]): Uint8Array =>
+  utf8Encode(`${[VERSION, entries.length, ...entries].join('\n')}\n`);
+
+/** The entries, or undefined when the text is not a whole checkpoint. */
+export function decodeCheckpoint(bytes: Uint8Array): string[] | undefined {
+  const [version, count, ...entries] = utf8Decode(bytes).split('\n');
+  if (version !== VERSION || entries.pop() !== '') return undefined;
+  return entries.length === Number(count) ? entries : undefined;
+}

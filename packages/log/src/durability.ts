@@ -1,0 +1,148 @@
+/**
+ * What of a log is not on stable storage yet, and how it gets there: changed segments and files are
+ * synced, and the directory where names have changed (and its parent, for a new log). Side by side: an
+ * offset counts only when all of it is done.
+ */
+import type { Offset } from '@relevo/base/ids';
+import type { Disk } from '@relevo/base/ports';
+import { isDiskError } from './log-error.ts';
+import type { Segment } from './segment.ts';
+
+export class Durability {
+  readonly #disk: Disk;
+  readonly #directory: string;
+  readonly #segments: Set<Segment> = new Set();
+  readonly #files: Set<string> = new Set();
+  /** Renamed for removal: they go when that is durable. */
+  #removed: Segment[] = [];
+  #namesChanged = false;
+  #parentChanged = false;
+  #end: Offset;
+  /** What the run under way will make durable. */
+  #runEnd: Offset;
+  #truncations = 0;
+  #durableTruncations = 0;
+
+  constructor(disk: Disk, directory: string, end: Offset) {
+    this.#disk = disk;
+    this.#directory = directory;
+    this.#end = end;
+    this.#runEnd = end;
+  }
+
+  /** All below is on stable storage. */
+  get end(): Offset {
+    return this.#end;
+  }
+
+  get hasWork(): boolean {
+    return this.#segments.size > 0 || this.#files.size > 0 || this.#namesChanged;
+  }
+
+  /**
+   * A truncation that is not durable may be lost by a power cut, and sectors of what was cut may then
+   * stand among those of later appends: nothing is appended to that file before.
+   */
+  get isTruncationPending(): boolean {
+    return this.#truncations > this.#durableTruncations;
+  }
+
+  changed(segment: Segment): void {
+    this.#segments.add(segment);
+  }
+
+  /** A file in the log's directory, that was replaced. */
+  replaced(path: string): void {
+    this.#files.add(path);
+    this.#namesChanged = true;
+  }
+
+  namesChanged(): void {
+    this.#namesChanged = true;
+  }
+
+  /** The directory itself is new. */
+  parentChanged(): void {
+    this.#namesChanged = true;
+    this.#parentChanged = true;
+  }
+
+  removed(segment: Segment): void {
+    this.#segments.delete(segment);
+    this.#removed.push(segment);
+    this.#namesChanged = true;
+  }
+
+  truncated(segment: Segment, end: Offset): void {
+    this.#segments.add(segment);
+    this.#truncations++;
+    this.lower(end);
+  }
+
+  /** The log now ends at `end` or later. */
+  lower(end: Offset): void {
+    if (end < this.#end) this.#end = end;
+    if (end < this.#runEnd) this.#runEnd = end;
+  }
+
+  /** The log was emptied and begins at `start`; that is durable already. */
+  restart(start: Offset): void {
+    this.#end = start;
+    this.#runEnd = start;
+    this.#durableTruncations = this.#truncations;
+  }
+
+  /** Makes durable all that was reported before; `logEnd` is where the log ends now. */
+  async run(logEnd: Offset): Promise<void> {
+    this.#runEnd = logEnd;
+    const truncations = this.#truncations;
+    if (this.hasWork) await this.#work();
+    if (this.#runEnd > this.#end) this.#end = this.#runEnd;
+    if (truncations > this.#durableTruncations) this.#durableTruncations = truncations;
+  }
+
+  async #work(): Promise<void> {
+    const segments = [...this.#segments];
+    const removed = this.#removed;
+    const work: Promise<void>[] = [];
+    for (const segment of segments) work.push(syncSegment(segment));
+    for (const path of this.#files) work.push(this.#syncFile(path));
+    if (this.#namesChanged) work.push(this.#syncNames(this.#directory));
+    if (this.#parentChanged) {
+      work.push(this.#syncNames(this.#directory.slice(0, this.#directory.lastIndexOf('/'))));
+    }
+    this.#segments.clear();
+    this.#files.clear();
+    this.#removed = [];
+    this.#namesChanged = false;
+    this.#parentChanged = false;
+    await (work.length === 1 ? work[0] : Promise.all(work));
+    for (const segment of segments) {
+      if (!this.#segments.has(segment)) segment.unpin();
+    }
+    for (const segment of removed) segment.purge();
+  }
+
+  async #syncNames(directory: string): Promise<void> {
+    await this.#disk.syncDirectory(directory);
+  }
+
+  async #syncFile(path: string): Promise<void> {
+    try {
+      const file = this.#disk.open(path, 'existing');
+      try {
+        await file.datasync();
+      } finally {
+        file.close();
+      }
+    } catch (error) {
+      // Removed since: there is nothing left to be made durable.
+      if (!isDiskError(error, 'NOT_FOUND')) throw error;
+    }
+  }
+}
+
+/** Asynchronous from the first step: a failure to open the file is a rejection too. */
+async function syncSegment(segment: Segment): Promise<void> {
+  await segment.file().datasync();
+}

@@ -1,0 +1,46 @@
+/**
+ * Names of files and directories, Kafka's: `orders-3/00000000000000000042.log`. The number of a segment
+ * is its base offset, that of a producer snapshot the offset after the last batch it knows.
+ */
+import type { Offset } from '@relevo/base/ids';
+
+export const LOG_SUFFIX = '.log';
+export const OFFSET_INDEX_SUFFIX = '.index';
+export const TIME_INDEX_SUFFIX = '.timeindex';
+export const SNAPSHOT_SUFFIX = '.snapshot';
+/** Renamed to be removed; whatever bears it is removed at start. */
+export const DELETED_SUFFIX = '.deleted';
+/** Being written; what bears it was never completed. */
+export const TEMPORARY_SUFFIX = '.tmp';
+export const EPOCH_FILE = 'leader-epoch-checkpoint';
+export const METADATA_FILE = 'partition.metadata';
+/** Lowers the recovery point that the data directory's checkpoint names; see `recovery.ts`. */
+export const TRUNCATION_FILE = 'truncation-checkpoint';
+
+const OFFSET_DIGITS = 20;
+const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot)$/;
+const PARTITION_NAME = /^([A-Za-z0-9._-]{1,249})-(\d{1,10})$/;
+
+/** `00000000000000000042.log` */
+export const offsetFileName = (offset: number, suffix: string): string =>
+  String(offset).padStart(OFFSET_DIGITS, '0') + suffix;
+
+/** The parts of such a name, or undefined for any other. */
+export function parseOffsetFileName(
+  name: string,
+): { readonly offset: Offset; readonly suffix: string } | undefined {
+  const match = OFFSET_NAME.exec(name);
+  if (match === null) return undefined;
+  const offset = Number(match[1]);
+  if (!Number.isSafeInteger(offset)) return undefined;
+  return { offset: offset as Offset, suffix: match[2] ?? '' };
+}
+
+/** Topic and partition of a directory's name, or undefined when it is no partition's. */
+export function parsePartitionName(
+  name: string,
+): { readonly topic: string; readonly partition: number } | undefined {
+  const match = PARTITION_NAME.exec(name);
+  if (match === null) return undefined;
+  return { topic: match[1] ?? '', partition: Number(match[2]) };
+}

@@ -1,0 +1,52 @@
+import { BatchError } from '@relevo/record/batch-error';
+import { readBatchHeader } from '@relevo/record/batch-header';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import { verifyCrc } from '@relevo/record/validate';
+import type { LeaderEpoch, Offset } from '@relevo/base/ids';
+import type { Crc32c } from '@relevo/base/ports';
+import { LogError } from './log-error.ts';
+
+/**
+ * The headers of the batches that a leader sent, after their checks: whole batches with right CRCs that
+ * continue the log (L1). Throws a LogError.
+ */
+export function checkFollowerBatches(
+  bytes: Uint8Array,
+  after: { readonly logEndOffset: Offset; readonly latestEpoch: LeaderEpoch },
+  crc32c: Crc32c,
+): BatchHeader[] {
+  const headers: BatchHeader[] = [];
+  let expected = after.logEndOffset;
+  let epoch = after.latestEpoch;
+  let at = 0;
+  while (at < bytes.length) {
+    const header = headerAt(bytes, at, crc32c);
+    if (header.baseOffset !== expected) {
+      const message = `the leader sent offset ${header.baseOffset}, expected ${expected}`;
+      throw new LogError('notNext', message);
+    }
+    if (header.partitionLeaderEpoch < epoch) {
+      const message = `batch at ${expected} has epoch ${header.partitionLeaderEpoch} after ${epoch}`;
+      throw new LogError('oldLeaderEpoch', message);
+    }
+    headers.push(header);
+    expected = header.nextOffset;
+    epoch = header.partitionLeaderEpoch;
+    at += header.sizeInBytes;
+  }
+  return headers;
+}
+
+function headerAt(bytes: Uint8Array, at: number, crc32c: Crc32c): BatchHeader {
+  try {
+    const header = readBatchHeader(bytes, at);
+    const size = header.sizeInBytes;
+    if (size > bytes.length - at) throw new BatchError('TRUNCATED', `it has ${size} bytes`);
+    if (verifyCrc(bytes, at, size, crc32c)) return header;
+    throw new BatchError('BAD_CRC', 'the CRC does not match');
+  } catch (error) {
+    if (!(error instanceof BatchError)) throw error;
+    const message = `the batch at byte ${at} that the leader sent is bad: ${error.message}`;
+    throw new LogError('badBatch', message, { cause: error });
+  }
+}

@@ -1,0 +1,936 @@
+/**
+ * The log of one partition replica: segments in a directory, and what follows from them.
+ *
+ *     log start ≤ … ≤ synced end ≤ log end
+ *
+ * Appends go to the page cache at once and count as *synced* when `sync` has covered them. An operation
+ * that fails in a way that leaves the file in doubt takes the log offline for good (L3): it is opened
+ * anew, and recovered, or rebuilt from its peers.
+ */
+import { assert, defined } from '@relevo/base/assert';
+import { messageOf } from '@relevo/base/errors';
+import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
+import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import { BatchError } from '@relevo/record/batch-error';
+import {
+  patchBatch,
+  patchLogAppendTime,
+  readBatchHeader,
+  sizeInBytesAt,
+} from '@relevo/record/batch-header';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import {
+  encodeCheckpoint,
+  replaceFile,
+  replaceFileDurably,
+  replaceFileNow,
+} from './checkpoint-file.ts';
+import { Durability } from './durability.ts';
+import {
+  DELETED_SUFFIX,
+  EPOCH_FILE,
+  METADATA_FILE,
+  OFFSET_INDEX_SUFFIX,
+  SNAPSHOT_SUFFIX,
+  TIME_INDEX_SUFFIX,
+  TRUNCATION_FILE,
+  offsetFileName,
+} from './file-names.ts';
+import { checkFollowerBatches } from './follower-batches.ts';
+import type { FreeSpace } from './free-space.ts';
+import { GroupCommit } from './group-commit.ts';
+import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
+import { TIMESTAMP_AFTER_MAX_MS } from './log-config.ts';
+import type { LogConfig } from './log-config.ts';
+import { LogError, isDiskError } from './log-error.ts';
+import { ReadFault, ReadPlan } from './log-reader.ts';
+import type { ReadRequest } from './log-reader.ts';
+import { encodeSnapshot } from './producer-snapshot.ts';
+import { loadProducers } from './producer-recovery.ts';
+import type { ProducerState } from './producer-state.ts';
+import { RecentWrites, WriteCount } from './recent-writes.ts';
+import { recoverLog } from './recovery.ts';
+import type { RecoveredLog, RecoveryOptions } from './recovery.ts';
+import { SegmentCache } from './segment-cache.ts';
+import { Segment } from './segment.ts';
+import { firstRecordSince } from './time-lookup.ts';
+import type { Decompressor, TimestampedOffset } from './time-lookup.ts';
+
+export interface PartitionLogOptions extends RecoveryOptions {
+  /** Wall clock, for messages only. */
+  readonly nowMs: number;
+}
+
+export interface PartitionLogDeps {
+  readonly disk: Disk;
+  readonly crc32c: Crc32c;
+  readonly logger: Logger;
+  /** Shared by the logs of a broker; each defaults to one of the log's own. */
+  readonly cache?: SegmentCache;
+  readonly writes?: WriteCount;
+  /** Appends are refused where it says no. Default: only where the disk does. */
+  readonly space?: FreeSpace;
+  /** For the timestamps in compressed batches; without it they are told by the batch. */
+  readonly codecs?: Decompressor;
+  /** Called once, when the log goes offline. */
+  readonly onOffline?: (reason: LogError) => void;
+}
+
+export interface Appended {
+  readonly kind: 'appended';
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  readonly bytes: number;
+}
+
+/** The batch was appended before; nothing was done. */
+export interface Duplicate {
+  readonly kind: 'duplicate';
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  /** The latest timestamp of the batch that was appended. */
+  readonly timestamp: number;
+}
+
+export type AppendResult = Appended | Duplicate;
+
+export interface SegmentInfo {
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  readonly sizeBytes: number;
+}
+
+const NOTHING: Uint8Array = new Uint8Array(0);
+const ZERO = 0 as Offset;
+/** Producer snapshots are kept for this many of the latest segments. */
+const SNAPSHOT_SEGMENTS = 3;
+
+export class PartitionLog {
+  readonly directory: string;
+  readonly topicId: Uuid;
+  readonly #disk: Disk;
+  readonly #crc32c: Crc32c;
+  readonly #logger: Logger;
+  readonly #deps: PartitionLogDeps;
+  readonly #cache: SegmentCache;
+  readonly #segments: Segment[];
+  readonly #epochs: LeaderEpochCache;
+  readonly #producers: ProducerState;
+  readonly #durability: Durability;
+  readonly #commit: GroupCommit;
+  readonly #recent: RecentWrites;
+  #config: LogConfig;
+  #snapshotOffsets: Offset[];
+  #startOffset: Offset;
+  #endOffset: Offset;
+  #recoveryPoint: Offset;
+  #truncationFileExists = false;
+  /** Of the epochs as they came from the file. */
+  #durableEpochsVersion = 0;
+  /** Counts truncations, for reads that were under way. */
+  #generation = 0;
+  #state: 'online' | 'offline' | 'closed' = 'online';
+  #offlineReason: LogError | undefined;
+
+  /**
+   * Opens the log in `directory`, or makes a new one; blocking, recovery included. A torn tail is cut
+   * and reported to the logger. Throws a LogError: `corrupt` where what was durable is damaged,
+   * `foreign` where the directory is another topic's, `offline` where the disk fails.
+   */
+  static open(options: PartitionLogOptions, deps: PartitionLogDeps): PartitionLog {
+    const cache = deps.cache ?? new SegmentCache();
+    try {
+      const recovered = recoverLog(options, { ...deps, cache });
+      return new PartitionLog(options, deps, cache, recovered);
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      const kind = error.code === 'FULL' ? 'diskFull' : 'offline';
+      const message = `cannot open the log in ${options.directory}: ${error.message}`;
+      throw new LogError(kind, message, { cause: error });
+    }
+  }
+
+  private constructor(
+    options: PartitionLogOptions,
+    deps: PartitionLogDeps,
+    cache: SegmentCache,
+    recovered: RecoveredLog,
+  ) {
+    this.directory = options.directory;
+    this.topicId = options.topicId;
+    this.#config = options.config;
+    this.#disk = deps.disk;
+    this.#crc32c = deps.crc32c;
+    this.#logger = deps.logger;
+    this.#deps = deps;
+    this.#cache = cache;
+    this.#segments = recovered.segments;
+    this.#epochs = recovered.epochs;
+    this.#producers = recovered.producers;
+    this.#snapshotOffsets = recovered.snapshotOffsets;
+    this.#recoveryPoint = recovered.recoveryPoint;
+    this.#truncationFileExists = recovered.hasTruncationFile;
+    this.#endOffset = this.#active.nextOffset;
+    const firstOffset = defined(this.#segments[0], 'the first segment').baseOffset;
+    this.#startOffset = clamp(options.logStartOffset ?? firstOffset, firstOffset, this.#endOffset);
+    this.#epochs.advanceStart(this.#startOffset);
+    this.#durability = new Durability(deps.disk, options.directory, this.#endOffset);
+    if (!recovered.isDurable) {
+      this.#durability.parentChanged();
+      this.#durability.replaced(`${options.directory}/${METADATA_FILE}`);
+    }
+    this.#commit = new GroupCommit(() => this.#makeDurable());
+    this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
+  }
+  // ------------------------------------------------------------------------------ what is known
+
+  get logStartOffset(): Offset {
+    return this.#startOffset;
+  }
+  /** The offset that the next record gets. */
+  get logEndOffset(): Offset {
+    return this.#endOffset;
+  }
+  /** All below is on stable storage; with `flushMode: 'os'` the log end. */
+  get syncedEndOffset(): Offset {
+    return this.#config.flushMode === 'os' ? this.#endOffset : this.#durability.end;
+  }
+  /** For the data directory's checkpoint: after a crash, all below is taken without a check. */
+  get recoveryPoint(): Offset {
+    return this.#recoveryPoint;
+  }
+  get latestEpoch(): LeaderEpoch {
+    return this.#epochs.latestEpoch;
+  }
+  get epochEntries(): readonly EpochEntry[] {
+    return this.#epochs.entries;
+  }
+  get sizeBytes(): number {
+    return this.#segments.reduce((sum, segment) => sum + segment.sizeBytes, 0);
+  }
+  get segments(): readonly SegmentInfo[] {
+    return this.#segments.map(({ baseOffset, nextOffset, sizeBytes }) => ({
+      baseOffset,
+      nextOffset,
+      sizeBytes,
+    }));
+  }
+  get state(): 'online' | 'offline' | 'closed' {
+    return this.#state;
+  }
+  get offlineReason(): LogError | undefined {
+    return this.#offlineReason;
+  }
+  get config(): LogConfig {
+    return this.#config;
+  }
+
+  /** Settings may change at any time; a new `segmentBytes` holds from the next append. */
+  configure(config: LogConfig): void {
+    this.#config = config;
+  }
+
+  /** The producer state as a snapshot file has it: equal at equal offsets on every replica (I3). */
+  producerSnapshot(): Uint8Array {
+    return encodeSnapshot(this.#producers, this.#crc32c);
+  }
+
+  get #active(): Segment {
+    return defined(this.#segments.at(-1), 'the active segment');
+  }
+
+  // ---------------------------------------------------------------------------------- appending
+
+  /**
+   * Appends one batch that `validateBatch` has passed; its base offset and epoch are set in place. With
+   * `LogAppendTime` its timestamps too. Throws a LogError: `oldLeaderEpoch`, `tooLarge`, `badBatch`,
+   * `badTimestamp`, those of the producer's sequence, `diskFull`, `offline`; the log is then as before.
+   */
+  appendAsLeader(batch: Uint8Array, epoch: LeaderEpoch, nowMs: number): AppendResult {
+    this.#assertOnline();
+    if (epoch < this.latestEpoch) {
+      const message = `${this.directory}: epoch ${epoch} is below the latest, ${this.latestEpoch}`;
+      throw new LogError('oldLeaderEpoch', message);
+    }
+    const header = this.#prepare(batch, epoch, nowMs);
+    const repeat = this.#producers.check(header);
+    if (repeat !== undefined) {
+      return {
+        kind: 'duplicate',
+        baseOffset: repeat.firstOffset,
+        nextOffset: (repeat.lastOffset + 1) as Offset,
+        timestamp: repeat.timestamp,
+      };
+    }
+    this.#append(batch, [header]);
+    return appended(header.baseOffset, header.nextOffset, batch.length);
+  }
+
+  /**
+   * Appends whole batches as the leader has them: they must continue the log, their epochs may not
+   * fall, their CRCs must be right. Throws a LogError: `notNext`, `oldLeaderEpoch`, `badBatch`: nothing
+   * was appended; `diskFull`: `logEndOffset` tells how far it went; `offline`.
+   */
+  appendAsFollower(batches: Uint8Array, nowMs: number): Appended {
+    this.#assertOnline();
+    void nowMs;
+    const baseOffset = this.#endOffset;
+    const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch };
+    const headers = checkFollowerBatches(batches, after, this.#crc32c);
+    let from = 0;
+    let at = 0;
+    let run: BatchHeader[] = [];
+    for (const header of headers) {
+      const size = header.sizeInBytes;
+      const { segmentBytes } = this.#config;
+      if (
+        run.length > 0 &&
+        !this.#active.hasRoomFor(at + size - from, header.lastOffset, segmentBytes)
+      ) {
+        this.#append(batches.subarray(from, at), run);
+        run = [];
+        from = at;
+      }
+      run.push(header);
+      at += size;
+    }
+    if (run.length > 0) this.#append(batches.subarray(from, at), run);
+    return appended(baseOffset, this.#endOffset, batches.length);
+  }
+
+  /** A leader opens its epoch where the log ends. Epochs never fall. */
+  beginEpoch(epoch: LeaderEpoch): void {
+    this.#assertOnline();
+    this.#epochs.begin(epoch, this.#endOffset);
+  }
+
+  #prepare(batch: Uint8Array, epoch: LeaderEpoch, nowMs: number): BatchHeader {
+    const { maxMessageBytes, timestampType, timestampAfterMaxMs } = this.#config;
+    if (batch.length > maxMessageBytes) {
+      const message = `the batch has ${batch.length} bytes, max.message.bytes is ${maxMessageBytes}`;
+      throw new LogError('tooLarge', message);
+    }
+    try {
+      readBatchHeader(batch);
+      if (sizeInBytesAt(batch) !== batch.length) {
+        throw new BatchError('BAD_LENGTH', `${batch.length} bytes for ${sizeInBytesAt(batch)}`);
+      }
+      patchBatch(batch, 0, { baseOffset: this.#endOffset, leaderEpoch: epoch });
+      if (timestampType === 'LogAppendTime') patchLogAppendTime(batch, 0, nowMs, this.#crc32c);
+      const header = readBatchHeader(batch);
+      checkTimestamp(
+        header,
+        timestampType,
+        nowMs + (timestampAfterMaxMs ?? TIMESTAMP_AFTER_MAX_MS),
+      );
+      return header;
+    } catch (error) {
+      if (!(error instanceof BatchError)) throw error;
+      throw new LogError('badBatch', `the batch is bad: ${error.message}`, { cause: error });
+    }
+  }
+
+  /** Writes batches that fit one segment, and takes them into account. */
+  #append(bytes: Uint8Array, headers: readonly BatchHeader[]): void {
+    const first = defined(headers[0], 'the first batch');
+    const last = defined(headers.at(-1), 'the last batch');
+    assert(first.baseOffset === this.#endOffset, 'offsets are gapless (L1)', {
+      baseOffset: first.baseOffset,
+      logEndOffset: this.#endOffset,
+    });
+    if (this.#deps.space?.take(bytes.length) === false) throw this.#full('the reserve is reached');
+    this.#rollIfNeeded(bytes.length, last.lastOffset, first.maxTimestamp);
+    const segment = this.#active;
+    try {
+      segment.write(bytes);
+    } catch (error) {
+      throw this.#writeFailed(segment, error);
+    }
+    for (const header of headers) {
+      segment.note(header);
+      this.#epochs.begin(header.partitionLeaderEpoch, header.baseOffset);
+      this.#producers.note(header);
+    }
+    this.#endOffset = last.nextOffset;
+    this.#durability.changed(segment);
+    this.#recent.note(first.baseOffset, bytes.length);
+  }
+
+  #writeFailed(segment: Segment, error: unknown): LogError {
+    if (!isDiskError(error, 'FULL')) return this.#goOffline('a write failed', error);
+    try {
+      segment.discardTornWrite();
+    } catch (cause) {
+      return this.#goOffline('a torn write could not be taken back', cause);
+    }
+    this.#durability.truncated(segment, this.#endOffset);
+    return this.#full(messageOf(error));
+  }
+
+  #full(what: string): LogError {
+    this.#deps.space?.exhausted();
+    const message = `no room to append to ${this.directory}: ${what}; free some space`;
+    return new LogError('diskFull', message);
+  }
+
+  #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {
+    const segment = this.#active;
+    if (segment.sizeBytes === 0 && lastOffset - segment.baseOffset < 2 ** 31) return;
+    const { segmentBytes, segmentMs } = this.#config;
+    const fits = segment.hasRoomFor(bytes, lastOffset, segmentBytes);
+    const inTime = timestamp - (segment.firstTimestamp ?? timestamp) <= segmentMs;
+    if (!fits || !inTime || this.#durability.isTruncationPending) this.#roll();
+  }
+
+  #roll(): void {
+    const sealed = this.#active;
+    assert(sealed.nextOffset > sealed.baseOffset, 'only a segment with records is rolled');
+    const segment = this.#newSegment(this.#endOffset);
+    try {
+      segment.create();
+    } catch (error) {
+      if (isDiskError(error, 'FULL')) throw this.#full(messageOf(error));
+      throw this.#goOffline('a segment could not be made', error);
+    }
+    this.#segments.push(segment);
+    this.#durability.namesChanged();
+    try {
+      sealed.seal();
+      this.#durability.replaced(sealed.path(OFFSET_INDEX_SUFFIX));
+      this.#durability.replaced(sealed.path(TIME_INDEX_SUFFIX));
+      this.#writeSnapshot();
+    } catch (error) {
+      throw this.#goOffline('indexes could not be written', error);
+    }
+  }
+
+  #newSegment(baseOffset: Offset): Segment {
+    const { indexIntervalBytes } = this.#config;
+    const { directory } = this;
+    return new Segment({
+      disk: this.#disk,
+      cache: this.#cache,
+      directory,
+      baseOffset,
+      indexIntervalBytes,
+    });
+  }
+
+  /** Old snapshots go; without room for a new one the state is rebuilt from an older one some day. */
+  #writeSnapshot(): void {
+    const at = this.#endOffset;
+    const path = this.#snapshotPath(at);
+    if (this.#snapshotOffsets.at(-1) !== at) {
+      try {
+        replaceFile(this.#disk, path, this.producerSnapshot());
+      } catch (error) {
+        if (isDiskError(error, 'FULL')) return;
+        throw error;
+      }
+      this.#snapshotOffsets.push(at);
+      this.#durability.replaced(path);
+    }
+    const oldest = this.#segments.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO;
+    while (this.#snapshotOffsets.length > 1 && (this.#snapshotOffsets[0] ?? oldest) < oldest) {
+      this.#removeSnapshot(0);
+    }
+  }
+
+  #removeSnapshot(index: number): void {
+    for (const at of this.#snapshotOffsets.splice(index, 1)) {
+      this.#disk.remove(this.#snapshotPath(at));
+    }
+  }
+
+  #snapshotPath(at: Offset): string {
+    return `${this.directory}/${offsetFileName(at, SNAPSHOT_SUFFIX)}`;
+  }
+
+  // --------------------------------------------------------------------------------- durability
+
+  /**
+   * Resolves when `syncedEndOffset` has reached what is `logEndOffset` now. Callers share: one sync
+   * covers all that came while the last one ran. Rejects with a LogError when the log goes offline.
+   */
+  sync(): Promise<void> {
+    if (this.#state !== 'online') return Promise.reject(this.#notOnline());
+    if (this.#endOffset <= this.syncedEndOffset) return Promise.resolve();
+    return this.#commit.request();
+  }
+
+  async #makeDurable(): Promise<void> {
+    if (this.#state === 'offline') throw this.#notOnline();
+    try {
+      await this.#durability.run(this.#endOffset);
+    } catch (error) {
+      throw this.#goOffline('a sync failed', error);
+    }
+  }
+
+  /** Work that nobody waits for; if it fails, the log goes offline and says so. */
+  #makeDurableLater(): void {
+    this.#commit.request().catch(() => undefined);
+  }
+
+  /**
+   * Raises the recovery point to the synced end, or to `atMost` where that is lower. Give the high
+   * watermark: a follower is never truncated below it, and so seldom below the recovery point.
+   */
+  async advanceRecoveryPoint(atMost: Offset): Promise<void> {
+    this.#assertOnline();
+    if (Math.min(atMost, this.#endOffset) <= this.#recoveryPoint) return;
+    if (this.#durability.end < this.#endOffset) await this.#commit.request();
+    await this.#writeEpochs();
+    const point = Math.min(atMost, this.#durability.end) as Offset;
+    if (point > this.#recoveryPoint) this.#recoveryPoint = point;
+  }
+
+  /** The checkpoint of the data directory durably says `point` for this log. */
+  recoveryPointWritten(point: Offset): void {
+    if (!this.#truncationFileExists || point > this.#recoveryPoint) return;
+    this.#truncationFileExists = false;
+    this.#disk.remove(`${this.directory}/${TRUNCATION_FILE}`);
+  }
+
+  /** Segments below the recovery point are not read after a crash: the file must know their epochs. */
+  async #writeEpochs(): Promise<void> {
+    const { version } = this.#epochs;
+    if (version === this.#durableEpochsVersion) return;
+    const path = `${this.directory}/${EPOCH_FILE}`;
+    try {
+      await replaceFileDurably(this.#disk, path, this.#epochs.encoded());
+    } catch (error) {
+      throw this.#goOffline('the leader epochs could not be written', error);
+    }
+    this.#durableEpochsVersion = version;
+  }
+
+  // ------------------------------------------------------------------------------------ reading
+
+  /**
+   * Whole batches from the one that holds `from` on, as a slice of the file: up to `maxBytes`, none
+   * that reaches above `upTo` (the high watermark or the log end). `atLeastOne`: the first even if it is
+   * larger. Answers at once where the bytes are surely in memory. Throws, or rejects with, a LogError:
+   * `outOfRange`; `corrupt` or `offline`, and the log is offline.
+   */
+  read(
+    from: Offset,
+    maxBytes: number,
+    upTo: Offset,
+    atLeastOne: boolean,
+  ): Uint8Array | Promise<Uint8Array> {
+    this.#assertOnline();
+    if (from < this.#startOffset || from > this.#endOffset) {
+      const range = `${this.#startOffset} to ${this.#endOffset}`;
+      throw new LogError('outOfRange', `${this.directory} has offsets ${range}, not ${from}`);
+    }
+    const limit = Math.min(upTo, this.#endOffset) as Offset;
+    if (from >= limit) return NOTHING;
+    const request = { segment: this.#segmentOf(from), from, upTo: limit, maxBytes, atLeastOne };
+    // What was just written is not checked again.
+    if (this.#recent.covers(from)) return this.#readNow({ ...request, crc32c: undefined });
+    return this.#readLater({ ...request, crc32c: this.#crc32c });
+  }
+
+  #readNow(request: ReadRequest): Uint8Array {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const plan = new ReadPlan(request);
+        for (;;) {
+          const bytes = new Uint8Array(plan.length);
+          const length = request.segment.file().readSync(bytes, plan.position);
+          const found = plan.take(length === bytes.length ? bytes : bytes.subarray(0, length));
+          if (found !== undefined) return found;
+        }
+      } catch (error) {
+        this.#mendIndex(request.segment, error, attempt);
+      }
+    }
+  }
+
+  async #readLater(request: ReadRequest): Promise<Uint8Array> {
+    const { from, maxBytes, upTo, atLeastOne, segment } = request;
+    const generation = this.#generation;
+    const isStale = (): boolean => this.#generation !== generation || segment.isRemoved;
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const plan = new ReadPlan(request);
+        for (;;) {
+          const bytes = await segment.file().read(plan.position, plan.length);
+          if (isStale()) return await this.read(from, maxBytes, upTo, atLeastOne);
+          const found = plan.take(bytes);
+          if (found !== undefined) return found;
+        }
+      } catch (error) {
+        if (error instanceof LogError) throw error;
+        if (isStale()) return this.read(from, maxBytes, upTo, atLeastOne);
+        this.#mendIndex(segment, error, attempt);
+      }
+    }
+  }
+
+  /** Returns when another attempt may do better; else takes the log offline. */
+  #mendIndex(segment: Segment, error: unknown, attempt: number): void {
+    if (this.#state !== 'online') throw this.#notOnline();
+    if (error instanceof ReadFault) {
+      if (!error.byIndex || attempt > 0) throw this.#goOffline('the log is damaged', error);
+      const facts = { directory: this.directory, segment: segment.baseOffset };
+      this.#logger.warn('rebuilding the indexes of a segment', { ...facts, why: error.message });
+      segment.rebuildIndexes();
+    } else if (error instanceof BatchError) {
+      throw this.#goOffline('the log is damaged', error);
+    } else if (error instanceof DiskError) {
+      throw this.#goOffline('a read failed', error);
+    } else {
+      throw error;
+    }
+  }
+
+  /** The largest epoch at or below `epoch`, and the offset after its last record (KIP-101, KIP-279). */
+  endOffsetForEpoch(epoch: LeaderEpoch): {
+    readonly epoch: LeaderEpoch;
+    readonly endOffset: Offset;
+  } {
+    return this.#epochs.endOffset(epoch, this.#endOffset);
+  }
+
+  /** The first record with that timestamp or a later one, below `upTo`. Rejects as `read` does. */
+  async offsetForTimestamp(
+    timestampMs: number,
+    upTo: Offset,
+  ): Promise<TimestampedOffset | undefined> {
+    this.#assertOnline();
+    const generation = this.#generation;
+    for (const segment of [...this.#segments]) {
+      if (segment.isRemoved || (segment.latest?.timestamp ?? -1) < timestampMs) continue;
+      const found = await this.#firstSince(segment, timestampMs);
+      if (generation !== this.#generation) return this.offsetForTimestamp(timestampMs, upTo);
+      if (found === undefined || found.offset < this.#startOffset) continue;
+      return found.offset < upTo ? found : undefined;
+    }
+    return undefined;
+  }
+
+  async #firstSince(segment: Segment, timestampMs: number): Promise<TimestampedOffset | undefined> {
+    const generation = this.#generation;
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await firstRecordSince(segment, timestampMs, this.#deps.codecs);
+      } catch (error) {
+        if (generation !== this.#generation || segment.isRemoved) return undefined;
+        this.#mendIndex(segment, error, attempt);
+      }
+    }
+  }
+
+  /** The latest timestamp in the log. */
+  get latestTimestamp(): number | undefined {
+    let latest: number | undefined;
+    for (const segment of this.#segments) {
+      const timestamp = segment.latest?.timestamp;
+      if (timestamp !== undefined && timestamp > (latest ?? -1)) latest = timestamp;
+    }
+    return latest;
+  }
+
+  #segmentOf(offset: Offset): Segment {
+    let low = 0;
+    let high = this.#segments.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (defined(this.#segments[middle], 'a segment').baseOffset <= offset) low = middle + 1;
+      else high = middle;
+    }
+    return defined(this.#segments[low - 1], 'the segment of an offset in the log');
+  }
+
+  // ------------------------------------------------------------------------- cutting at the end
+
+  /**
+   * Forgets all from `offset` on; from the start of its batch, should it lie within one. Returns the new
+   * end. What `sync` said before no longer holds above it.
+   */
+  truncateTo(offset: Offset): Offset {
+    this.#assertOnline();
+    if (offset >= this.#endOffset) return this.#endOffset;
+    if (offset < this.#startOffset) {
+      this.truncateFullyAndStartAt(offset);
+      return offset;
+    }
+    const from = this.#endOffset;
+    try {
+      this.#lowerRecoveryPoint(offset);
+      this.#cut(offset);
+    } catch (error) {
+      throw this.#goOffline('a truncation failed', error);
+    }
+    const facts = { directory: this.directory, from, to: this.#endOffset };
+    this.#logger.info('truncated', facts);
+    this.#makeDurableLater();
+    return this.#endOffset;
+  }
+
+  #cut(offset: Offset): void {
+    this.#generation++;
+    const dropped: Segment[] = [];
+    while (this.#segments.length > 1 && this.#active.baseOffset >= offset) {
+      const segment = defined(this.#segments.pop(), 'the last segment');
+      segment.markDeleted();
+      dropped.push(segment);
+    }
+    if (dropped.length > 0) {
+      // They must not come back between what is appended from now on.
+      this.#disk.syncDirectoryNow(this.directory);
+      for (const segment of dropped) {
+        this.#durability.removed(segment);
+      }
+    }
+    const segment = this.#active;
+    this.#endOffset = segment.truncateTo(offset);
+    this.#epochs.truncateTo(this.#endOffset);
+    this.#recent.truncateTo(this.#endOffset);
+    if (segment.sizeBytes > 0) this.#durability.truncated(segment, this.#endOffset);
+    else {
+      // The next append cannot go to a new file: it would bear the same name.
+      segment.file().datasyncNow();
+      this.#durability.lower(this.#endOffset);
+    }
+    const { snapshots } = loadProducers(
+      {
+        state: this.#producers,
+        directory: this.directory,
+        segments: this.#segments,
+        snapshots: this.#snapshotOffsets,
+        atMost: this.#endOffset,
+      },
+      this.#deps,
+    );
+    this.#snapshotOffsets = snapshots;
+    this.#durability.namesChanged();
+  }
+
+  /** Empties the log, which then begins and ends at `offset`; blocking. */
+  truncateFullyAndStartAt(offset: Offset): void {
+    this.#assertOnline();
+    const facts = { directory: this.directory, from: this.#endOffset, to: offset };
+    try {
+      this.#lowerRecoveryPoint(ZERO);
+      this.#generation++;
+      const dropped = this.#segments.splice(0).reverse();
+      for (const segment of dropped) segment.markDeleted();
+      while (this.#snapshotOffsets.length > 0) this.#removeSnapshot(0);
+      const segment = this.#newSegment(offset);
+      segment.create();
+      this.#segments.push(segment);
+      this.#disk.syncDirectoryNow(this.directory);
+      for (const removed of dropped) this.#durability.removed(removed);
+    } catch (error) {
+      throw this.#goOffline('emptying the log failed', error);
+    }
+    this.#startOffset = offset;
+    this.#endOffset = offset;
+    this.#epochs.clear();
+    this.#producers.clear();
+    this.#recent.truncateTo(ZERO);
+    this.#durability.restart(offset);
+    this.#logger.info('truncated fully', facts);
+    this.#makeDurableLater();
+  }
+
+  /** Before a truncation below it: after a crash, offsets above may be missing, and rightly so. */
+  #lowerRecoveryPoint(offset: Offset): void {
+    if (offset >= this.#recoveryPoint) return;
+    const path = `${this.directory}/${TRUNCATION_FILE}`;
+    replaceFileNow(this.#disk, path, encodeCheckpoint([String(offset)]));
+    this.#truncationFileExists = true;
+    this.#recoveryPoint = offset;
+  }
+
+  // ------------------------------------------------------------------------ cutting at the start
+
+  /** Nothing below `offset` is read any more; whole segments go with the next `applyRetention`. */
+  deleteRecordsBefore(offset: Offset): void {
+    this.#assertOnline();
+    if (offset > this.#endOffset) {
+      const message = `${this.directory} ends at ${this.#endOffset}, below ${offset}`;
+      throw new LogError('outOfRange', message);
+    }
+    this.#advanceStart(offset);
+  }
+
+  #advanceStart(offset: Offset): void {
+    if (offset <= this.#startOffset) return;
+    this.#startOffset = offset;
+    this.#epochs.advanceStart(offset);
+  }
+
+  /**
+   * Deletes the oldest segments that are over age, over size or below the log start, never one that
+   * reaches above the high watermark. Records without timestamps have no age. Returns how many went.
+   */
+  applyRetention(nowMs: number, highWatermark: Offset): number {
+    this.#assertOnline();
+    const isOld = (segment: Segment): boolean => this.#isOverAge(segment, nowMs);
+    if (this.#active.sizeBytes > 0 && this.#endOffset <= highWatermark && isOld(this.#active)) {
+      this.#roll();
+    }
+    const { retentionBytes } = this.#config;
+    let spareBytes = retentionBytes < 0 ? -1 : this.sizeBytes - retentionBytes;
+    const dropped: Segment[] = [];
+    for (const segment of this.#segments.slice(0, -1)) {
+      const isOver = spareBytes >= segment.sizeBytes;
+      const isBelow = segment.nextOffset <= this.#startOffset;
+      if (segment.nextOffset > highWatermark || !(isOver || isBelow || isOld(segment))) break;
+      dropped.push(segment);
+      spareBytes -= segment.sizeBytes;
+    }
+    if (dropped.length > 0) this.#dropOldest(dropped);
+    return dropped.length;
+  }
+
+  #isOverAge(segment: Segment, nowMs: number): boolean {
+    const { retentionMs } = this.#config;
+    if (retentionMs < 0) return false;
+    const latest = segment.latest?.timestamp;
+    return latest !== undefined && latest < nowMs - retentionMs;
+  }
+
+  #dropOldest(dropped: readonly Segment[]): void {
+    const from = this.#startOffset;
+    const start = defined(this.#segments[dropped.length], 'a segment that stays').baseOffset;
+    try {
+      // What the batches that go tell of producers must be told by a snapshot.
+      if (!this.#snapshotOffsets.some((at) => at >= start)) this.#writeSnapshot();
+      for (const segment of dropped) {
+        segment.markDeleted();
+        this.#durability.removed(segment);
+      }
+    } catch (error) {
+      throw this.#goOffline('old segments could not be deleted', error);
+    }
+    this.#segments.splice(0, dropped.length);
+    this.#advanceStart(start);
+    const facts = { directory: this.directory, from, to: this.#startOffset };
+    this.#logger.info('deleted old segments', { ...facts, segments: dropped.length });
+    this.#makeDurableLater();
+  }
+
+  // ------------------------------------------------------------------------------------ the end
+
+  /**
+   * Makes all durable and lets go of the files. True when the log is in order: with all logs closed so,
+   * the next start needs no recovery.
+   */
+  async close(): Promise<boolean> {
+    if (this.#state !== 'online') {
+      await this.#commit.idle();
+      this.#letGo();
+      return false;
+    }
+    this.#state = 'closed';
+    try {
+      await this.#writeAll();
+      this.#recoveryPoint = this.#endOffset;
+      return true;
+    } catch {
+      return false;
+    } finally {
+      this.#letGo();
+    }
+  }
+
+  async #writeAll(): Promise<void> {
+    const segment = this.#active;
+    if (segment.indexesChanged) {
+      try {
+        segment.writeIndexes();
+        this.#durability.replaced(segment.path(OFFSET_INDEX_SUFFIX));
+        this.#durability.replaced(segment.path(TIME_INDEX_SUFFIX));
+        this.#writeSnapshot();
+      } catch (error) {
+        if (!isDiskError(error, 'FULL'))
+          throw this.#goOffline('indexes could not be written', error);
+      }
+    }
+    if (this.#durability.hasWork) await this.#commit.request();
+    await this.#commit.idle();
+    await this.#writeEpochs();
+  }
+
+  /** Removes the log with all its files. Its directory's name is free when this returns. */
+  delete(): Promise<void> {
+    const wasOnline = this.#state === 'online';
+    if (wasOnline) this.#state = 'closed';
+    const deleted = `${this.directory}.${this.topicId}${DELETED_SUFFIX}`;
+    const parent = this.directory.slice(0, this.directory.lastIndexOf('/'));
+    this.#disk.removeTree(deleted);
+    this.#disk.rename(this.directory, deleted);
+    return this.#removeAll(deleted, parent);
+  }
+
+  async #removeAll(deleted: string, parent: string): Promise<void> {
+    await this.#commit.idle();
+    this.#letGo();
+    await this.#disk.syncDirectory(parent);
+    this.#disk.removeTree(deleted);
+  }
+
+  #letGo(): void {
+    for (const segment of this.#segments) segment.close();
+  }
+
+  // ----------------------------------------------------------------------------------- failures
+
+  #assertOnline(): void {
+    if (this.#state !== 'online') throw this.#notOnline();
+  }
+
+  #notOnline(): LogError {
+    if (this.#offlineReason !== undefined) return this.#offlineReason;
+    return new LogError('closed', `the log in ${this.directory} is closed`);
+  }
+
+  #goOffline(what: string, cause: unknown): LogError {
+    if (cause instanceof LogError && cause === this.#offlineReason) return cause;
+    if (this.#state !== 'online') return this.#notOnline();
+    const isDamage =
+      cause instanceof ReadFault ||
+      cause instanceof BatchError ||
+      (cause instanceof LogError && cause.kind === 'corrupt');
+    const message =
+      `the log in ${this.directory} is offline: ${what}: ${messageOf(cause)}; ` +
+      'see to the disk and restart the broker';
+    const reason = new LogError(isDamage ? 'corrupt' : 'offline', message, { cause });
+    this.#state = 'offline';
+    this.#offlineReason = reason;
+    this.#logger.error('log went offline', { directory: this.directory, reason: message });
+    this.#deps.onOffline?.(reason);
+    return reason;
+  }
+}
+
+const appended = (baseOffset: Offset, nextOffset: Offset, bytes: number): Appended => ({
+  kind: 'appended',
+  baseOffset,
+  nextOffset,
+  bytes,
+});
+
+function checkTimestamp(
+  header: BatchHeader,
+  type: LogConfig['timestampType'],
+  latestMs: number,
+): void {
+  if (type === 'LogAppendTime') return;
+  if (header.timestampType !== 'createTime') {
+    throw new LogError('badTimestamp', 'the topic wants create times, the batch has append times');
+  }
+  if (header.maxTimestamp > latestMs) {
+    const message = `timestamp ${header.maxTimestamp} is ahead of the leader's clock by too much`;
+    throw new LogError('badTimestamp', message);
+  }
+}
+
+const clamp = (value: Offset, low: Offset, high: Offset): Offset =>
+  Math.max(low, Math.min(value, high)) as Offset;

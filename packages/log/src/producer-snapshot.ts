@@ -1,0 +1,111 @@
+/**
+ * Producer state as a file, `00000000000000000042.snapshot`: all that batches below offset 42 tell.
+ * Kafka's format, version 1, with a tail of our own that Kafka's reader passes over (its CRC covers it):
+ *
+ *     version int16 (1), crc uint32 (CRC-32C of all that follows), count int32, then per producer
+ *       producerId int64, epoch int16, lastSequence int32, lastOffset int64, offsetDelta int32,
+ *       timestamp int64, coordinatorEpoch int32 (-1), currentTransactionFirstOffset int64 (-1)
+ *     tail: mark "RLV1", logTime int64, then per producer, in the same order
+ *       logTime int64, count int8 of batches before the last, and for each, oldest first,
+ *         firstSequence int32, lastSequence int32, firstOffset int64, lastOffset int64, timestamp int64
+ *
+ * Kafka remembers one batch per producer over a restart; the tail makes it five.
+ */
+import { ByteReader, ByteWriter, BytesError } from '@relevo/base/bytes';
+import type { Offset, ProducerEpoch, ProducerId } from '@relevo/base/ids';
+import type { Crc32c } from '@relevo/base/ports';
+import { SEQUENCE_MAX } from '@relevo/record/batch-header';
+import { REMEMBERED_BATCHES } from './producer-state.ts';
+import type { ProducerBatch, ProducerEntry, ProducerState } from './producer-state.ts';
+
+const VERSION = 1;
+const CRC_AT = 2;
+const BODY_AT = 6;
+const TAIL_MARK = 0x524c5631;
+
+export interface ProducerSnapshot {
+  readonly entries: readonly ProducerEntry[];
+  readonly logTimeMs: number;
+}
+
+export function encodeSnapshot(state: ProducerState, crc32c: Crc32c): Uint8Array {
+  const entries = state.entries();
+  const writer = new ByteWriter(64 + entries.length * 256);
+  writer.int16(VERSION).uint32(0).int32(entries.length);
+  for (const entry of entries) writeEntry(writer, entry);
+  writer.uint32(TAIL_MARK).int64(state.logTimeMs);
+  for (const entry of entries) {
+    const older = entry.batches.slice(0, -1);
+    writer.int64(entry.logTimeMs).int8(older.length);
+    for (const batch of older) writeBatch(writer, batch);
+  }
+  writer.setUint32(CRC_AT, crc32c(writer.written().subarray(BODY_AT)));
+  return writer.finish();
+}
+
+/** Undefined when the bytes are damaged, or of another version. */
+export function decodeSnapshot(bytes: Uint8Array, crc32c: Crc32c): ProducerSnapshot | undefined {
+  try {
+    const reader = new ByteReader(bytes);
+    if (reader.int16() !== VERSION) return undefined;
+    if (reader.uint32() !== crc32c(bytes.subarray(BODY_AT))) return undefined;
+    const count = reader.int32();
+    const last: ProducerEntry[] = [];
+    for (let index = 0; index < count; index++) last.push(readEntry(reader));
+    if (reader.uint32() !== TAIL_MARK) return undefined;
+    const logTimeMs = reader.int64();
+    for (const entry of last) {
+      entry.logTimeMs = reader.int64();
+      const olderCount = reader.int8();
+      if (olderCount < 0 || olderCount >= REMEMBERED_BATCHES) return undefined;
+      const older = Array.from({ length: olderCount }, () => readBatch(reader));
+      entry.batches.unshift(...older);
+    }
+    return reader.remaining === 0 ? { entries: last, logTimeMs } : undefined;
+  } catch (error) {
+    if (error instanceof BytesError) return undefined;
+    throw error;
+  }
+}
+
+function writeEntry(writer: ByteWriter, entry: ProducerEntry): void {
+  const last = entry.batches.at(-1);
+  if (last === undefined) throw new RangeError(`producer ${entry.producerId} has no batch`);
+  writer.int64(entry.producerId).int16(entry.epoch).int32(last.lastSequence);
+  writer.int64(last.lastOffset).int32(last.lastOffset - last.firstOffset);
+  writer.int64(last.timestamp).int32(-1).int64(-1);
+}
+
+// The CRC has vouched for the values: the brands are granted as they are read.
+
+function readEntry(reader: ByteReader): ProducerEntry {
+  const producerId = reader.int64() as ProducerId;
+  const epoch = reader.int16() as ProducerEpoch;
+  const lastSequence = reader.int32();
+  const lastOffset = reader.int64() as Offset;
+  const delta = reader.int32();
+  const timestamp = reader.int64();
+  reader.skip(4 + 8);
+  const behind = lastSequence - delta;
+  const last: ProducerBatch = {
+    firstSequence: behind >= 0 ? behind : behind + SEQUENCE_MAX + 1,
+    lastSequence,
+    firstOffset: (lastOffset - delta) as Offset,
+    lastOffset,
+    timestamp,
+  };
+  return { producerId, epoch, batches: [last], logTimeMs: timestamp };
+}
+
+function writeBatch(writer: ByteWriter, batch: ProducerBatch): void {
+  writer.int32(batch.firstSequence).int32(batch.lastSequence);
+  writer.int64(batch.firstOffset).int64(batch.lastOffset).int64(batch.timestamp);
+}
+
+const readBatch = (reader: ByteReader): ProducerBatch => ({
+  firstSequence: reader.int32(),
+  lastSequence: reader.int32(),
+  firstOffset: reader.int64() as Offset,
+  lastOffset: reader.int64() as Offset,
+  timestamp: reader.int64(),
+});

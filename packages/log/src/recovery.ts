@@ -1,0 +1,369 @@
+/**
+ * Brings a log back from its directory, blocking.
+ *
+ * After a shutdown in order everything is taken as it is found. After any other, what lies below the
+ * *recovery point*, which was synced and is known to be, is taken; the segment that holds it, and all
+ * after it, are read batch by batch with their CRCs. Where a batch does not check out there are three
+ * cases: below the recovery point it is corruption, and the log refuses to open; above it, `torn-tail.ts`
+ * tells damage, which is corruption too, from a torn tail, which is cut. What is kept is synced before
+ * it counts.
+ *
+ * The recovery point of the data directory's checkpoint may be too high for a log that was truncated
+ * below it since, and crashed before the next checkpoint: then the file `truncation-checkpoint`, durable
+ * before the truncation, lowers it.
+ */
+import type { Offset, Uuid } from '@relevo/base/ids';
+import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import type { ScanEnd } from './batch-scan.ts';
+import { decodeCheckpoint, readFile } from './checkpoint-file.ts';
+import {
+  DELETED_SUFFIX,
+  EPOCH_FILE,
+  LOG_SUFFIX,
+  SNAPSHOT_SUFFIX,
+  TEMPORARY_SUFFIX,
+  TRUNCATION_FILE,
+  offsetFileName,
+  parseOffsetFileName,
+} from './file-names.ts';
+import { LeaderEpochCache } from './leader-epoch-cache.ts';
+import type { LogConfig } from './log-config.ts';
+import { LogError } from './log-error.ts';
+import { readTopicId, writeTopicId } from './partition-metadata.ts';
+import { loadProducers } from './producer-recovery.ts';
+import { ProducerState } from './producer-state.ts';
+import type { SegmentCache } from './segment-cache.ts';
+import { Segment } from './segment.ts';
+import { corrupt, walkHeaders } from './segment-walk.ts';
+import { judgeTail } from './torn-tail.ts';
+
+export interface RecoveryOptions {
+  readonly directory: string;
+  readonly topicId: Uuid;
+  readonly config: LogConfig;
+  /** The broker stopped in order: every log was closed. */
+  readonly cleanShutdown: boolean;
+  /** Everything below was synced. Default: 0, or after a clean shutdown the end of the log. */
+  readonly recoveryPoint?: Offset | undefined;
+  /** Where the log begins, if that is above its first segment. */
+  readonly logStartOffset?: Offset | undefined;
+}
+
+export interface RecoveryDeps {
+  readonly disk: Disk;
+  readonly crc32c: Crc32c;
+  readonly logger: Logger;
+  readonly cache: SegmentCache;
+}
+
+export interface RecoveredLog {
+  /** In order, at least one; the last is active. */
+  readonly segments: Segment[];
+  readonly epochs: LeaderEpochCache;
+  readonly producers: ProducerState;
+  readonly snapshotOffsets: Offset[];
+  /** All that is in the log is synced, and the directory entries too. */
+  readonly isDurable: boolean;
+  /** What the data directory's checkpoint says, lowered by a truncation. */
+  readonly recoveryPoint: Offset;
+  readonly hasTruncationFile: boolean;
+}
+
+const ZERO = 0 as Offset;
+
+export function recoverLog(options: RecoveryOptions, deps: RecoveryDeps): RecoveredLog {
+  return new Recovery(options, deps).run();
+}
+
+class Recovery {
+  readonly #options: RecoveryOptions;
+  readonly #deps: RecoveryDeps;
+  readonly #producers: ProducerState;
+  #epochs: LeaderEpochCache = new LeaderEpochCache();
+  #snapshotOffsets: Offset[] = [];
+  #hasTruncationFile = false;
+  /** Batches below are in the producer state already, by a snapshot. */
+  #producersUpTo: Offset = ZERO;
+
+  constructor(options: RecoveryOptions, deps: RecoveryDeps) {
+    this.#options = options;
+    this.#deps = deps;
+    this.#producers = new ProducerState(options.config.producerIdExpirationMs);
+  }
+
+  run(): RecoveredLog {
+    const { directory, topicId, cleanShutdown } = this.#options;
+    const { disk } = this.#deps;
+    if (!disk.exists(directory)) return this.#create();
+    const { bases, snapshots } = this.#takeStock();
+    const found = readTopicId(disk, directory);
+    if (found !== undefined && found !== topicId) {
+      const message = `${directory} belongs to topic id ${found}, not ${topicId}; move it away`;
+      throw new LogError('foreign', message);
+    }
+    const recoveryPoint = this.#recoveryPoint();
+    if (found === undefined || bases.length === 0) {
+      return this.#startAgain(bases, snapshots, recoveryPoint ?? ZERO);
+    }
+    const segments = bases.map((base) => this.#segment(base));
+    return (
+      (cleanShutdown ? this.#takeClosed(segments, snapshots, recoveryPoint) : undefined) ??
+      this.#scan(segments, snapshots, recoveryPoint ?? ZERO)
+    );
+  }
+
+  // ----------------------------------------------------------------------------- a new log
+
+  #create(): RecoveredLog {
+    const { directory, topicId, logStartOffset } = this.#options;
+    this.#deps.disk.makeDirectory(directory);
+    writeTopicId(this.#deps.disk, directory, topicId);
+    const segment = this.#segment(logStartOffset ?? ZERO);
+    segment.create();
+    return this.#result([segment], false, logStartOffset ?? ZERO);
+  }
+
+  /**
+   * The directory's metadata or its only segment is missing: it was made, and never synced. Then
+   * nothing in it was ever acknowledged.
+   */
+  #startAgain(bases: Offset[], snapshots: Offset[], recoveryPoint: Offset): RecoveredLog {
+    const { directory } = this.#options;
+    const { disk, logger } = this.#deps;
+    if (recoveryPoint > ZERO) {
+      const what = bases.length === 0 ? 'no segment is there' : 'partition.metadata is missing';
+      throw corrupt(directory, `${what}, yet all below offset ${recoveryPoint} was synced`);
+    }
+    if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
+    for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
+    this.#removeSnapshots(snapshots);
+    return this.#create();
+  }
+
+  // ------------------------------------------------------------------- what the directory holds
+
+  #takeStock(): { readonly bases: Offset[]; readonly snapshots: Offset[] } {
+    const { directory } = this.#options;
+    const { disk } = this.#deps;
+    const bases: Offset[] = [];
+    const snapshots: Offset[] = [];
+    for (const { name } of disk.list(directory)) {
+      if (name.endsWith(DELETED_SUFFIX) || name.endsWith(TEMPORARY_SUFFIX)) {
+        disk.remove(`${directory}/${name}`);
+        continue;
+      }
+      const parsed = parseOffsetFileName(name);
+      if (parsed?.suffix === LOG_SUFFIX) bases.push(parsed.offset);
+      if (parsed?.suffix === SNAPSHOT_SUFFIX) snapshots.push(parsed.offset);
+    }
+    return { bases: bases.sort(ascending), snapshots: snapshots.sort(ascending) };
+  }
+
+  #recoveryPoint(): Offset | undefined {
+    const { directory, recoveryPoint } = this.#options;
+    const bytes = readFile(this.#deps.disk, `${directory}/${TRUNCATION_FILE}`);
+    if (bytes === undefined) return recoveryPoint;
+    this.#hasTruncationFile = true;
+    const stated = Number(decodeCheckpoint(bytes)?.[0]);
+    const lowered = Number.isSafeInteger(stated) ? stated : ZERO;
+    return Math.min(recoveryPoint ?? lowered, lowered) as Offset;
+  }
+
+  // --------------------------------------------------------------------- after a clean shutdown
+
+  /** Undefined when the log is not as it should be after one. */
+  #takeClosed(
+    segments: Segment[],
+    snapshots: Offset[],
+    recoveryPoint: Offset | undefined,
+  ): RecoveredLog | undefined {
+    const { directory } = this.#options;
+    const active = adoptSealed(segments, segments.length - 1);
+    const whole = active.adoptClosed();
+    const end = active.nextOffset;
+    if (!whole || end !== (recoveryPoint ?? end)) {
+      const facts = { directory, logEndOffset: end, recoveryPoint };
+      this.#deps.logger.warn('log is not as a clean shutdown leaves it', facts);
+      return undefined;
+    }
+    this.#loadEpochs(segments);
+    this.#epochs.truncateTo(end);
+    this.#loadProducers(segments, snapshots, end);
+    return this.#result(segments, true, end);
+  }
+
+  // ------------------------------------------------------------------------ after any other end
+
+  #scan(segments: Segment[], snapshots: Offset[], recoveryPoint: Offset): RecoveredLog {
+    const { directory } = this.#options;
+    const { logger } = this.#deps;
+    const firstScanned = Math.max(
+      0,
+      segments.findLastIndex((s) => s.baseOffset <= recoveryPoint),
+    );
+    const start = adoptSealed(segments, firstScanned).baseOffset;
+    this.#loadEpochs(segments.slice(0, firstScanned));
+    this.#epochs.truncateTo(start);
+    this.#loadProducers(segments.slice(0, firstScanned), snapshots, recoveryPoint);
+    const kept = segments.slice(0, firstScanned);
+    let foundBytes = 0;
+    let keptBytes = 0;
+    for (const segment of segments.slice(firstScanned)) {
+      foundBytes += segment.file().size();
+      const previous = kept.at(-1);
+      const isTornBefore =
+        kept.length > firstScanned && previous?.nextOffset !== segment.baseOffset;
+      if (isTornBefore) continue;
+      const next = segments[kept.length + 1];
+      const end = segment.scan(this.#deps.crc32c, (header) => this.#take(header, next));
+      this.#judge(segment, end, next, recoveryPoint);
+      kept.push(segment);
+      keptBytes += segment.sizeBytes;
+    }
+    const end = kept.at(-1)?.nextOffset ?? ZERO;
+    if (end < recoveryPoint) {
+      const message = `it ends at offset ${end}, yet all below ${recoveryPoint} was synced`;
+      throw corrupt(directory, message);
+    }
+    if (keptBytes < foundBytes) {
+      const facts = { directory, fromBytes: foundBytes, toBytes: keptBytes, logEndOffset: end };
+      logger.warn('truncated a torn tail', facts);
+    }
+    this.#makeDurable(segments, kept, firstScanned, recoveryPoint);
+    logger.info('recovered', {
+      directory,
+      logEndOffset: end,
+      recoveryPoint,
+      segments: kept.length,
+    });
+    return this.#result(kept, end > ZERO, recoveryPoint);
+  }
+
+  /** Takes a batch that checks out and continues the log. */
+  #take(header: BatchHeader, next: Segment | undefined): boolean {
+    if (next !== undefined && header.nextOffset > next.baseOffset) return false;
+    if (header.partitionLeaderEpoch < this.#epochs.latestEpoch) return false;
+    this.#epochs.begin(header.partitionLeaderEpoch, header.baseOffset);
+    if (header.baseOffset >= this.#producersUpTo) this.#producers.note(header);
+    return true;
+  }
+
+  /** Throws unless the scan came to the end of the segment, or may be cut where it ended. */
+  #judge(segment: Segment, end: ScanEnd, next: Segment | undefined, recoveryPoint: Offset): void {
+    const fileBytes = segment.file().size();
+    if (end.position === fileBytes) return;
+    const expected = segment.nextOffset;
+    // A truncation is followed by a new segment, and may itself be lost.
+    if (expected === next?.baseOffset) return;
+    const place = `${segment.path(LOG_SUFFIX)} at byte ${end.position} (offset ${expected})`;
+    const what = end.error?.message ?? 'the batch there does not continue the log';
+    if (expected < recoveryPoint) {
+      throw corrupt(place, `${what}, yet all below offset ${recoveryPoint} was synced`);
+    }
+    const { crc32c } = this.#deps;
+    const bad = { file: segment.file(), position: end.position, fileBytes, expected, crc32c };
+    if (judgeTail(bad) === 'damaged') {
+      throw corrupt(place, `${what}, and no sector is missing as after a power cut`);
+    }
+  }
+
+  /** Cuts what was not kept, and syncs what was and lies above the recovery point. */
+  #makeDurable(
+    found: Segment[],
+    kept: Segment[],
+    firstScanned: number,
+    recoveryPoint: Offset,
+  ): void {
+    const { directory } = this.#options;
+    const dropped = found.slice(kept.length).reverse();
+    for (const segment of dropped) segment.markDeleted();
+    let changed = dropped.length > 0;
+    for (const segment of kept.slice(firstScanned)) {
+      const isCut = segment.file().size() > segment.sizeBytes;
+      if (isCut) segment.cutTail();
+      if (isCut || segment.nextOffset > recoveryPoint) {
+        segment.file().datasyncNow();
+        changed = true;
+      }
+      if (segment !== kept.at(-1)) segment.seal();
+    }
+    if (changed) {
+      this.#deps.disk.syncDirectoryNow(directory);
+      this.#deps.disk.syncDirectoryNow(directory.slice(0, directory.lastIndexOf('/')));
+    }
+    for (const segment of dropped) segment.purge();
+  }
+
+  // ----------------------------------------------------------------- what follows from the batches
+
+  /** From the file, or where that is missing or damaged from the headers of `segments`. */
+  #loadEpochs(segments: readonly Segment[]): void {
+    const { directory } = this.#options;
+    const bytes = readFile(this.#deps.disk, `${directory}/${EPOCH_FILE}`);
+    const decoded = bytes === undefined ? undefined : LeaderEpochCache.decode(bytes);
+    if (decoded !== undefined) {
+      this.#epochs = decoded;
+      return;
+    }
+    if (bytes !== undefined) this.#deps.logger.warn('rebuilding leader epochs', { directory });
+    for (const segment of segments) {
+      walkHeaders(segment, 0, (header) => {
+        const { partitionLeaderEpoch: epoch, baseOffset } = header;
+        if (epoch < this.#epochs.latestEpoch) {
+          throw corrupt(segment.path(LOG_SUFFIX), `the leader epoch falls at offset ${baseOffset}`);
+        }
+        this.#epochs.begin(epoch, baseOffset);
+      });
+    }
+  }
+
+  #loadProducers(segments: readonly Segment[], snapshots: readonly Offset[], atMost: Offset): void {
+    const { directory } = this.#options;
+    const loaded = loadProducers(
+      { state: this.#producers, directory, segments, snapshots, atMost },
+      this.#deps,
+    );
+    this.#producersUpTo = loaded.from;
+    this.#snapshotOffsets = loaded.snapshots;
+  }
+
+  #removeSnapshots(offsets: readonly Offset[]): void {
+    const { disk } = this.#deps;
+    for (const at of offsets) {
+      disk.remove(`${this.#options.directory}/${offsetFileName(at, SNAPSHOT_SUFFIX)}`);
+    }
+  }
+
+  #segment(baseOffset: Offset): Segment {
+    const { directory, config } = this.#options;
+    const { disk, cache } = this.#deps;
+    const { indexIntervalBytes } = config;
+    return new Segment({ disk, directory, baseOffset, indexIntervalBytes, cache });
+  }
+
+  #result(segments: Segment[], isDurable: boolean, recoveryPoint: Offset): RecoveredLog {
+    return {
+      segments,
+      epochs: this.#epochs,
+      producers: this.#producers,
+      snapshotOffsets: this.#snapshotOffsets,
+      isDurable,
+      recoveryPoint,
+      hasTruncationFile: this.#hasTruncationFile,
+    };
+  }
+}
+
+const ascending = (a: number, b: number): number => a - b;
+
+/** Takes the segments before number `count` as they are; returns that one. */
+function adoptSealed(segments: readonly Segment[], count: number): Segment {
+  for (let at = 0; at < count; at++) {
+    const next = segments[at + 1];
+    if (next !== undefined) segments[at]?.adoptSealed(next.baseOffset);
+  }
+  const rest = segments[count];
+  if (rest === undefined) throw new RangeError(`no segment ${count} of ${segments.length}`);
+  return rest;
+}

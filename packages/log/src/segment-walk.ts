@@ -1,0 +1,27 @@
+import type { BatchHeader } from '@relevo/record/batch-header';
+import { scanBatches } from './batch-scan.ts';
+import { LOG_SUFFIX } from './file-names.ts';
+import { LogError } from './log-error.ts';
+import type { Segment } from './segment.ts';
+
+/** Damage where nothing may be cut (L4). */
+export const corrupt = (place: string, what: string): LogError =>
+  new LogError(
+    'corrupt',
+    `${place} is damaged: ${what}; nothing was cut. Move the directory away to have the replica ` +
+      'rebuilt from its peers',
+  );
+
+/** The headers of a segment's batches from `position` on, all of which must be there. */
+export function walkHeaders(
+  segment: Segment,
+  position: number,
+  visit: (header: BatchHeader) => void,
+): void {
+  const options = { file: segment.file(), from: position, to: segment.sizeBytes };
+  const end = scanBatches(options, (header) => {
+    visit(header);
+  });
+  if (end.error === undefined) return;
+  throw corrupt(`${segment.path(LOG_SUFFIX)} at byte ${end.position}`, end.error.message);
+}

@@ -1,0 +1,363 @@
+/**
+ * One segment: a file of batches, and its two indexes. The last segment of a log is *active*: it grows,
+ * its indexes are in memory only. The others are *sealed*: their indexes are files, loaded when needed
+ * and rebuilt from the batches when missing or wrong.
+ */
+import { assert } from '@relevo/base/assert';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import type { Offset } from '@relevo/base/ids';
+import type { Crc32c, Disk, DiskFile } from '@relevo/base/ports';
+import { scanBatches } from './batch-scan.ts';
+import type { ScanEnd } from './batch-scan.ts';
+import { readFile, replaceFile } from './checkpoint-file.ts';
+import {
+  DELETED_SUFFIX,
+  LOG_SUFFIX,
+  OFFSET_INDEX_SUFFIX,
+  TIME_INDEX_SUFFIX,
+  offsetFileName,
+} from './file-names.ts';
+import { LogError, isDiskError } from './log-error.ts';
+import { OffsetIndex } from './offset-index.ts';
+import { PositionHints } from './position-hints.ts';
+import type { SegmentCache } from './segment-cache.ts';
+import { SegmentIndexes } from './segment-indexes.ts';
+import type { BatchFacts } from './segment-indexes.ts';
+import { TimeIndex } from './time-index.ts';
+import type { TimeIndexEntry } from './time-index.ts';
+
+/** A segment's offsets are 31-bit numbers from its base. */
+const RELATIVE_OFFSET_MAX = 2 ** 31 - 1;
+
+export interface SegmentOptions {
+  readonly disk: Disk;
+  readonly directory: string;
+  readonly baseOffset: Offset;
+  readonly indexIntervalBytes: number;
+  readonly cache: SegmentCache;
+}
+
+export class Segment {
+  readonly baseOffset: Offset;
+  readonly #disk: Disk;
+  readonly #directory: string;
+  readonly #indexIntervalBytes: number;
+  readonly #cache: SegmentCache;
+  readonly #hints: PositionHints = new PositionHints();
+  #file: DiskFile | undefined;
+  #indexes: SegmentIndexes | undefined;
+  #sizeBytes = 0;
+  #nextOffset: Offset;
+  #firstTimestamp: number | undefined;
+  #state: 'active' | 'sealed' | 'removed' = 'active';
+  /** The indexes in memory know something that their files do not. */
+  #indexesChanged = false;
+  /** Written to, and not released before a sync has covered that. */
+  #pinned = false;
+
+  constructor(options: SegmentOptions) {
+    this.baseOffset = options.baseOffset;
+    this.#disk = options.disk;
+    this.#directory = options.directory;
+    this.#indexIntervalBytes = options.indexIntervalBytes;
+    this.#cache = options.cache;
+    this.#nextOffset = options.baseOffset;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+  /** The offset after the last batch. */
+  get nextOffset(): Offset {
+    return this.#nextOffset;
+  }
+  get isActive(): boolean {
+    return this.#state === 'active';
+  }
+  get isRemoved(): boolean {
+    return this.#state === 'removed';
+  }
+  get indexesChanged(): boolean {
+    return this.#indexesChanged;
+  }
+  get indexes(): SegmentIndexes {
+    this.#indexes ??= this.#readIndexes() ?? this.#builtIndexes();
+    if (this.#state === 'sealed') this.#cache.touch(this);
+    return this.#indexes;
+  }
+  /** The latest timestamp, and the last offset of the first batch that has it. */
+  get latest(): TimeIndexEntry | undefined {
+    return this.indexes.latest;
+  }
+  /** The latest timestamp of the first batch, where it was seen. */
+  get firstTimestamp(): number | undefined {
+    return this.#firstTimestamp;
+  }
+
+  path(suffix: string): string {
+    return `${this.#directory}/${offsetFileName(this.baseOffset, suffix)}`;
+  }
+
+  /** The file, opened when it is not. */
+  file(): DiskFile {
+    assert(this.#state !== 'removed', 'a removed segment is not used', { base: this.baseOffset });
+    this.#file ??= this.#disk.open(this.path(LOG_SUFFIX), 'existing');
+    if (this.#state === 'sealed') this.#cache.touch(this);
+    return this.#file;
+  }
+
+  // -------------------------------------------------------------------------------- taking up
+
+  /** Makes the file of a new segment. */
+  create(): void {
+    this.#disk.open(this.path(LOG_SUFFIX), 'create').close();
+    this.#indexes = this.#emptyIndexes();
+  }
+
+  /** Takes a sealed segment as it is; its indexes are looked at when they are needed. */
+  adoptSealed(nextOffset: Offset): void {
+    this.#state = 'sealed';
+    this.#sizeBytes = this.file().size();
+    this.#nextOffset = nextOffset;
+  }
+
+  /**
+   * Takes the last segment of a log that was closed in order: its indexes, and what comes after their
+   * last entry by headers alone. False when that does not lead to the end of the file: scan it.
+   */
+  adoptClosed(): boolean {
+    const fileBytes = this.file().size();
+    if (fileBytes === 0) {
+      this.#indexes = this.#emptyIndexes();
+      return true;
+    }
+    this.#sizeBytes = fileBytes;
+    this.#indexes = this.#readIndexes();
+    if (this.#indexes === undefined) return false;
+    const end = this.#resume(this.#indexes, Infinity, fileBytes);
+    this.#indexesChanged = false;
+    return end.position === fileBytes && this.#nextOffset > this.baseOffset;
+  }
+
+  /**
+   * Takes the file's batches one by one, and builds the indexes anew. Ends before a batch that does not
+   * continue the one before, or for which `visit` returns false.
+   */
+  scan(crc32c: Crc32c, visit: (header: BatchHeader) => boolean): ScanEnd {
+    const file = this.file();
+    const indexes = this.#startAfresh();
+    return scanBatches({ file, from: 0, to: file.size(), crc32c }, (header, position) => {
+      if (header.baseOffset !== this.#nextOffset || !visit(header)) return false;
+      this.#take(indexes, header, position);
+      return true;
+    });
+  }
+
+  // --------------------------------------------------------------------------------- appending
+
+  /** Whether a batch of `bytes` that ends at `lastOffset` may be appended here. */
+  hasRoomFor(bytes: number, lastOffset: number, segmentBytes: number): boolean {
+    if (lastOffset - this.baseOffset > RELATIVE_OFFSET_MAX) return false;
+    return this.#sizeBytes + bytes <= segmentBytes && !this.indexes.offsets.isFull;
+  }
+
+  /** Writes whole batches at the end; `note` then has to tell of each of them. */
+  write(bytes: Uint8Array): void {
+    assert(this.#state === 'active', 'only the active segment grows', { base: this.baseOffset });
+    this.#pinned = true;
+    this.file().write(bytes, this.#sizeBytes);
+  }
+
+  note(batch: BatchFacts): void {
+    this.#take(this.indexes, batch, this.#sizeBytes);
+  }
+
+  /** Takes back what a failed write may have left after the last batch. */
+  discardTornWrite(): void {
+    this.file().truncate(this.#sizeBytes);
+  }
+
+  /** A sync has covered all that was written. */
+  unpin(): void {
+    this.#pinned = false;
+    if (this.#state === 'sealed') this.#cache.touch(this);
+  }
+
+  /** No more is appended: the indexes become files, or stay in memory where there is no room. */
+  seal(): void {
+    assert(this.#state === 'active', 'a segment is sealed once', { base: this.baseOffset });
+    this.#state = 'sealed';
+    this.#cache.touch(this);
+    try {
+      this.writeIndexes();
+    } catch (error) {
+      if (!isDiskError(error, 'FULL')) throw error;
+    }
+  }
+
+  writeIndexes(): void {
+    if (!this.#indexesChanged) return;
+    this.indexes.complete();
+    this.#indexesChanged = true;
+    replaceFile(this.#disk, this.path(OFFSET_INDEX_SUFFIX), this.indexes.offsets.encoded());
+    replaceFile(this.#disk, this.path(TIME_INDEX_SUFFIX), this.indexes.times.encoded());
+    this.#indexesChanged = false;
+  }
+
+  /**
+   * Cuts the segment before the batch that holds `offset`, and makes it active. Returns where it ends
+   * now.
+   */
+  truncateTo(offset: Offset): Offset {
+    const { indexes } = this;
+    this.#state = 'active';
+    this.#cache.forget(this);
+    this.#hints.clear();
+    const { position, error } = this.#resume(indexes, offset, this.#sizeBytes);
+    if (error !== undefined) {
+      const where = `${this.path(LOG_SUFFIX)} at ${position}`;
+      throw new LogError(
+        'corrupt',
+        `cannot truncate to offset ${offset}: ${where}: ${error.message}`,
+      );
+    }
+    this.#indexesChanged = true;
+    this.#pinned = true;
+    this.file().truncate(position);
+    this.#sizeBytes = position;
+    return this.#nextOffset;
+  }
+
+  /** Cuts what comes after the batches that a scan has taken. */
+  cutTail(): void {
+    this.file().truncate(this.#sizeBytes);
+  }
+
+  // ----------------------------------------------------------------------------------- reading
+
+  /** Where to begin to look for the batch with `offset`: there (`exact`), or before it. */
+  locate(offset: Offset): { readonly position: number; readonly exact: boolean } {
+    if (offset === this.baseOffset) return { position: 0, exact: true };
+    const hint = this.#hints.find(offset);
+    if (hint !== undefined) return { position: hint, exact: true };
+    const { offsets } = this.indexes;
+    const entry = offsets.floor(offset);
+    return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
+  }
+
+  /** Remembers that a batch begins at `position` with `offset`, or ended there. */
+  hint(offset: Offset, position: number): void {
+    this.#hints.add(offset, position);
+  }
+
+  /** The indexes have lied: builds them from the batches. */
+  rebuildIndexes(): void {
+    this.#hints.clear();
+    this.#indexes = this.#builtIndexes();
+    this.#indexesChanged = true;
+  }
+
+  // ----------------------------------------------------------------------------------- the end
+
+  release(): void {
+    if (this.#pinned || this.#state === 'active') return;
+    this.#close();
+    if (!this.#indexesChanged) this.#indexes = undefined;
+  }
+
+  close(): void {
+    this.#cache.forget(this);
+    this.#close();
+  }
+
+  /** Renames the files for removal; `purge` removes them, once the renames are durable. */
+  markDeleted(): void {
+    this.close();
+    this.#state = 'removed';
+    for (const suffix of [OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX]) {
+      this.#disk.remove(this.path(suffix));
+    }
+    this.#disk.rename(this.path(LOG_SUFFIX), this.path(LOG_SUFFIX) + DELETED_SUFFIX);
+  }
+
+  purge(): void {
+    this.#disk.remove(this.path(LOG_SUFFIX) + DELETED_SUFFIX);
+  }
+
+  // ----------------------------------------------------------------------------------- helpers
+
+  #close(): void {
+    this.#file?.close();
+    this.#file = undefined;
+  }
+
+  #take(indexes: SegmentIndexes, batch: BatchFacts, position: number): void {
+    indexes.note(batch, position);
+    if (position === 0) this.#firstTimestamp = batch.maxTimestamp;
+    this.#sizeBytes = position + batch.sizeInBytes;
+    this.#nextOffset = batch.nextOffset;
+    this.#indexesChanged = true;
+  }
+
+  #startAfresh(): SegmentIndexes {
+    this.#sizeBytes = 0;
+    this.#nextOffset = this.baseOffset;
+    this.#hints.clear();
+    this.#indexes = this.#emptyIndexes();
+    this.#indexesChanged = true;
+    return this.#indexes;
+  }
+
+  /** Takes the batches anew that come after the last index entry and end at or before `endOffset`. */
+  #resume(indexes: SegmentIndexes, endOffset: number, to: number): ScanEnd {
+    const from = indexes.rewind(endOffset);
+    let expected: Offset | undefined;
+    if (from > 0) this.#readFirstTimestamp();
+    else {
+      this.#firstTimestamp = undefined;
+      this.#nextOffset = this.baseOffset;
+      expected = this.baseOffset;
+    }
+    return scanBatches({ file: this.file(), from, to }, (header, position) => {
+      if (header.nextOffset > endOffset) return false;
+      if (expected !== undefined && header.baseOffset !== expected) return false;
+      this.#take(indexes, header, position);
+      expected = header.nextOffset;
+      return true;
+    });
+  }
+
+  #readFirstTimestamp(): void {
+    scanBatches({ file: this.file(), from: 0, to: this.#sizeBytes }, (header, position) => {
+      if (position > 0) return false;
+      this.#firstTimestamp = header.maxTimestamp;
+      return true;
+    });
+  }
+
+  #emptyIndexes(): SegmentIndexes {
+    return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes);
+  }
+
+  /** From the files; undefined when one is missing or cannot belong to this segment. */
+  #readIndexes(): SegmentIndexes | undefined {
+    const offsetBytes = readFile(this.#disk, this.path(OFFSET_INDEX_SUFFIX));
+    const timeBytes = readFile(this.#disk, this.path(TIME_INDEX_SUFFIX));
+    if (offsetBytes === undefined || timeBytes === undefined) return undefined;
+    const offsets = OffsetIndex.decode(this.baseOffset, offsetBytes, this.#sizeBytes);
+    const times = TimeIndex.decode(this.baseOffset, timeBytes);
+    if (offsets === undefined || times === undefined) return undefined;
+    return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes, { offsets, times });
+  }
+
+  /** From the batches, as far as these can be read. */
+  #builtIndexes(): SegmentIndexes {
+    const indexes = this.#emptyIndexes();
+    const to = this.#sizeBytes;
+    scanBatches({ file: this.file(), from: 0, to }, (header, position) => {
+      indexes.note(header, position);
+    });
+    if (this.#state === 'sealed') indexes.complete();
+    return indexes;
+  }
+}
