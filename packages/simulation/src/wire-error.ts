@@ -1,12 +1,19 @@
 /** Errors across the simulated wire: what a handler threw, and what the caller gets. */
 import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
+import { ErrorDetailCodec, errorDetail } from '@relevo/rpc/gen/common/errors';
 import type { WireError } from './simulated-connection.ts';
 
 export function toWire(error: RpcError): WireError {
   const { status, message, code, detail } = error;
-  return { status, message, code, detail: detail?.slice() };
+  return { status, message, code, detail: detail?.slice() ?? encodedCode(code) };
 }
+
+const encodedCode = (code: ErrorCode | undefined): Uint8Array | undefined =>
+  code === undefined
+    ? undefined
+    : ErrorDetailCodec.encode(errorDetail({ code: ERRORS[code].number }));
 
 export const fromWire = (error: WireError): RpcError =>
   new RpcError(error.status, error.message, { code: error.code, detail: error.detail });
