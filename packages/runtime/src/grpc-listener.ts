@@ -273,8 +273,10 @@ class ServerCall extends GrpcStream<unknown, unknown> {
   }
 
   protected override peerEnded(): void {
-    if (this.#route.kind === 'bidi') this.tellEnd(undefined);
-    else if (!this.#requested) {
+    if (this.#route.kind === 'bidi') {
+      // A cancelled call, too, comes to its end first; what it was is known in the next turn.
+      setImmediate(() => this.tellEnd(undefined));
+    } else if (!this.#requested) {
       this.cancel(new RpcError('INVALID_ARGUMENT', 'the call ended before its request came'));
     }
   }

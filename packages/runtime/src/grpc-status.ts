@@ -2,12 +2,14 @@
 import { Metadata, status as grpcStatus } from '@grpc/grpc-js';
 import type { StatusObject } from '@grpc/grpc-js';
 import { ERRORS, RelevoError, errorCodeOf, messageOf } from '@relevo/base/errors';
-import type { GrpcStatus } from '@relevo/base/errors';
+import type { ErrorCode, GrpcStatus } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import { ErrorDetailCodec, errorDetail } from '@relevo/rpc/gen/common/errors';
 
 /** Holds an encoded ErrorDetail. */
 const DETAIL_TRAILER = 'relevo-error-bin';
+/** The code's name once more, for people who look at the trailers. */
+const CODE_TRAILER = 'relevo-error';
 /** Longer messages make trailers that HTTP/2 peers refuse. */
 const MESSAGE_LENGTH_MAX = 2000;
 
@@ -28,6 +30,7 @@ export function toRpcError(thrown: unknown): RpcError {
 export function toGrpcStatus(error: RpcError): StatusObject {
   const metadata = new Metadata();
   const detail = error.detail ?? encodedCode(error);
+  if (error.code !== undefined) metadata.set(CODE_TRAILER, error.code);
   if (detail !== undefined) metadata.set(DETAIL_TRAILER, Buffer.from(detail));
   const details = wellFormed(error.message.slice(0, MESSAGE_LENGTH_MAX));
   return { code: grpcStatus[error.status], details, metadata };
@@ -48,17 +51,35 @@ export function fromGrpcStatus(
 ): RpcError | undefined {
   if (code === grpcStatus.OK) return undefined;
   const [detail] = metadata.get(DETAIL_TRAILER);
-  if (detail instanceof Buffer) return withDetail(nameOf(code), details, detail);
+  const [named] = metadata.get(CODE_TRAILER);
+  if (detail instanceof Buffer) {
+    const relevoCode = typeof named === 'string' ? codeNamed(named) : codeWithin(detail);
+    return new RpcError(nameOf(code), details, { code: relevoCode, detail });
+  }
   const status = isBroken(code, details) ? 'UNAVAILABLE' : nameOf(code);
-  return new RpcError(status, `${address}: ${details}`);
+  return new RpcError(status, plain(details, address));
 }
 
-function withDetail(status: GrpcStatus, message: string, detail: Uint8Array): RpcError {
+/** What grpc-js says of a connection that could not be made, in fewer words. */
+function plain(details: string, address: string): string {
+  const reason = /Last error: (?:Error: )?(.*?)\. Resolution note/.exec(details)?.[1];
+  if (reason !== undefined) return `cannot connect to ${address}: ${reason}`;
+  if (details.startsWith('Name resolution failed')) {
+    return `cannot connect to ${address}: its host name is not known here`;
+  }
+  if (details === 'Connection dropped') return `the connection to ${address} broke`;
+  return `${address}: ${details}`;
+}
+
+/** A newer broker may have codes that we do not know. */
+const codeNamed = (name: string): ErrorCode =>
+  name in ERRORS ? (name as ErrorCode) : 'UNKNOWN_SERVER_ERROR';
+
+function codeWithin(detail: Uint8Array): ErrorCode | undefined {
   try {
-    const { code } = ErrorDetailCodec.decode(detail);
-    return new RpcError(status, message, { code: errorCodeOf(code), detail });
+    return errorCodeOf(ErrorDetailCodec.decode(detail).code);
   } catch {
-    return new RpcError(status, `${message} (its detail cannot be decoded)`);
+    return undefined;
   }
 }
 

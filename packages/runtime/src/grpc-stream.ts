@@ -184,7 +184,8 @@ export abstract class GrpcStream<In, Out> implements MessageStream<Out> {
     } finally {
       this.#delivering = false;
     }
-    if (this.#peerEnded && this.#held === undefined && !this.#finished) this.peerEnded();
+    if (!this.#peerEnded || this.#finished || this.#paused) return;
+    if (this.#held === undefined) this.peerEnded();
   }
 
   #deliverOne(bytes: Buffer): void {
