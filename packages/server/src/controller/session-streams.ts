@@ -1,0 +1,319 @@
+/**
+ * The brokers' sessions on the active controller: one stream each, heartbeats one way, what became of the
+ * broker the other way. `BrokerSessions` keeps the time; here is what follows from it.
+ *
+ * - A good heartbeat of a fenced broker that has applied its own registration: unfence.
+ * - A stream that breaks: dial back at once. Nobody there: fence at once. Somebody there: the process may
+ *   live, or a new one may be about to register, so wait for the session to run out.
+ * - Silence for a session, or a disk that does not sync: fence.
+ * - A wish to stop: move leadership away, and release the broker once it has none left that anyone could
+ *   take over, and all others have heard of it.
+ */
+import { RelevoError, ERRORS, messageOf } from '@relevo/base/errors';
+import { brokerEpoch, brokerId, logIndex } from '@relevo/base/ids';
+import type { BrokerEpoch, BrokerId, LogIndex } from '@relevo/base/ids';
+import type {
+  Clock,
+  Logger,
+  MessageStream,
+  StreamEvents,
+  TimerHandle,
+  Timers,
+  Transport,
+} from '@relevo/base/ports';
+import type { ErrorCode } from '@relevo/base/errors';
+import { leadershipsToMove } from '@relevo/controller/broker-commands';
+import type { BrokerImage, ClusterImage } from '@relevo/controller/image';
+import type { MetadataDelta } from '@relevo/controller/replay';
+import { BrokerSessions } from '@relevo/controller/sessions';
+import { heartbeatReply } from '@relevo/rpc/gen/cluster/controller';
+import type { BrokerHeartbeat, HeartbeatReply } from '@relevo/rpc/gen/cluster/controller';
+import type { EventLog } from './event-log.ts';
+import type { Proposals } from './proposals.ts';
+
+/** A dial that meets neither a listener nor a refusal says nothing; the session decides. */
+const PROBE_TIMEOUT_MS = 500;
+/** How often sessions are looked at, at least: well below half a session. */
+const TICKS_PER_SESSION = 6;
+
+export interface SessionStreamsDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly transport: Transport;
+  readonly logger: Logger;
+  readonly proposals: Proposals;
+  readonly events: EventLog;
+  /** The committed image. */
+  readonly image: () => ClusterImage;
+}
+
+export interface SessionStreamsOptions {
+  /** Of this node: it is not probed. */
+  readonly nodeId: BrokerId;
+  readonly sessionTimeoutMs: number;
+}
+
+interface Connection {
+  readonly stream: MessageStream<HeartbeatReply>;
+  brokerId: BrokerId;
+  brokerEpoch: BrokerEpoch;
+  lastSequence: number;
+  wantsShutdown: boolean;
+  released: boolean;
+  /** Where the log stood when the broker had nothing left to lead. */
+  movedAt: LogIndex | undefined;
+}
+
+export class SessionStreams {
+  readonly #deps: SessionStreamsDeps;
+  readonly #options: SessionStreamsOptions;
+  readonly #sessions: BrokerSessions;
+  readonly #connections = new Map<BrokerId, Connection>();
+  #timer: TimerHandle | undefined;
+  #active = false;
+
+  constructor(deps: SessionStreamsDeps, options: SessionStreamsOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#sessions = new BrokerSessions(options);
+  }
+
+  /** This node has become the active controller. */
+  activate(): void {
+    const { clock } = this.#deps;
+    const image = this.#deps.image();
+    this.#active = true;
+    this.#sessions.takeOver(image.brokers.values(), image.index, clock.monotonicMs());
+    for (const broker of image.brokers.values()) {
+      // Whoever died together with the last controller need not be waited for.
+      if (!broker.fenced && broker.id !== this.#options.nodeId) void this.#probe(broker);
+    }
+    this.#schedule();
+  }
+
+  deactivate(error: () => Parameters<MessageStream<never>['cancel']>[0]): void {
+    this.#active = false;
+    this.#timer?.cancel();
+    const open = [...this.#connections.values()];
+    this.#connections.clear();
+    for (const { stream } of open) stream.cancel(error());
+  }
+
+  /** Whether another incarnation may take over the id. */
+  isGone(known: BrokerImage, peerAddress: string): boolean {
+    const sameAddress = known.peerAddress === peerAddress;
+    return this.#sessions.isGone(known.id, sameAddress, this.#deps.clock.monotonicMs());
+  }
+
+  /** Events of one stream; its first heartbeat says whose it is. To be opened while active. */
+  open(stream: MessageStream<HeartbeatReply>): StreamEvents<BrokerHeartbeat> {
+    let connection: Connection | undefined;
+    return {
+      onMessage: (heartbeat) => {
+        if (!this.#active) return;
+        connection ??= this.#connect(stream, heartbeat);
+        if (this.#connections.get(connection.brokerId) === connection) {
+          this.#heard(connection, heartbeat);
+        }
+      },
+      onEnd: () => {
+        if (connection !== undefined) this.#disconnected(connection);
+      },
+    };
+  }
+
+  /** A change has been committed. */
+  observe(delta: MetadataDelta): void {
+    if (!this.#active) return;
+    const nowMs = this.#deps.clock.monotonicMs();
+    for (const { before, after } of delta.brokers) {
+      const connection = this.#connections.get(after.id);
+      if (before?.epoch !== after.epoch) {
+        this.#sessions.registered(after.id, after.epoch, delta.to, nowMs);
+        if (connection !== undefined && connection.brokerEpoch !== after.epoch) {
+          this.#refuse(connection, 'STALE_BROKER_EPOCH');
+        }
+      } else if (connection !== undefined && before.fenced !== after.fenced) {
+        this.#reply(connection);
+      }
+    }
+    this.#release();
+  }
+
+  #connect(stream: MessageStream<HeartbeatReply>, first: BrokerHeartbeat): Connection {
+    const connection: Connection = {
+      stream,
+      brokerId: checked(first.brokerId, brokerId),
+      brokerEpoch: checked(first.brokerEpoch, brokerEpoch),
+      lastSequence: 0,
+      wantsShutdown: false,
+      released: false,
+      movedAt: undefined,
+    };
+    const before = this.#connections.get(connection.brokerId);
+    this.#connections.set(connection.brokerId, connection);
+    before?.stream.end();
+    return connection;
+  }
+
+  #heard(connection: Connection, heartbeat: BrokerHeartbeat): void {
+    const broker = this.#deps.image().brokers.get(connection.brokerId);
+    connection.lastSequence = heartbeat.sequence;
+    if (broker === undefined) {
+      this.#refuse(connection, 'BROKER_ID_NOT_REGISTERED');
+      return;
+    }
+    if (broker.epoch !== connection.brokerEpoch || heartbeat.brokerEpoch !== broker.epoch) {
+      this.#refuse(connection, 'STALE_BROKER_EPOCH');
+      return;
+    }
+    const { diskSyncMs, wantsShutdown } = heartbeat;
+    const metadataIndex = checked(heartbeat.metadataIndex, logIndex);
+    const verdict = this.#sessions.heard(
+      { brokerId: broker.id, brokerEpoch: broker.epoch, metadataIndex, diskSyncMs },
+      this.#deps.clock.monotonicMs(),
+    );
+    connection.wantsShutdown ||= wantsShutdown;
+    if (verdict === 'diskFailed') {
+      const how = diskSyncMs < 0 ? 'failed' : `took ${diskSyncMs} ms`;
+      this.#fence(broker, `its disk does not sync: the last fsync ${how}`);
+    } else if (connection.wantsShutdown) {
+      this.#shutDown(connection, broker);
+    } else if (broker.fenced && this.#sessions.isCaughtUp(broker.id, broker.epoch)) {
+      this.#unfence(broker);
+    }
+    this.#release();
+    this.#reply(connection);
+  }
+
+  #reply(connection: Connection): void {
+    const broker = this.#deps.image().brokers.get(connection.brokerId);
+    connection.stream.send(
+      heartbeatReply({
+        fenced: broker?.fenced ?? true,
+        mayShutDown: connection.released,
+        sessionTimeoutMs: this.#options.sessionTimeoutMs,
+        answers: connection.lastSequence,
+      }),
+    );
+  }
+
+  #refuse(connection: Connection, code: ErrorCode): void {
+    this.#connections.delete(connection.brokerId);
+    connection.stream.send(
+      heartbeatReply({
+        error: ERRORS[code].number,
+        fenced: true,
+        sessionTimeoutMs: this.#options.sessionTimeoutMs,
+        answers: connection.lastSequence,
+      }),
+    );
+    connection.stream.end();
+  }
+
+  #disconnected(connection: Connection): void {
+    if (this.#connections.get(connection.brokerId) !== connection) return;
+    this.#connections.delete(connection.brokerId);
+    if (!this.#active) return;
+    this.#sessions.disconnected(connection.brokerId, connection.brokerEpoch);
+    const broker = this.#deps.image().brokers.get(connection.brokerId);
+    if (broker === undefined || broker.fenced || broker.epoch !== connection.brokerEpoch) return;
+    if (connection.released) this.#fence(broker, 'it has stopped');
+    else void this.#probe(broker);
+  }
+
+  async #probe(broker: BrokerImage): Promise<void> {
+    const result = await this.#deps.transport.probe(broker.peerAddress, PROBE_TIMEOUT_MS);
+    this.#deps.logger.debug('dialled a broker back', { broker: broker.id, result });
+    if (result !== 'refused' || !this.#active || this.#connections.has(broker.id)) return;
+    this.#fence(broker, `nobody listens at ${broker.peerAddress}`);
+  }
+
+  /** Does nothing where the broker has another epoch or is fenced already. */
+  #fence(broker: BrokerImage, reason: string): void {
+    const { proposals, events } = this.#deps;
+    const decided = proposals.active ? proposals.speculative().brokers.get(broker.id) : undefined;
+    if (decided === undefined || decided.fenced || decided.epoch !== broker.epoch) return;
+    events.fencing(broker.id, broker.epoch, reason);
+    const { id, epoch } = broker;
+    this.#run(proposals.execute({ kind: 'fenceBroker', brokerId: id, brokerEpoch: epoch }));
+  }
+
+  #unfence(broker: BrokerImage): void {
+    const { proposals } = this.#deps;
+    if (proposals.speculative().brokers.get(broker.id)?.fenced !== true) return;
+    const { id, epoch } = broker;
+    this.#run(proposals.execute({ kind: 'unfenceBroker', brokerId: id, brokerEpoch: epoch }));
+  }
+
+  #shutDown(connection: Connection, broker: BrokerImage): void {
+    if (broker.fenced || connection.released) return;
+    if (broker.shuttingDown && leadershipsToMove(this.#deps.image(), broker.id) === 0) return;
+    const { id, epoch } = broker;
+    const { proposals } = this.#deps;
+    this.#run(proposals.execute({ kind: 'shutDownBroker', brokerId: id, brokerEpoch: epoch }));
+  }
+
+  /** Lets brokers go that wait for it and may. */
+  #release(): void {
+    for (const connection of this.#connections.values()) {
+      if (!connection.wantsShutdown || connection.released) continue;
+      if (!this.#mayGo(connection)) continue;
+      connection.released = true;
+      this.#reply(connection);
+    }
+  }
+
+  #mayGo(connection: Connection): boolean {
+    const image = this.#deps.image();
+    const broker = image.brokers.get(connection.brokerId);
+    if (broker === undefined || broker.fenced) return true;
+    if (!broker.shuttingDown) return false;
+    if (leadershipsToMove(image, broker.id) > 0) {
+      connection.movedAt = undefined;
+      return false;
+    }
+    // The new leaders must know that they are, or the clients find nobody.
+    const movedAt = (connection.movedAt ??= image.index);
+    for (const other of image.brokers.values()) {
+      if (other.id === broker.id || other.fenced) continue;
+      if (this.#sessions.metadataIndex(other.id) < movedAt) return false;
+    }
+    return true;
+  }
+
+  #schedule(): void {
+    const { clock, timers } = this.#deps;
+    const { sessionTimeoutMs } = this.#options;
+    const longestMs = sessionTimeoutMs / TICKS_PER_SESSION;
+    const dueMs = (this.#sessions.nextDeadlineMs() ?? Infinity) - clock.monotonicMs();
+    this.#timer = timers.after(Math.min(Math.max(dueMs, 1), longestMs), () => {
+      this.#tick();
+      this.#schedule();
+    });
+  }
+
+  #tick(): void {
+    const { sessionTimeoutMs } = this.#options;
+    for (const id of this.#sessions.expired(this.#deps.clock.monotonicMs())) {
+      const broker = this.#deps.image().brokers.get(id);
+      if (broker !== undefined) this.#fence(broker, `no heartbeat for ${sessionTimeoutMs} ms`);
+    }
+  }
+
+  /** Nobody waits for the outcome: it shows in the metadata, or the next controller sees to it. */
+  #run(decision: Promise<unknown>): void {
+    decision.catch((error: unknown) => {
+      if (error instanceof RelevoError && error.code === 'NOT_CONTROLLER') return;
+      this.#deps.logger.error('a decision about a broker failed', { error: messageOf(error) });
+    });
+  }
+}
+
+function checked<Branded>(value: number, brand: (value: number) => Branded): Branded {
+  try {
+    return brand(value);
+  } catch (error) {
+    throw new RelevoError('INVALID_REQUEST', `a heartbeat: ${messageOf(error)}`);
+  }
+}
