@@ -154,11 +154,15 @@ export class RaftNode {
     this.#stepInTerm(message, nowMs);
   }
 
-  /** A wiped disk is another voter: what was meant for the one before is not for us (K5). */
+  /**
+   * A wiped disk is another voter: what was meant for the one before is not for us (K5). Mail by address
+   * alone is for founding members, not for a disk that has yet to join.
+   */
   #isForUs({ to, from }: Message): boolean {
     const { self } = this.#core;
     if (to.id !== self.id || from.id === self.id) return false;
-    return to.directoryId === UNPINNED || to.directoryId === self.directoryId;
+    if (to.directoryId === UNPINNED) return this.#core.isMember(self);
+    return to.directoryId === self.directoryId;
   }
 
   /** Takes over the newer term of a message; false if it comes from somebody who disturbs. */
@@ -442,10 +446,14 @@ export class RaftNode {
 
   // -------------------------------------------------------------------------------------------- Snapshots
 
-  /** What belongs to a snapshot of the state machine after `index`, which has been applied. */
-  snapshotMetadata(index: LogIndex): SnapshotMetadata {
+  /**
+   * What belongs to a snapshot of the state machine after `index`, which has been applied; undefined when
+   * none is wanted: a newer one from the leader is on its way to the disk.
+   */
+  snapshotMetadata(index: LogIndex): SnapshotMetadata | undefined {
     const core = this.#core;
     assert(index <= core.appliedIndex, 'only what was applied is in a snapshot', { index });
+    if (core.installing !== undefined || index < core.log.base.index) return undefined;
     const term = defined(core.log.termAt(index), `the term of entry ${index}`);
     return { index, term, configuration: core.configurations.at(index) };
   }

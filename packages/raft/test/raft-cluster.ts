@@ -379,8 +379,9 @@ export class RaftCluster {
     const node = this.node(id);
     const { appliedIndex } = replica;
     if (appliedIndex <= (replica.stored.snapshot?.index ?? 0)) return 0;
-    const data = utf8Encode(JSON.stringify(replica.applied));
-    const snapshot = { ...node.snapshotMetadata(logIndex(appliedIndex)), data };
+    const metadata = node.snapshotMetadata(logIndex(appliedIndex));
+    if (metadata === undefined) return 0;
+    const snapshot = { ...metadata, data: utf8Encode(JSON.stringify(replica.applied)) };
     replica.stored.compact(snapshot);
     node.compact(snapshot);
     return appliedIndex;

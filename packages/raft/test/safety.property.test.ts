@@ -14,6 +14,7 @@ import { SeededRandom } from './random.ts';
 const SEEDS = Number(process.env['RELEVO_SEEDS'] ?? 200);
 const FIRST_SEED = Number(process.env['RELEVO_SEED'] ?? 1);
 const STEPS = 120;
+const MS_PER_SEED_MAX = 200;
 
 /** Each seed draws its own climate. */
 class StormyWeather implements Weather {
@@ -82,8 +83,9 @@ class History {
 
   readonly #actions: readonly [weight: number, name: string, act: () => void][] = [
     [40, 'propose', (): void => this.#propose()],
-    [10, 'read', (): void => void this.#onLeader((id) => this.cluster.read(id))],
+    [15, 'read', (): void => void this.#onLeader((id) => this.cluster.read(id))],
     [6, 'cut', (): void => this.#cut()],
+    [4, 'isolate', (): void => this.#isolateLeader()],
     [6, 'heal', (): void => this.cluster.heal()],
     [5, 'crash', (): void => this.#crash()],
     [10, 'restart', (): void => this.#restart()],
@@ -137,6 +139,20 @@ class History {
       if (this.random.chance(0.7)) this.cluster.cut(from, id);
       if (this.random.chance(0.7)) this.cluster.cut(id, from);
     }
+  }
+
+  /** The old leader does not know it, the others elect a new one. */
+  #isolateLeader(): void {
+    this.#onLeader((leader) => {
+      for (const { id } of this.#all()) {
+        if (id === leader) continue;
+        this.cluster.cut(leader, id);
+        this.cluster.cut(id, leader);
+        if (this.random.chance(0.5) && this.cluster.replica(id).node !== undefined) {
+          this.cluster.node(id).peerUnreachable(leader, { refused: true }, this.cluster.nowMs);
+        }
+      }
+    });
   }
 
   #crash(): void {
@@ -277,7 +293,8 @@ describe('a quorum under faults', () => {
   let commits = 0;
   let leaders = 0;
 
-  test(`${SEEDS} random histories keep every promise`, () => {
+  const timeoutMs = SEEDS * MS_PER_SEED_MAX + 10_000;
+  test(`${SEEDS} random histories keep every promise`, { timeout: timeoutMs }, () => {
     for (let seed = FIRST_SEED; seed < FIRST_SEED + SEEDS; seed++) {
       const history = new History(seed);
       try {
