@@ -2,7 +2,7 @@
  * A `Listener` on a server of grpc-js. Our calls are taken over in an interceptor, before grpc-js would
  * wrap them in Node streams: messages are then counted in bytes, and read one by one.
  */
-import type { Http2Server, ServerHttp2Session, ServerOptions } from 'node:http2';
+import type { ServerHttp2Session } from 'node:http2';
 import { Metadata, Server, ServerCredentials, ServerInterceptingCall } from '@grpc/grpc-js';
 import { status as grpcStatus } from '@grpc/grpc-js';
 import type { ServerInterceptingCallInterface } from '@grpc/grpc-js';
@@ -18,7 +18,14 @@ import type {
   StreamEvents,
   UnaryHandler,
 } from '@relevo/base/ports';
-import { CANCEL_FLUSH_MS, SERVER_OPTIONS, WINDOW_BYTES, WRITES_AHEAD } from './grpc-options.ts';
+import { watchSessions, widenStreamWindows } from './grpc-internals.ts';
+import {
+  CANCEL_FLUSH_MS,
+  HALF_CLOSE_DELAY_MS,
+  SERVER_OPTIONS,
+  WINDOW_BYTES,
+  WRITES_AHEAD,
+} from './grpc-options.ts';
 import { isExpected, toGrpcStatus, toRpcError } from './grpc-status.ts';
 import { GrpcStream } from './grpc-stream.ts';
 
@@ -27,12 +34,6 @@ export interface ListenOptions {
   readonly address: string;
   readonly routes: readonly Route[];
   readonly logger: Logger;
-}
-
-/** What grpc-js keeps to itself and has no option for; asserted before it is used. */
-interface ServerInternals {
-  readonly commonServerOptions: ServerOptions;
-  readonly http2Servers: ReadonlyMap<Http2Server, unknown>;
 }
 
 const identity = (bytes: Buffer): Buffer => bytes;
@@ -77,8 +78,7 @@ export class GrpcListener implements Listener {
   }
 
   async #bind(): Promise<void> {
-    const internals = internalsOf(this.#server);
-    internals.commonServerOptions.settings = { initialWindowSize: WINDOW_BYTES };
+    widenStreamWindows(this.#server, WINDOW_BYTES);
     const asked = this.#address;
     const port = await new Promise<number>((resolve, reject) => {
       this.#server.bindAsync(asked, ServerCredentials.createInsecure(), (error, bound) => {
@@ -87,13 +87,10 @@ export class GrpcListener implements Listener {
       });
     });
     this.#address = asked.replace(/:\d+$/, `:${port}`);
-    for (const http2Server of internals.http2Servers.keys()) {
-      http2Server.on('session', (session) => this.#onSession(session));
-    }
+    watchSessions(this.#server, (session) => this.#onSession(session));
   }
 
   #onSession(session: ServerHttp2Session): void {
-    // grpc-js widens the client's window alone; with HTTP/2's 64 KiB uploads crawl.
     session.setLocalWindowSize(WINDOW_BYTES);
     // Garbage on the port ends its own connection, and nothing else.
     session.on('error', () => undefined);
@@ -132,16 +129,6 @@ export class GrpcListener implements Listener {
     clearTimeout(cancelling);
     clearTimeout(cutting);
   }
-}
-
-function internalsOf(server: Server): ServerInternals {
-  const internals = server as unknown as Partial<ServerInternals>;
-  const { commonServerOptions, http2Servers } = internals;
-  assert(
-    commonServerOptions !== undefined && http2Servers instanceof Map,
-    'this version of @grpc/grpc-js is laid out as the one that Relevo was tested with',
-  );
-  return { commonServerOptions, http2Servers };
 }
 
 function cannotListen(address: string, error: Error): Error {
@@ -187,6 +174,7 @@ class ServerCall extends GrpcStream<unknown, unknown> {
   readonly #onReleased: () => void;
   /** The request of a call that has one is here. */
   #requested = false;
+  #endTimer: NodeJS.Timeout | undefined;
 
   constructor(
     route: Route,
@@ -274,8 +262,11 @@ class ServerCall extends GrpcStream<unknown, unknown> {
 
   protected override peerEnded(): void {
     if (this.#route.kind === 'bidi') {
-      // A cancelled call, too, comes to its end first; what it was is known in the next turn.
-      setImmediate(() => this.tellEnd(undefined));
+      // The turn after the timer: in between all that has arrived is read.
+      this.#endTimer ??= setTimeout(
+        () => setImmediate(() => this.tellEnd(undefined)),
+        HALF_CLOSE_DELAY_MS,
+      );
     } else if (!this.#requested) {
       this.cancel(new RpcError('INVALID_ARGUMENT', 'the call ended before its request came'));
     }
@@ -319,6 +310,7 @@ class ServerCall extends GrpcStream<unknown, unknown> {
   }
 
   protected override released(): void {
+    clearTimeout(this.#endTimer);
     this.#onReleased();
   }
 }
