@@ -87,6 +87,9 @@ export interface ControllerServiceOptions {
   readonly addressOf: (id: BrokerId) => string | undefined;
 }
 
+/** Before a leader whose proposal was lost tries again; losing leadership is the usual cause. */
+const RESTART_DELAY_MS = 100;
+
 type State =
   | { readonly name: 'standby' }
   | { readonly name: 'activating'; readonly term: Term; readonly done: Promise<void> }
@@ -249,7 +252,7 @@ export class ControllerService {
     } catch (error) {
       if (mine()) {
         logger.warn('could not become the active controller', { term, error: messageOf(error) });
-        this.#stand(messageOf(error));
+        this.#lost(messageOf(error));
       }
       throw error;
     }
@@ -294,7 +297,7 @@ export class ControllerService {
     this.#stand(reason);
     const leadership = this.#leadership;
     if (leadership?.isLeader !== true || this.#closed) return;
-    this.#deps.timers.soon(() => {
+    this.#deps.timers.after(RESTART_DELAY_MS, () => {
       if (this.#leadership === leadership && this.#state.name === 'standby' && !this.#closed) {
         this.#activate(leadership.term);
       }

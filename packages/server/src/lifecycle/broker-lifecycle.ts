@@ -1,0 +1,456 @@
+/**
+ * A broker's life in the cluster: it registers with the active controller, keeps a session with it, and at
+ * the end asks to be let go.
+ *
+ *   state       │ becomes      │ when
+ *   ────────────┼──────────────┼─────────────────────────────────────────────────────────────────────
+ *   registering │ inSession    │ the controller gave an epoch
+ *               │ failed       │ it refuses for good: another cluster, another live broker with this id
+ *   inSession   │ registering  │ the epoch is no longer known, or another took it
+ *               │ stopped      │ `shutdown` is through
+ *
+ * Within a session the stream may break and be opened anew, at another controller too. What counts is the
+ * lease: an answer to a heartbeat sent at t means that the controller will not fence this broker before
+ * t + session timeout (it counts from the arrival, which is later). Past the lease the broker regards itself
+ * as fenced, and acknowledges nothing, until it is answered again. Epochs keep data safe without that; the
+ * lease keeps clients from talking to a broker that the others have given up.
+ */
+import { RelevoError, errorCodeOf, messageOf } from '@relevo/base/errors';
+import { brokerEpoch } from '@relevo/base/ids';
+import type { BrokerEpoch, BrokerId } from '@relevo/base/ids';
+import { RpcError } from '@relevo/base/ports';
+import type {
+  Channel,
+  Clock,
+  Logger,
+  MessageStream,
+  Random,
+  TimerHandle,
+  Timers,
+} from '@relevo/base/ports';
+import { backoffMs } from '@relevo/base/retry';
+import type { ClusterImage } from '@relevo/controller/image';
+import {
+  ControllerService as methods,
+  brokerHeartbeat,
+  registerBrokerRequest,
+} from '@relevo/rpc/gen/cluster/controller';
+import type { BrokerHeartbeat, HeartbeatReply } from '@relevo/rpc/gen/cluster/controller';
+import type { MetadataPublisher } from '../metadata/metadata-publisher.ts';
+import { CONTROLLER_RETRY, Elsewhere } from './controller-client.ts';
+import type { ControllerClient } from './controller-client.ts';
+import type { DiskProof } from './disk-proof.ts';
+
+/** Between two lines that say that no controller is to be found. */
+const WAITING_LINE_MS = 5000;
+/** The first of them: a cluster that starts together takes about so long. */
+const FIRST_WAITING_LINE_MS = 2000;
+/** Sessions that a broker waits for a predecessor with its id to be given up. */
+const PREDECESSOR_SESSIONS = 3;
+/** Heartbeats without an answer that are remembered. */
+const UNANSWERED_MAX = 64;
+
+export interface BrokerLifecycleDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly publisher: MetadataPublisher;
+  readonly client: ControllerClient;
+  readonly diskProof: DiskProof;
+  /** The cluster refuses this broker for good: stop the node, and tell the operator. Called once. */
+  readonly onFatal: (error: RelevoError) => void;
+}
+
+export interface BrokerLifecycleOptions {
+  readonly clusterId: string;
+  readonly brokerId: BrokerId;
+  /** New at each start of the process. */
+  readonly incarnationId: string;
+  readonly directoryId: string;
+  /** host:port. */
+  readonly clientAddress: string;
+  /** host:port. */
+  readonly peerAddress: string;
+  /** Empty: none. */
+  readonly rack: string;
+  /** The last run ended well, or all that was acknowledged had been fsynced. */
+  readonly nothingLost: boolean;
+  /** Default: 250 ms. */
+  readonly heartbeatIntervalMs: number;
+  /** Default: 1,500 ms. */
+  readonly sessionTimeoutMs: number;
+}
+
+interface Session {
+  readonly stream: MessageStream<BrokerHeartbeat>;
+  readonly channel: Channel;
+  sequence: number;
+  /** When each unanswered heartbeat was sent; a map keeps the order. */
+  readonly sentMs: Map<number, number>;
+  answered: boolean;
+}
+
+type State = 'idle' | 'registering' | 'inSession' | 'failed' | 'stopped';
+
+export type ShutdownOutcome = 'released' | 'timedOut';
+
+export class BrokerLifecycle {
+  readonly #deps: BrokerLifecycleDeps;
+  readonly #options: BrokerLifecycleOptions;
+  #state: State = 'idle';
+  #brokerEpoch: BrokerEpoch | undefined;
+  #nothingLost: boolean;
+  #session: Session | undefined;
+  /** Told by the controller. */
+  #fencedByController = true;
+  #leaseEndMs = Number.NEGATIVE_INFINITY;
+  #wasFenced = true;
+  #attempts = 0;
+  #retry: { readonly timer: TimerHandle; readonly run: () => void } | undefined;
+  #beat: TimerHandle | undefined;
+  #beatSoon = false;
+  #waitingSinceMs: number | undefined;
+  #nextLineMs = 0;
+  #predecessorSinceMs: number | undefined;
+  #wantsShutdown = false;
+  #released: (() => void) | undefined;
+  /** Whether the image held this broker under its epoch when last looked at. */
+  #seenInImage = false;
+  readonly #listeners = new Set<(fenced: boolean) => void>();
+  readonly #registeredWaiters: (() => void)[] = [];
+  readonly #unsubscribe: (() => void)[] = [];
+
+  constructor(deps: BrokerLifecycleDeps, options: BrokerLifecycleOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#nothingLost = options.nothingLost;
+  }
+
+  /** Undefined until registered; changes when the broker has to register anew. */
+  get brokerEpoch(): BrokerEpoch | undefined {
+    return this.#brokerEpoch;
+  }
+
+  /** Whether this broker may not acknowledge anything: told so, or not told otherwise in time. */
+  get fenced(): boolean {
+    return this.#fencedByController || this.#deps.clock.monotonicMs() >= this.#leaseEndMs;
+  }
+
+  /** Called when `fenced` has changed; the end of a lease is noticed within a heartbeat. */
+  onFenced(listener: (fenced: boolean) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Resolves with the first registration. Goes on for as long as it takes to find a controller. */
+  start(): Promise<void> {
+    const { publisher } = this.#deps;
+    this.#unsubscribe.push(
+      publisher.onController(() => this.#controllerMoved()),
+      publisher.subscribe((_, image) => this.#imageChanged(image)),
+    );
+    this.#state = 'registering';
+    this.#waitingSinceMs = this.#deps.clock.monotonicMs();
+    const registered = new Promise<void>((resolve) => this.#registeredWaiters.push(resolve));
+    void this.#register();
+    return registered;
+  }
+
+  /**
+   * Asks the controller to move leadership away; resolves when this broker may go, or after
+   * `timeoutMs`, and then ends the session. Serve on until it has resolved.
+   */
+  async shutdown(timeoutMs: number): Promise<ShutdownOutcome> {
+    let outcome: ShutdownOutcome = 'timedOut';
+    if (this.#state === 'inSession' && timeoutMs > 0) {
+      this.#wantsShutdown = true;
+      outcome = await new Promise<ShutdownOutcome>((resolve) => {
+        const timer = this.#deps.timers.after(timeoutMs, () => resolve('timedOut'));
+        this.#released = () => {
+          timer.cancel();
+          resolve('released');
+        };
+        this.#heartbeatNow();
+      });
+    }
+    this.stop();
+    return outcome;
+  }
+
+  /** Ends the session at once. */
+  stop(): void {
+    if (this.#state === 'stopped') return;
+    if (this.#state !== 'failed') this.#state = 'stopped';
+    this.#retry?.timer.cancel();
+    this.#beat?.cancel();
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
+    const session = this.#session;
+    this.#session = undefined;
+    session?.stream.end();
+    this.#fencedByController = true;
+    this.#tellFenced();
+  }
+
+  // ---------------------------------------------------------------------------------------- registering
+
+  async #register(): Promise<void> {
+    const { client } = this.#deps;
+    const { clusterId, brokerId, incarnationId, directoryId, rack } = this.#options;
+    const { clientAddress, peerAddress } = this.#options;
+    const request = registerBrokerRequest({
+      clusterId,
+      brokerId,
+      incarnationId,
+      directoryId,
+      clientAddress,
+      peerAddress,
+      rack,
+      nothingLost: this.#nothingLost,
+    });
+    try {
+      const answer = await client.tryOnce(methods.registerBroker, request);
+      if (this.#state === 'registering') this.#registered(brokerEpoch(answer.brokerEpoch));
+    } catch (error) {
+      if (this.#state === 'registering') this.#notRegistered(error);
+    }
+  }
+
+  #registered(epoch: BrokerEpoch): void {
+    this.#deps.logger.info('registered with the controller', { brokerEpoch: epoch });
+    this.#brokerEpoch = epoch;
+    this.#state = 'inSession';
+    // Whatever comes later, this process has kept everything.
+    this.#nothingLost = true;
+    this.#seenInImage = false;
+    this.#attempts = 0;
+    this.#waitingSinceMs = undefined;
+    this.#predecessorSinceMs = undefined;
+    this.#openSession();
+    for (const resolve of this.#registeredWaiters.splice(0)) resolve();
+  }
+
+  #notRegistered(error: unknown): void {
+    const { clock, logger } = this.#deps;
+    const nowMs = clock.monotonicMs();
+    if (error instanceof Elsewhere) {
+      this.#sayWaiting(messageOf(error));
+      this.#again(error.atOnce, () => void this.#register());
+      return;
+    }
+    const code = error instanceof RpcError ? error.code : undefined;
+    const patienceMs = PREDECESSOR_SESSIONS * this.#options.sessionTimeoutMs;
+    if (code === 'DUPLICATE_BROKER_REGISTRATION') {
+      this.#predecessorSinceMs ??= nowMs;
+      if (nowMs - this.#predecessorSinceMs < patienceMs) {
+        this.#again(false, () => void this.#register());
+        return;
+      }
+    }
+    if (code === 'DUPLICATE_BROKER_REGISTRATION' || code === 'INCONSISTENT_CLUSTER_ID') {
+      this.#fail(new RelevoError(code, messageOf(error)));
+      return;
+    }
+    logger.warn('the controller refused the registration', { error: messageOf(error) });
+    this.#again(false, () => void this.#register());
+  }
+
+  #fail(error: RelevoError): void {
+    this.#state = 'failed';
+    this.#deps.logger.error('this broker cannot join the cluster', { error: error.message });
+    this.stop();
+    this.#deps.onFatal(error);
+  }
+
+  #sayWaiting(reason: string): void {
+    const { clock, logger } = this.#deps;
+    const nowMs = clock.monotonicMs();
+    if (this.#waitingSinceMs === undefined) {
+      this.#waitingSinceMs = nowMs;
+      this.#nextLineMs = 0;
+    }
+    const forMs = nowMs - this.#waitingSinceMs;
+    if (forMs < Math.max(FIRST_WAITING_LINE_MS, this.#nextLineMs)) return;
+    this.#nextLineMs = forMs + WAITING_LINE_MS;
+    logger.warn('waiting for an active controller: a majority of the controllers must be running', {
+      forMs: Math.round(forMs),
+      last: reason,
+    });
+  }
+
+  #again(atOnce: boolean, run: () => void): void {
+    const { timers, random } = this.#deps;
+    this.#retry?.timer.cancel();
+    // Hints may chase each other while leadership moves: after a few, wait as well.
+    const waitMs =
+      atOnce && this.#attempts % 4 !== 3 ? 0 : backoffMs(CONTROLLER_RETRY, this.#attempts, random);
+    this.#attempts++;
+    const timer = timers.after(waitMs, () => {
+      this.#retry = undefined;
+      run();
+    });
+    this.#retry = { timer, run };
+  }
+
+  // --------------------------------------------------------------------------------------------- session
+
+  #openSession(): void {
+    if (this.#state !== 'inSession') return;
+    const { client } = this.#deps;
+    const channel = client.channel();
+    const stream = channel.open(methods.session, {
+      onMessage: (reply) => {
+        if (this.#session === session) this.#answered(session, reply);
+      },
+      onEnd: (error) => {
+        if (this.#session === session) this.#broken(session, error);
+      },
+    });
+    const session: Session = { stream, channel, sequence: 0, sentMs: new Map(), answered: false };
+    this.#session = session;
+    this.#heartbeat();
+  }
+
+  #heartbeat(): void {
+    const { clock, timers, publisher, diskProof } = this.#deps;
+    const { brokerId, heartbeatIntervalMs, sessionTimeoutMs } = this.#options;
+    const session = this.#session;
+    const epoch = this.#brokerEpoch;
+    this.#beat?.cancel();
+    if (session === undefined || epoch === undefined) return;
+    this.#beat = timers.after(heartbeatIntervalMs, () => this.#heartbeat());
+    this.#tellFenced();
+    const nowMs = clock.monotonicMs();
+    const [oldestMs] = session.sentMs.values();
+    if (oldestMs !== undefined && nowMs - oldestMs > sessionTimeoutMs / 3) {
+      // The controller or the way to it hangs; the session is too short to wait for a reset.
+      this.#broken(session, new RpcError('DEADLINE_EXCEEDED', 'heartbeats are not answered'));
+      return;
+    }
+    session.sequence++;
+    if (session.sentMs.size < UNANSWERED_MAX) session.sentMs.set(session.sequence, nowMs);
+    session.stream.send(
+      brokerHeartbeat({
+        brokerId,
+        brokerEpoch: epoch,
+        metadataIndex: publisher.image().index,
+        diskSyncMs: diskProof.syncMs(),
+        wantsShutdown: this.#wantsShutdown,
+        sequence: session.sequence,
+      }),
+    );
+  }
+
+  /** Something changed that the controller waits to hear of. Once per turn of the loop. */
+  #heartbeatNow(): void {
+    if (this.#beatSoon) return;
+    this.#beatSoon = true;
+    this.#deps.timers.soon(() => {
+      this.#beatSoon = false;
+      this.#heartbeat();
+    });
+  }
+
+  #answered(session: Session, reply: HeartbeatReply): void {
+    if (reply.error !== 0) {
+      this.#lostEpoch(session, reply.error);
+      return;
+    }
+    if (!session.answered) {
+      session.answered = true;
+      this.#attempts = 0;
+      this.#waitingSinceMs = undefined;
+      this.#deps.client.worked(session.channel);
+    }
+    for (const [sequence, sentMs] of session.sentMs) {
+      if (sequence > reply.answers) break;
+      session.sentMs.delete(sequence);
+      const endMs = sentMs + this.#options.sessionTimeoutMs;
+      if (endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
+    }
+    this.#fencedByController = reply.fenced;
+    this.#tellFenced();
+    if (reply.mayShutDown && this.#wantsShutdown) this.#released?.();
+  }
+
+  #lostEpoch(session: Session, error: number): void {
+    this.#deps.logger.warn('the session has ended, this broker registers anew', {
+      reason: errorCodeOf(error),
+    });
+    this.#session = undefined;
+    session.stream.end();
+    this.#beat?.cancel();
+    this.#fencedByController = true;
+    this.#leaseEndMs = Number.NEGATIVE_INFINITY;
+    this.#tellFenced();
+    this.#state = 'registering';
+    void this.#register();
+  }
+
+  #broken(session: Session, error: RpcError | undefined): void {
+    this.#session = undefined;
+    session.stream.cancel(new RpcError('CANCELLED', 'the session is opened anew'));
+    this.#beat?.cancel();
+    const reason = error?.message ?? 'the controller ended it';
+    this.#deps.logger.debug('the session broke off', { with: session.channel.address, reason });
+    const atOnce = this.#deps.client.failed(session.channel, error);
+    this.#sayWaiting(reason);
+    this.#again(atOnce, () => this.#openSession());
+    // While there is no session nobody else would notice that the lease ends.
+    const leftMs = this.#leaseEndMs - this.#deps.clock.monotonicMs();
+    if (leftMs > 0) {
+      this.#beat = this.#deps.timers.after(leftMs, () => this.#tellFenced());
+    }
+  }
+
+  #controllerMoved(): void {
+    const controller = this.#deps.publisher.controller();
+    if (controller === undefined) return;
+    this.#attempts = 0;
+    const session = this.#session;
+    if (session !== undefined) {
+      if (session.channel.address === controller.address) return;
+      this.#session = undefined;
+      session.stream.end();
+      this.#openSession();
+      return;
+    }
+    // No need to wait any longer before the next try.
+    const retry = this.#retry;
+    this.#retry = undefined;
+    retry?.timer.cancel();
+    retry?.run();
+  }
+
+  #imageChanged(image: ClusterImage): void {
+    if (this.#state !== 'inSession') return;
+    const { brokerId } = this.#options;
+    if (!this.#seenInImage && image.brokers.get(brokerId)?.epoch === this.#brokerEpoch) {
+      // To be unfenced the controller must hear of it.
+      this.#seenInImage = true;
+      this.#heartbeatNow();
+      return;
+    }
+    for (const broker of image.brokers.values()) {
+      // One that stops waits until all others know the new leaders.
+      if (!broker.shuttingDown || broker.id === brokerId) continue;
+      this.#heartbeatNow();
+      return;
+    }
+  }
+
+  #tellFenced(): void {
+    const { fenced } = this;
+    if (fenced === this.#wasFenced) return;
+    this.#wasFenced = fenced;
+    const { logger } = this.#deps;
+    if (!fenced) logger.info('unfenced: this broker serves', { brokerEpoch: this.#brokerEpoch });
+    else if (this.#fencedByController) logger.warn('fenced: this broker acknowledges nothing');
+    else {
+      logger.warn('no controller answered for a session: this broker acknowledges nothing', {
+        sessionTimeoutMs: this.#options.sessionTimeoutMs,
+      });
+    }
+    for (const listener of this.#listeners) listener(fenced);
+  }
+}
