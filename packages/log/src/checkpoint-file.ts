@@ -5,7 +5,7 @@
  * Kafka's checkpoint format is text: a version (0), the number of entries, then an entry a line.
  */
 import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
-import type { Disk } from '@relevo/base/ports';
+import type { Disk, DiskFile } from '@relevo/base/ports';
 import { TEMPORARY_SUFFIX } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
 
@@ -15,40 +15,49 @@ const directoryOf = (path: string): string => path.slice(0, path.lastIndexOf('/'
 
 /** Replaces the file, without making that durable. */
 export function replaceFile(disk: Disk, path: string, bytes: Uint8Array): void {
-  writeAside(disk, path, bytes).close();
-  disk.rename(path + TEMPORARY_SUFFIX, path);
+  const aside = path + TEMPORARY_SUFFIX;
+  writeTo(disk, aside, bytes).close();
+  disk.rename(aside, path);
 }
 
 /** Replaces the file durably, blocking: for start-up, recovery and rare events. */
 export function replaceFileNow(disk: Disk, path: string, bytes: Uint8Array): void {
-  const file = writeAside(disk, path, bytes);
+  // Not the name that a replacement off the loop may be using.
+  const aside = `${path}.now${TEMPORARY_SUFFIX}`;
+  const file = writeTo(disk, aside, bytes);
   try {
     file.datasyncNow();
   } finally {
     file.close();
   }
-  disk.rename(path + TEMPORARY_SUFFIX, path);
+  disk.rename(aside, path);
   disk.syncDirectoryNow(directoryOf(path));
 }
 
-/** Replaces the file durably, off the loop. One at a time per path. */
+/**
+ * Replaces the file durably, off the loop; one at a time per path. `isCurrent` is asked right before the
+ * rename: if the content is out of date by then, the file stays as it is.
+ */
 export async function replaceFileDurably(
   disk: Disk,
   path: string,
   bytes: Uint8Array,
+  isCurrent: () => boolean = () => true,
 ): Promise<void> {
-  const file = writeAside(disk, path, bytes);
+  const aside = path + TEMPORARY_SUFFIX;
+  const file = writeTo(disk, aside, bytes);
   try {
     await file.datasync();
   } finally {
     file.close();
   }
-  disk.rename(path + TEMPORARY_SUFFIX, path);
+  if (!isCurrent()) return;
+  disk.rename(aside, path);
   await disk.syncDirectory(directoryOf(path));
 }
 
-function writeAside(disk: Disk, path: string, bytes: Uint8Array): ReturnType<Disk['open']> {
-  const file = disk.open(path + TEMPORARY_SUFFIX, 'create');
+function writeTo(disk: Disk, path: string, bytes: Uint8Array): DiskFile {
+  const file = disk.open(path, 'create');
   try {
     file.truncate(0);
     file.write(bytes, 0);

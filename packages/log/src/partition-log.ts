@@ -9,6 +9,7 @@
  */
 import { assert, defined } from '@relevo/base/assert';
 import { messageOf } from '@relevo/base/errors';
+import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
@@ -202,6 +203,11 @@ export class PartitionLog {
   }
   get latestEpoch(): LeaderEpoch {
     return this.#epochs.latestEpoch;
+  }
+  /** The epoch of the last record; -1 when there is none. A leader may have opened a later one. */
+  get lastRecordEpoch(): LeaderEpoch {
+    if (this.#endOffset === this.#startOffset) return NO_LEADER_EPOCH;
+    return this.#epochs.epochAt(this.#endOffset - 1);
   }
   get epochEntries(): readonly EpochEntry[] {
     return this.#epochs.entries;

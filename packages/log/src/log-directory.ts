@@ -1,0 +1,337 @@
+/**
+ * A broker's data directory: a directory per partition replica, and what is kept for all of them.
+ *
+ *     .lock                             one process at a time
+ *     meta.properties                   whose it is
+ *     .kafka_cleanshutdown              all logs were closed in order; deleted before any is opened
+ *     recovery-point-offset-checkpoint  what needs no check after a crash
+ *     replication-offset-checkpoint     high watermarks
+ *     log-start-offset-checkpoint       where logs begin, if not with their first segment
+ *
+ * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
+ * less is read after a crash, and the surer damage is told from a torn tail.
+ */
+import { partitionName } from '@relevo/base/ids';
+import type { BrokerId, Offset, Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
+import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import { utf8Encode } from '@relevo/base/bytes';
+import { replaceFileDurably } from './checkpoint-file.ts';
+import { DELETED_SUFFIX, LOG_SUFFIX, parsePartitionName } from './file-names.ts';
+import { FreeSpace } from './free-space.ts';
+import type { LogConfig } from './log-config.ts';
+import { LogError } from './log-error.ts';
+import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
+import { OffsetCheckpoint } from './offset-checkpoint.ts';
+import type { PartitionOffsets } from './offset-checkpoint.ts';
+import { readTopicId } from './partition-metadata.ts';
+import { PartitionLog } from './partition-log.ts';
+import { WriteCount } from './recent-writes.ts';
+import { SegmentCache } from './segment-cache.ts';
+import type { Decompressor } from './time-lookup.ts';
+
+const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
+const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
+const HIGH_WATERMARKS_FILE = 'replication-offset-checkpoint';
+const LOG_STARTS_FILE = 'log-start-offset-checkpoint';
+
+const ZERO = 0 as Offset;
+
+export interface LogDirectoryOptions {
+  /** The data directory, without a trailing slash; made if it is missing. */
+  readonly root: string;
+  readonly brokerId: BrokerId;
+  /** Default: the one that the directory has; a new directory needs one. */
+  readonly clusterId?: string | undefined;
+  /** For a new directory. */
+  readonly newDirectoryId: () => Uuid;
+  /** Kept free on the disk; default: 64 MiB. */
+  readonly reserveBytes?: number;
+  /** Old segments kept open, over all logs; default: 256. */
+  readonly openSegmentsMax?: number;
+}
+
+export interface LogDirectoryDeps {
+  readonly disk: Disk;
+  readonly crc32c: Crc32c;
+  readonly logger: Logger;
+  readonly codecs?: Decompressor;
+}
+
+/** A partition's directory as it was found. */
+export interface PartitionDirectory {
+  /** `orders-3` */
+  readonly name: string;
+  readonly topic: string;
+  readonly partition: number;
+  /** Undefined: it has no intact metadata, so nothing in it was ever synced. */
+  readonly topicId: Uuid | undefined;
+}
+
+export interface OpenLogOptions {
+  readonly topic: string;
+  readonly partition: number;
+  readonly topicId: Uuid;
+  readonly config: LogConfig;
+  readonly nowMs: number;
+  readonly onOffline?: (reason: LogError) => void;
+}
+
+export class LogDirectory {
+  readonly root: string;
+  readonly clusterId: string;
+  readonly directoryId: Uuid;
+  /** The broker stopped in order last time: logs are opened without recovery. */
+  readonly wasCleanShutdown: boolean;
+  /** What was found at the start, whether it is opened or not. */
+  readonly partitions: readonly PartitionDirectory[];
+  readonly #deps: LogDirectoryDeps;
+  readonly #lock: { release(): void };
+  readonly #cache: SegmentCache;
+  readonly #writes: WriteCount = new WriteCount();
+  readonly #space: FreeSpace;
+  readonly #logs: Map<string, PartitionLog> = new Map();
+  readonly #recoveryPoints: OffsetCheckpoint;
+  readonly #highWatermarks: OffsetCheckpoint;
+  readonly #logStarts: OffsetCheckpoint;
+  #checkpointing: Promise<void> = Promise.resolve();
+  /** Logs that could not be opened, or closed, in order: the next start has to look at them. */
+  readonly #outOfOrder: Set<string> = new Set();
+
+  /**
+   * Throws a LogError: `locked`, `foreign` for another cluster's or broker's directory, `offline` where
+   * the disk fails.
+   */
+  static open(options: LogDirectoryOptions, deps: LogDirectoryDeps): LogDirectory {
+    let lock: { release(): void } | undefined;
+    try {
+      deps.disk.makeDirectory(options.root);
+      lock = deps.disk.lock(options.root);
+      return new LogDirectory(options, deps, lock);
+    } catch (error) {
+      lock?.release();
+      if (!(error instanceof DiskError)) throw error;
+      const kind = error.code === 'LOCKED' ? 'locked' : 'offline';
+      const message = `cannot use the data directory ${options.root}: ${error.message}`;
+      throw new LogError(kind, message, { cause: error });
+    }
+  }
+
+  private constructor(
+    options: LogDirectoryOptions,
+    deps: LogDirectoryDeps,
+    lock: { release(): void },
+  ) {
+    const { root } = options;
+    const { disk } = deps;
+    this.root = root;
+    this.#deps = deps;
+    this.#lock = lock;
+    this.#cache = new SegmentCache(options.openSegmentsMax);
+    this.#space = new FreeSpace(disk, root, options.reserveBytes);
+    const { clusterId, directoryId } = takeOwnership(options, disk);
+    this.clusterId = clusterId;
+    this.directoryId = directoryId;
+    this.wasCleanShutdown = takeCleanMark(root, disk);
+    this.partitions = takeStock(root, disk);
+    sweep(root, disk);
+    const names = new Set(this.partitions.map(({ name }) => name));
+    const stored = (file: string): OffsetCheckpoint =>
+      new OffsetCheckpoint(disk, `${root}/${file}`, names, deps.logger);
+    this.#recoveryPoints = stored(RECOVERY_POINTS_FILE);
+    this.#highWatermarks = stored(HIGH_WATERMARKS_FILE);
+    this.#logStarts = stored(LOG_STARTS_FILE);
+  }
+
+  /** Opens or makes the log of a partition; see `PartitionLog.open` for what it throws. */
+  openLog(options: OpenLogOptions): PartitionLog {
+    const { topic, partition, onOffline, ...rest } = options;
+    const name = partitionName(topic, partition);
+    if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open already`);
+    const directory = `${this.root}/${name}`;
+    if (!this.#deps.disk.exists(directory)) this.#forget(name);
+    this.#outOfOrder.add(name);
+    const log = PartitionLog.open(
+      {
+        ...rest,
+        directory,
+        cleanShutdown: this.wasCleanShutdown,
+        recoveryPoint: this.#recoveryPoints.get(name),
+        logStartOffset: this.#logStarts.get(name),
+      },
+      {
+        ...this.#deps,
+        cache: this.#cache,
+        writes: this.#writes,
+        space: this.#space,
+        ...(onOffline === undefined ? {} : { onOffline }),
+      },
+    );
+    this.#outOfOrder.delete(name);
+    this.#logs.set(name, log);
+    return log;
+  }
+
+  /** The log, if it is open. */
+  log(name: string): PartitionLog | undefined {
+    return this.#logs.get(name);
+  }
+
+  /** The high watermark that the last checkpoint knew; never above the end of an open log. */
+  highWatermark(name: string): Offset {
+    const stored = this.#highWatermarks.get(name) ?? ZERO;
+    const end = this.#logs.get(name)?.logEndOffset ?? stored;
+    return Math.min(stored, end) as Offset;
+  }
+
+  /** Deletes an open log, or a directory of `partitions` that nobody wants any more. */
+  async delete(name: string): Promise<void> {
+    const log = this.#logs.get(name);
+    this.#outOfOrder.delete(name);
+    if (log !== undefined) {
+      this.#logs.delete(name);
+      await log.delete();
+      return;
+    }
+    const { disk } = this.#deps;
+    const directory = `${this.root}/${name}`;
+    if (parsePartitionName(name) === undefined || !disk.exists(directory)) return;
+    disk.rename(directory, directory + DELETED_SUFFIX);
+    await disk.syncDirectory(this.root);
+    disk.removeTree(directory + DELETED_SUFFIX);
+  }
+
+  /** Lets go of a log that went offline, so that it can be opened anew. */
+  async drop(name: string): Promise<void> {
+    const log = this.#logs.get(name);
+    if (log === undefined) return;
+    this.#logs.delete(name);
+    this.#outOfOrder.add(name);
+    if (await log.close()) this.#outOfOrder.delete(name);
+  }
+
+  /**
+   * Writes the checkpoints: high watermarks as given, recovery points up to them. Logs that the map does
+   * not name keep what they had. One at a time; a failing log does not keep the others from it.
+   */
+  checkpoint(highWatermarks: PartitionOffsets): Promise<void> {
+    const run = (): Promise<void> => this.#checkpoint(highWatermarks);
+    const next = this.#checkpointing.then(run, run);
+    this.#checkpointing = next;
+    return next;
+  }
+
+  /**
+   * Closes all logs and writes the checkpoints and, if every log was in order, the mark that spares the
+   * next start its recovery. Logs that were found and never opened do not stand in the way.
+   */
+  async close(highWatermarks: PartitionOffsets): Promise<void> {
+    await this.#checkpointing.catch(() => undefined);
+    const logs = [...this.#logs];
+    const inOrder = await Promise.all(logs.map(([, log]) => log.close()));
+    this.#logs.clear();
+    for (const [name, log] of logs) {
+      this.#recoveryPoints.set(name, log.recoveryPoint);
+      this.#logStarts.set(name, log.logStartOffset);
+      const highWatermark = highWatermarks.get(name);
+      if (highWatermark !== undefined) this.#highWatermarks.set(name, highWatermark);
+    }
+    await this.#writeAll();
+    // What was found and not opened was not recovered either, unless the last end was clean too.
+    const opened = new Set(logs.map(([name]) => name));
+    const allTaken = this.wasCleanShutdown || this.partitions.every(({ name }) => opened.has(name));
+    if (allTaken && inOrder.every(Boolean) && this.#outOfOrder.size === 0) {
+      const path = `${this.root}/${CLEAN_SHUTDOWN_FILE}`;
+      await replaceFileDurably(this.#deps.disk, path, utf8Encode('{"version":0}\n'));
+    }
+    this.#lock.release();
+  }
+
+  async #checkpoint(highWatermarks: PartitionOffsets): Promise<void> {
+    for (const [name, log] of this.#logs) {
+      const highWatermark = highWatermarks.get(name);
+      if (highWatermark === undefined || log.state !== 'online') continue;
+      this.#highWatermarks.set(name, highWatermark);
+      this.#logStarts.set(name, log.logStartOffset);
+      try {
+        await log.advanceRecoveryPoint(highWatermark);
+      } catch (error) {
+        if (!(error instanceof LogError)) throw error;
+      }
+      if (this.#logs.get(name) === log) this.#recoveryPoints.set(name, log.recoveryPoint);
+    }
+    const points = this.#recoveryPoints.entries();
+    await this.#writeAll();
+    for (const [name, log] of this.#logs) {
+      const point = points.get(name);
+      if (point !== undefined) log.recoveryPointWritten(point);
+    }
+  }
+
+  async #writeAll(): Promise<void> {
+    await this.#recoveryPoints.write();
+    await this.#highWatermarks.write();
+    await this.#logStarts.write();
+  }
+
+  /** A new log does not inherit the offsets of one of its name that was deleted. */
+  #forget(name: string): void {
+    this.#recoveryPoints.forget(name);
+    this.#highWatermarks.forget(name);
+    this.#logStarts.forget(name);
+  }
+}
+
+function takeOwnership(
+  options: LogDirectoryOptions,
+  disk: Disk,
+): { readonly clusterId: string; readonly directoryId: Uuid } {
+  const { root, brokerId, clusterId, newDirectoryId } = options;
+  const found = readMetaProperties(disk, root);
+  if (found !== undefined) {
+    checkOwner(root, found, { clusterId, nodeId: brokerId });
+    return found;
+  }
+  if (takeStock(root, disk).length > 0) {
+    const message = `${root} holds partitions but no meta.properties; restore it, or use another`;
+    throw new LogError('foreign', message);
+  }
+  if (clusterId === undefined) {
+    throw new LogError('foreign', `${root} is new: the cluster id must be given`);
+  }
+  const made = { clusterId, nodeId: brokerId, directoryId: newDirectoryId() };
+  writeMetaProperties(disk, root, made);
+  return made;
+}
+
+/** The mark is gone for good before any log is opened: what it says holds only once. */
+function takeCleanMark(root: string, disk: Disk): boolean {
+  const path = `${root}/${CLEAN_SHUTDOWN_FILE}`;
+  if (!disk.exists(path)) return false;
+  disk.remove(path);
+  disk.syncDirectoryNow(root);
+  return true;
+}
+
+/** Removes what was being deleted. */
+function sweep(root: string, disk: Disk): void {
+  for (const { name, directory } of disk.list(root)) {
+    if (directory && name.endsWith(DELETED_SUFFIX)) disk.removeTree(`${root}/${name}`);
+  }
+}
+
+/** The partitions' directories. */
+function takeStock(root: string, disk: Disk): PartitionDirectory[] {
+  const found: PartitionDirectory[] = [];
+  for (const { name, directory } of disk.list(root)) {
+    const parsed = parsePartitionName(name);
+    if (!directory || parsed === undefined) continue;
+    const topicId = readTopicId(disk, `${root}/${name}`);
+    const isLog = topicId !== undefined || holdsSegments(disk, `${root}/${name}`);
+    if (isLog) found.push({ name, ...parsed, topicId });
+  }
+  return found;
+}
+
+const holdsSegments = (disk: Disk, directory: string): boolean =>
+  disk.list(directory).some(({ name }) => name.endsWith(LOG_SUFFIX));
