@@ -36,7 +36,9 @@ export function startPreVote(core: Core, nowMs: number): void {
 
 /** Takes a new term and asks for its votes; they go out when our own vote is durable. */
 export function startElection(core: Core, transfer: boolean, nowMs: number): void {
-  assert(core.electable, 'only a voter whose state is whole stands for election', { id: core.self.id });
+  assert(core.electable, 'only a voter whose state is whole stands for election', {
+    id: core.self.id,
+  });
   core.adoptTerm(toTerm(core.term + 1));
   core.voteFor(core.self);
   core.role = { kind: 'candidate', ballots: new Map() };

@@ -18,6 +18,9 @@ import type { Core, LeaderRole } from './core.ts';
 import { appendOwn, leadsForSure, trackMembers } from './leader-state.ts';
 import { UNPINNED } from './messages.ts';
 
+/** A member counts as reachable when it has answered one of so many heartbeats. */
+const HEARTBEATS_HEARD = 3;
+
 /** `problem` is for people: what is wrong and what to do. */
 export type MembershipResult =
   | { readonly ok: true; readonly index: LogIndex }
@@ -83,7 +86,7 @@ function isHeard(core: Core, role: LeaderRole, voter: Member, nowMs: number): bo
   if (voter.id === core.self.id) return true;
   const progress = role.peers.get(voter.id);
   if (progress?.responsive !== true) return false;
-  return nowMs - progress.lastContactMs < core.options.checkQuorumMs;
+  return nowMs - progress.lastContactMs <= HEARTBEATS_HEARD * core.options.heartbeatMs;
 }
 
 function appendConfiguration(

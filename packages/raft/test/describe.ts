@@ -50,7 +50,7 @@ export function describeEntry(entry: Entry): string {
   switch (entry.kind) {
     case 'data': {
       const text = utf8Decode(entry.data);
-      return text.length > 20 ? `${at}(${text.length} bytes)` : `${at}"${text}"`;
+      return text.length > 8 ? `${at}(${text.length} bytes)` : `${at}"${text}"`;
     }
     case 'configuration':
       return `${at}{${describeConfiguration(decodeConfiguration(entry.data))}}`;
@@ -77,7 +77,9 @@ export function describeRole(
 ): string {
   const { role, term, leaderId } = state;
   const leads = leaderId === undefined ? 'nobody' : `${leaderId}`;
-  return role === 'follower' ? `${id} follows ${leads} in term ${term}` : `${id} is ${role} in term ${term}`;
+  return role === 'follower'
+    ? `${id} follows ${leads} in term ${term}`
+    : `${id} is ${role} in term ${term}`;
 }
 
 export function describeReady(id: number, ready: Ready): string[] {
@@ -93,7 +95,8 @@ export function describeReady(id: number, ready: Ready): string[] {
   if (entries.length > 0) writes.push(describeEntries(entries));
   if (writes.length > 0) lines.push(`${id} writes ${writes.join(', ')}`);
   if (ready.committed.length > 0) lines.push(`${id} applies ${describeEntries(ready.committed)}`);
-  for (const read of ready.readStates) lines.push(`${id} may read #${read.context} at ${read.index}`);
+  for (const read of ready.readStates)
+    lines.push(`${id} may read #${read.context} at ${read.index}`);
   for (const context of ready.droppedReads) lines.push(`${id} drops read #${context}`);
   return lines.map((line) => `    ${line}`);
 }

@@ -305,7 +305,9 @@ export class RaftCluster {
   /** Lets the timer of one node run out, and nobody else's. */
   timeout(id: number): void {
     const node = this.node(id);
-    this.nowMs = Math.max(this.nowMs, node.nextDeadlineMs());
+    const deadlineMs = node.nextDeadlineMs();
+    if (deadlineMs === Infinity) throw new Error(`node ${id} waits for nothing`);
+    this.nowMs = Math.max(this.nowMs, deadlineMs);
     node.tick(this.nowMs);
     this.pump(this.replica(id));
   }

@@ -58,8 +58,13 @@ export class SafetyChecker {
     if (before === undefined) this.chosen.set(entry.index, entry);
     const same =
       before === undefined ||
-      (before.term === entry.term && before.kind === entry.kind && bytesEqual(before.data, entry.data));
-    this.#holds(same, `${what} ${entry.index}@${entry.term}, but ${before?.term} was committed there`);
+      (before.term === entry.term &&
+        before.kind === entry.kind &&
+        bytesEqual(before.data, entry.data));
+    this.#holds(
+      same,
+      `${what} ${entry.index}@${entry.term}, but ${before?.term} was committed there`,
+    );
   }
 
   check(replica: Replica): void {

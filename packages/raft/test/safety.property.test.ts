@@ -180,9 +180,10 @@ class History {
       const changes: MembershipChange[] = [
         ...ready.map((member): MembershipChange => ({ kind: 'promote', id: member.id })),
         ...ready.map((member): MembershipChange => ({ kind: 'promote', id: member.id })),
-        ...[...voters, ...learners].map(
-          (member): MembershipChange => ({ kind: 'remove', id: member.id }),
-        ),
+        ...[...voters, ...learners].map((member): MembershipChange => ({
+          kind: 'remove',
+          id: member.id,
+        })),
         ...voters.map((member): MembershipChange => ({ kind: 'demote', id: member.id })),
         this.#addition(voters.length + learners.length),
         this.#addition(voters.length + learners.length),
@@ -249,7 +250,8 @@ class History {
       return true;
     }
     const status = this.cluster.leader()?.node?.status();
-    if (status?.leadsForSure !== true || status.changePending || status.self.id === id) return false;
+    if (status?.leadsForSure !== true || status.changePending || status.self.id === id)
+      return false;
     const { voters } = status.configuration;
     if (voters.length < 3) return false;
     return voters.every((voter) => {

@@ -17,7 +17,8 @@
  *     elect N              timeout N, settle
  *     settle [N …]         everything on the way (among these) arrives, writes end; no time passes
  *     run MS               time passes for all
- *     deliver A>B [COUNT] | lose A>B | pending
+ *     deliver A>B [COUNT] | overtake A>B | repeat A>B | lose A>B | pending
+ *                          (overtake: the last one first; repeat: the first one comes twice)
  *     cut A>B … | cut A-B … | isolate N | heal
  *     hold N | persist N [COUNT] | release N   its disk hangs; single writes end; it goes on
  *     propose N TEXT … | fill N BYTES COUNT | read N | transfer N [TO]
@@ -70,6 +71,9 @@ export const printTranscript = (blocks: readonly Block[], outputs: readonly stri
     .map((block, at) => [...block.preamble, ...block.commands, '----', outputs[at], ''].join('\n'))
     .join('\n');
 
+const items = (cluster: RaftCluster, from: number, to: number): RaftCluster['onTheWay'] =>
+  cluster.onTheWay.filter(({ message }) => message.from.id === from && message.to.id === to);
+
 export class Interpreter {
   #cluster: RaftCluster | undefined;
   #lines: string[] = [];
@@ -101,7 +105,7 @@ export class Interpreter {
     const action = this.#actions[verb];
     if (action === undefined) throw new Error(`unknown command "${verb}"`);
     action(words);
-    if (verb !== 'cluster' && verb !== 'stored') this.#it.checker.checkLogMatching();
+    this.#cluster?.checker.checkLogMatching();
   }
 
   readonly #actions: Record<string, (words: string[]) => void> = {
@@ -122,6 +126,8 @@ export class Interpreter {
     settle: (words) => this.#it.settle(words.length > 0 ? new Set(words.map(Number)) : undefined),
     run: ([ms]) => void this.#it.run(Number(ms)),
     deliver: ([link, count]) => this.#deliver(link ?? '', Number(count ?? Infinity)),
+    overtake: ([link]) => this.#deliverLast(link ?? ''),
+    repeat: ([link]) => this.#repeat(link ?? ''),
     lose: ([link]) => this.#lose(link ?? ''),
     pending: () => this.#it.onTheWay.forEach(({ message }) => this.#say(describeMessage(message))),
     cut: (words) => words.forEach((word) => this.#cut(word)),
@@ -205,17 +211,24 @@ export class Interpreter {
 
   #deliver(link: string, count: number): void {
     const [from, to] = this.#between(link);
-    const items = this.#it.onTheWay.filter(
-      ({ message }) => message.from.id === from && message.to.id === to,
-    );
-    items.slice(0, count).forEach((item) => this.#it.deliver(item));
+    items(this.#it, from, to)
+      .slice(0, count)
+      .forEach((item) => this.#it.deliver(item));
+  }
+
+  #deliverLast(link: string): void {
+    const item = items(this.#it, ...this.#between(link)).at(-1);
+    if (item !== undefined) this.#it.deliver(item);
+  }
+
+  #repeat(link: string): void {
+    const [item] = items(this.#it, ...this.#between(link));
+    if (item !== undefined) this.#it.onTheWay.push({ ...item });
   }
 
   #lose(link: string): void {
-    const [from, to] = this.#between(link);
-    for (const item of [...this.#it.onTheWay]) {
+    for (const item of items(this.#it, ...this.#between(link))) {
       const { message } = item;
-      if (message.from.id !== from || message.to.id !== to) continue;
       this.#it.onTheWay.splice(this.#it.onTheWay.indexOf(item), 1);
       if (this.#tracing) this.#say(`${describeMessage(message)} · lost`);
     }
@@ -295,18 +308,24 @@ export class Interpreter {
         peer.paused ? ' paused' : '',
         peer.responsive ? '' : ' silent',
       ].join('');
-      this.#say(`${peer.id}: ${peer.state} match ${peer.matchIndex} next ${peer.nextIndex}${notes}`);
+      this.#say(
+        `${peer.id}: ${peer.state} match ${peer.matchIndex} next ${peer.nextIndex}${notes}`,
+      );
     }
   }
 
   #log(id: number): void {
+    if (this.#it.replica(id).node === undefined) return;
     const status = this.#it.node(id).status();
     const entries =
       status.lastIndex > status.baseIndex
         ? this.#it.node(id).entries(logIndex(status.baseIndex + 1), status.lastIndex)
         : [];
     const members = describeConfiguration(status.configuration);
-    this.#say(`${id} after ${status.baseIndex}: ${entries.map(describeEntry).join(' ')} | ${members}`);
+    const durable =
+      status.persistedIndex < status.lastIndex ? `, on disk to ${status.persistedIndex}` : '';
+    const texts = entries.map(describeEntry).join(' ');
+    this.#say(`${id} after ${status.baseIndex}: ${texts} | ${members}${durable}`);
   }
 
   #applied(id: number): void {
