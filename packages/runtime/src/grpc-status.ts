@@ -26,6 +26,13 @@ export function toRpcError(thrown: unknown): RpcError {
   return new RpcError('INTERNAL', messageOf(thrown), { code: 'UNKNOWN_SERVER_ERROR' });
 }
 
+/** What a handler written for grpc-js gave for an error. */
+export function fromGrpcFailure(thrown: unknown): RpcError {
+  const { code, details } = thrown as Partial<StatusObject>;
+  if (typeof code !== 'number') return toRpcError(thrown);
+  return new RpcError(nameOf(code), details ?? messageOf(thrown));
+}
+
 /** What a server sends for it. */
 export function toGrpcStatus(error: RpcError): StatusObject {
   const metadata = new Metadata();

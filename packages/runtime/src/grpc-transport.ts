@@ -3,6 +3,7 @@ import { connect } from 'node:net';
 import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
 import type { Channel, Listener, Logger, ProbeResult, Route, Transport } from '@relevo/base/ports';
 import { GrpcClientChannel } from './grpc-channel.ts';
+import { describingRoutes } from './grpc-describe.ts';
 import { GrpcListener } from './grpc-listener.ts';
 
 export interface GrpcTransportOptions {
@@ -28,7 +29,9 @@ export class GrpcTransport implements Transport {
 
   listen(address: string, routes: readonly Route[]): Promise<Listener> {
     splitAddress(address);
-    return GrpcListener.open({ address, routes, logger: this.#options.logger });
+    const { logger, describe = false } = this.#options;
+    const served = describe ? [...routes, ...describingRoutes(routes)] : routes;
+    return GrpcListener.open({ address, routes: served, logger });
   }
 
   probe(address: string, timeoutMs: number): Promise<ProbeResult> {
