@@ -1,0 +1,223 @@
+/**
+ * Keeps the readers filled: asks each partition's leader for what comes next, as long as the buffer has
+ * room, and deals with what answers say other than records. A partition's next request goes out the
+ * moment its last answer arrived, before a record of that is read.
+ */
+import { ERRORS, errorCodeOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
+import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import type { FetchResponse, FetchedPartition } from '@relevo/rpc/gen/client/fetch';
+import type { ClientPorts } from '../client-ports.ts';
+import type { PartitionView } from '../cluster-view.ts';
+import type { Connections } from '../connections.ts';
+import { ClientError, brokerError } from '../errors.ts';
+import type { Metadata } from '../metadata.ts';
+import type { ConsumerSettings } from './consumer-options.ts';
+import { FetchChannel } from './fetch-channel.ts';
+import type { SentFetch } from './fetch-channel.ts';
+import type { PartitionReader } from './partition-reader.ts';
+
+export interface FetcherEvents {
+  onData(reader: PartitionReader): void;
+  /** The wanted offset is not in the log; the broker's words and the log's bounds are in the error. */
+  onOutOfRange(reader: PartitionReader, error: ClientError): void;
+  /** Nothing will be fetched for the reader before it is moved. */
+  onFailed(reader: PartitionReader, error: ClientError): void;
+}
+
+export interface FetcherDeps {
+  readonly ports: ClientPorts;
+  readonly metadata: Metadata;
+  readonly connections: Connections;
+}
+
+/** What one answer may have beyond what one partition may. */
+const ANSWER_PARTITIONS = 2;
+/** A request asks for no less, however full the buffer is. */
+const FETCH_BYTES_MIN = 64 * 1024;
+
+interface LedReader {
+  readonly reader: PartitionReader;
+  readonly view: PartitionView;
+  readonly offset: number;
+}
+
+export class Fetcher {
+  readonly #deps: FetcherDeps;
+  readonly #settings: ConsumerSettings;
+  readonly #events: FetcherEvents;
+  readonly #readers = new Map<string, PartitionReader>();
+  readonly #channels = new Map<string, FetchChannel>();
+  readonly #forgetMetadata: () => void;
+  #closed = false;
+
+  constructor(deps: FetcherDeps, settings: ConsumerSettings, events: FetcherEvents) {
+    this.#deps = deps;
+    this.#settings = settings;
+    this.#events = events;
+    this.#forgetMetadata = deps.metadata.onChange((change) => {
+      for (const view of change.partitions) this.#onLeader(view);
+      if (change.partitions.length > 0 || change.brokersChanged) this.pump();
+    });
+  }
+
+  add(reader: PartitionReader): void {
+    this.#readers.set(keyOf(reader.topicId, reader.partition), reader);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#forgetMetadata();
+    for (const reader of this.#readers.values()) reader.abandonFetch();
+    for (const channel of this.#channels.values()) channel.close();
+    this.#channels.clear();
+  }
+
+  /** Asks for what there is room for. To be called whenever something may have become possible. */
+  pump(): void {
+    if (this.#closed) return;
+    let buffered = 0;
+    for (const reader of this.#readers.values()) buffered += reader.bufferedBytes;
+    const { bufferBytes } = this.#settings;
+    if (buffered >= bufferBytes) return;
+    // One partition that nobody reads from must not take the room of the others.
+    const share = this.#readers.size > 1 ? bufferBytes / 2 : bufferBytes;
+    const byAddress = new Map<string, LedReader[]>();
+    for (const reader of this.#readers.values()) {
+      if (reader.bufferedBytes >= share) continue;
+      const led = this.#fetchable(reader);
+      if (led === undefined) continue;
+      const group = byAddress.get(led.address) ?? [];
+      group.push(led);
+      byAddress.set(led.address, group);
+    }
+    for (const [address, group] of byAddress) this.#send(address, group, bufferBytes - buffered);
+  }
+
+  #fetchable(reader: PartitionReader): (LedReader & { readonly address: string }) | undefined {
+    const { metadata } = this.#deps;
+    const offset = reader.fetchOffset;
+    if (offset === undefined || reader.isFetching || reader.isPaused) return undefined;
+    if (reader.retryTimer !== undefined) return undefined;
+    const view = metadata.view.partition(reader.topicId, reader.partition);
+    const address = view === undefined ? undefined : metadata.leaderAddress(view);
+    if (view === undefined || address === undefined) {
+      this.#retryLater(reader);
+      return undefined;
+    }
+    return this.#channel(address).isReady ? { reader, view, offset, address } : undefined;
+  }
+
+  #send(address: string, group: readonly LedReader[], room: number): void {
+    const { fetchBytes, maxWaitMs } = this.#settings;
+    const channel = this.#channel(address);
+    const fair = Math.max(FETCH_BYTES_MIN, Math.floor(room / (channel.requestCount + 1)));
+    const maxBytes = Math.min(fair, fetchBytes * ANSWER_PARTITIONS);
+    const sent: SentFetch = {
+      readers: group.map(({ reader }) => ({ reader, generation: reader.generation })),
+      sentMs: this.#deps.ports.clock.monotonicMs(),
+    };
+    for (const { reader } of group) reader.isFetching = true;
+    channel.send(sent, {
+      maxWaitMs,
+      minBytes: 1,
+      maxBytes,
+      partitions: group.map(({ reader, view, offset }) => ({
+        topicId: reader.topicId,
+        partition: reader.partition,
+        leaderEpoch: view.leaderEpoch,
+        offset,
+        maxBytes: Math.min(fetchBytes, maxBytes),
+      })),
+    });
+  }
+
+  #channel(address: string): FetchChannel {
+    const known = this.#channels.get(address);
+    if (known !== undefined) return known;
+    const channel = new FetchChannel(address, this.#deps, this.#settings, {
+      onAnswer: (sent, response) => this.#onAnswer(sent, response),
+      onBroken: (sent, failedInARow) => this.#onBroken(sent, failedInARow),
+      onReady: () => this.pump(),
+    });
+    this.#channels.set(address, channel);
+    return channel;
+  }
+
+  #onAnswer(sent: SentFetch, response: FetchResponse): void {
+    const current = new Set<PartitionReader>();
+    for (const { reader, generation } of sent.readers) {
+      if (reader.generation !== generation) continue;
+      reader.isFetching = false;
+      current.add(reader);
+    }
+    for (const answer of response.partitions) {
+      const reader = this.#readers.get(keyOf(answer.topicId, answer.partition));
+      if (reader === undefined || !current.has(reader)) continue;
+      try {
+        this.#onPartition(reader, answer);
+      } catch (error) {
+        if (!(error instanceof ClientError)) throw error;
+        this.#events.onFailed(reader, error);
+      }
+    }
+    this.pump();
+  }
+
+  #onPartition(reader: PartitionReader, answer: FetchedPartition): void {
+    const code = errorCodeOf(answer.error);
+    if (code === 'NONE') {
+      reader.failedInARow = 0;
+      reader.highWatermark = answer.highWatermark;
+      if (answer.batches.length === 0) return;
+      reader.push(answer.batches);
+      this.#events.onData(reader);
+    } else if (code === 'OFFSET_OUT_OF_RANGE') {
+      const { logStartOffset, highWatermark } = answer;
+      const message =
+        `${reader.name}: offset ${reader.fetchOffset} is not in the log, which has ${logStartOffset} ` +
+        `to ${highWatermark}; seek to one of those, or set onOutOfRange`;
+      this.#events.onOutOfRange(reader, new ClientError(code, message));
+    } else if (ERRORS[code].retriable) {
+      this.#onRetriable(reader, code, answer);
+    } else {
+      this.#events.onFailed(reader, brokerError(reader.name, answer.error, answer.message));
+    }
+  }
+
+  #onRetriable(reader: PartitionReader, code: ErrorCode, answer: FetchedPartition): void {
+    const { metadata, ports } = this.#deps;
+    const { generation } = reader;
+    ports.logger.debug('fetch is retried', { partition: reader.name, reason: code });
+    // News of a leader come back as a change of the view, which asks that one on the spot.
+    metadata.applyHint(reader.topicId, reader.partition, answer.currentLeader);
+    if (reader.generation === generation && !reader.isFetching) this.#retryLater(reader);
+  }
+
+  #onBroken(sent: readonly SentFetch[], failedInARow: number): void {
+    for (const { reader, generation } of sent.flatMap(({ readers }) => readers)) {
+      if (reader.generation === generation) reader.isFetching = false;
+    }
+    if (failedInARow > 1) this.#deps.metadata.refresh();
+    this.pump();
+  }
+
+  #onLeader(view: PartitionView): void {
+    const reader = this.#readers.get(keyOf(view.topicId, view.partition));
+    if (reader === undefined) return;
+    reader.abandonFetch();
+    reader.failedInARow = 0;
+  }
+
+  #retryLater(reader: PartitionReader): void {
+    const { metadata, ports } = this.#deps;
+    const waitMs = backoffMs(DEFAULT_RETRY, reader.failedInARow++, ports.random);
+    metadata.refresh();
+    reader.retryTimer = ports.timers.after(waitMs, () => {
+      reader.retryTimer = undefined;
+      this.pump();
+    });
+  }
+}
+
+const keyOf = (topicId: string, partition: number): string => `${topicId}-${partition}`;

@@ -1,0 +1,264 @@
+/**
+ * One partition of a consumer: what is to be fetched next, what was fetched and waits to be read, and
+ * how far reading has come.
+ *
+ *   fetched chunks (runs of whole batches) -> one batch unpacked -> its records one by one
+ *
+ * `generation` grows when what is under way no longer matters (a seek, a new leader); answers under an
+ * older one are dropped.
+ */
+import { Buffer } from 'node:buffer';
+import { partitionName } from '@relevo/base/ids';
+import type { Crc32c, TimerHandle } from '@relevo/base/ports';
+import { readBatchHeader } from '@relevo/record/batch-header';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import { BatchError } from '@relevo/record/batch-error';
+import type { CompressionCodecs } from '@relevo/record/compression';
+import { decodeRecords, unpackRecords } from '@relevo/record/records';
+import type { RecordView } from '@relevo/record/records';
+import { batchesOf, verifyCrc } from '@relevo/record/validate';
+import type { BatchSlice } from '@relevo/record/validate';
+import { ClientError } from '../errors.ts';
+import { Fifo } from '../fifo.ts';
+import type { StartPosition } from './consumer-options.ts';
+
+/** Largest that one batch may unpack to: a bomb is refused. */
+const UNPACKED_BYTES_MAX = 256 * 1024 * 1024;
+
+export interface ReaderDeps {
+  readonly crc32c: Crc32c;
+  readonly codecs: CompressionCodecs;
+  readonly checkCrc: boolean;
+}
+
+interface Chunk {
+  readonly bytes: Buffer;
+  readonly slices: Iterator<BatchSlice, void, undefined>;
+}
+
+/** A batch whose records are being read. */
+interface OpenBatch {
+  readonly header: BatchHeader;
+  readonly records: readonly RecordView[];
+  index: number;
+}
+
+/** `unpacking`: call again when the promise that `load` returned has settled. */
+export type LoadResult = 'loaded' | 'empty' | Promise<void>;
+
+export class PartitionReader {
+  readonly topic: string;
+  readonly topicId: string;
+  readonly partition: number;
+  readonly name: string;
+  /** Set until the start is known. */
+  start: StartPosition | undefined;
+  /** The next offset to ask for; undefined until the start is known. */
+  fetchOffset: number | undefined;
+  /** The offset of the next record to be read; undefined until the start is known. */
+  position: number | undefined;
+  generation = 0;
+  isPaused = false;
+  /** Asked for, not answered. */
+  isFetching = false;
+  /** In the consumer's line of partitions to read from. */
+  isQueued = false;
+  retryTimer: TimerHandle | undefined;
+  failedInARow = 0;
+  /** Records below it are committed, as the leader said last. */
+  highWatermark = -1;
+  bufferedBytes = 0;
+  readonly #deps: ReaderDeps;
+  readonly #chunks = new Fifo<Buffer>();
+  #chunk: Chunk | undefined;
+  #batch: OpenBatch | undefined;
+  #unpacking = false;
+  #seeks = 0;
+  /** The fetch offset that was found to be out of range. */
+  #lostAt: number | undefined;
+
+  constructor(topic: string, topicId: string, partition: number, deps: ReaderDeps) {
+    this.topic = topic;
+    this.topicId = topicId;
+    this.partition = partition;
+    this.name = partitionName(topic, partition);
+    this.#deps = deps;
+  }
+
+  get hasData(): boolean {
+    return this.bufferedBytes > 0 && !this.#unpacking;
+  }
+
+  /** Reading and fetching go on at `offset`; what was fetched is dropped. */
+  moveTo(offset: number): void {
+    this.abandonFetch();
+    this.#seeks++;
+    this.#lostAt = undefined;
+    this.start = undefined;
+    this.fetchOffset = offset;
+    this.position = offset;
+    this.#chunks.clear();
+    this.#chunk = undefined;
+    this.#batch = undefined;
+    this.#unpacking = false;
+    this.bufferedBytes = 0;
+  }
+
+  /**
+   * The fetch offset is not in the log. What was fetched before it is still to be read; nothing more is
+   * fetched until `resumeFetch` or `moveTo`.
+   */
+  loseFetchOffset(): void {
+    this.abandonFetch();
+    this.#lostAt = this.fetchOffset;
+    this.fetchOffset = undefined;
+  }
+
+  /** Where fetching is to go on; returns the gap that this leaves, if it leaves one. */
+  resumeFetch(offset: number): { readonly from: number; readonly to: number } | undefined {
+    const from = this.#lostAt;
+    this.#lostAt = undefined;
+    // Going back, or beginning: nothing that was fetched before leads there.
+    if (from === undefined || offset < from) this.moveTo(offset);
+    else this.fetchOffset = offset;
+    this.start = undefined;
+    return from === undefined ? undefined : { from, to: offset };
+  }
+
+  /** Nothing more is fetched or read until `moveTo`. */
+  halt(): void {
+    const { position } = this;
+    this.moveTo(position ?? 0);
+    this.position = position;
+    this.fetchOffset = undefined;
+  }
+
+  /** What is under way will not be listened to. */
+  abandonFetch(): void {
+    this.generation++;
+    this.isFetching = false;
+    this.retryTimer?.cancel();
+    this.retryTimer = undefined;
+  }
+
+  /**
+   * Takes fetched batches and moves the fetch offset behind the last of them. The next fetch can go out
+   * before these are read.
+   */
+  push(batches: Uint8Array): void {
+    const bytes = Buffer.from(batches.buffer, batches.byteOffset, batches.byteLength);
+    let next = this.fetchOffset ?? 0;
+    let end = 0;
+    try {
+      for (const { at, sizeInBytes, complete } of batchesOf(bytes)) {
+        if (!complete) break;
+        next = Math.max(next, readBatchHeader(bytes, at).nextOffset);
+        end = at + sizeInBytes;
+      }
+    } catch (error) {
+      throw this.#corrupt(error);
+    }
+    if (end === 0) return;
+    this.fetchOffset = next;
+    this.bufferedBytes += end;
+    this.#chunks.push(bytes.subarray(0, end));
+  }
+
+  /** The next record without taking it; undefined when `load` is to be called. */
+  peek(): RecordView | undefined {
+    const batch = this.#batch;
+    return batch?.records[batch.index];
+  }
+
+  /** The epoch of the batch that `peek` reads from. */
+  get leaderEpoch(): number {
+    return this.#batch?.header.partitionLeaderEpoch ?? -1;
+  }
+
+  /** Moves behind the record that `peek` gave. */
+  advance(record: RecordView): void {
+    if (this.#batch !== undefined) this.#batch.index++;
+    this.position = record.offset + 1;
+  }
+
+  /** Opens the next batch that has records for us. Throws CORRUPT_RECORDS. */
+  load(): LoadResult {
+    for (;;) {
+      this.#closeBatch();
+      const slice = this.#nextSlice();
+      const chunk = this.#chunk;
+      if (slice === undefined || chunk === undefined) return 'empty';
+      const { bytes } = chunk;
+      try {
+        const header = readBatchHeader(bytes, slice.at);
+        if (header.nextOffset <= (this.position ?? 0)) continue;
+        this.#check(bytes, slice);
+        if (header.isControl) {
+          this.position = header.nextOffset;
+          continue;
+        }
+        if (header.compression !== 'none') return this.#unpack(bytes, slice.at, header);
+        this.#openBatch(header, decodeRecords(bytes, slice.at, header));
+      } catch (error) {
+        throw this.#corrupt(error);
+      }
+      if (this.peek() !== undefined) return 'loaded';
+    }
+  }
+
+  #nextSlice(): BatchSlice | undefined {
+    for (;;) {
+      const next = this.#chunk?.slices.next();
+      if (next?.done === false) return next.value;
+      if (this.#chunk !== undefined) this.bufferedBytes -= this.#chunk.bytes.length;
+      const bytes = this.#chunks.shift();
+      this.#chunk = bytes === undefined ? undefined : { bytes, slices: batchesOf(bytes) };
+      if (bytes === undefined) return undefined;
+    }
+  }
+
+  /** What compaction left out at a batch's end is not waited for. */
+  #closeBatch(): void {
+    const batch = this.#batch;
+    if (batch === undefined) return;
+    this.position = Math.max(this.position ?? 0, batch.header.nextOffset);
+    this.#batch = undefined;
+  }
+
+  #openBatch(header: BatchHeader, records: readonly RecordView[]): void {
+    // A fetch answers with whole batches: what lies before the wanted offset is left out.
+    const wanted = this.position ?? 0;
+    let index = 0;
+    for (let record = records[0]; record !== undefined && record.offset < wanted;) {
+      record = records[++index];
+    }
+    this.#batch = { header, records, index };
+  }
+
+  #check(bytes: Buffer, { at, sizeInBytes }: BatchSlice): void {
+    if (!this.#deps.checkCrc || verifyCrc(bytes, at, sizeInBytes, this.#deps.crc32c)) return;
+    throw new BatchError('BAD_CRC', `the batch at offset ${readBatchHeader(bytes, at).baseOffset}`);
+  }
+
+  async #unpack(bytes: Buffer, at: number, header: BatchHeader): Promise<void> {
+    const seeks = this.#seeks;
+    this.#unpacking = true;
+    try {
+      const records = await unpackRecords(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX);
+      if (seeks === this.#seeks) this.#openBatch(header, records);
+    } catch (error) {
+      if (seeks === this.#seeks) throw this.#corrupt(error);
+    } finally {
+      if (seeks === this.#seeks) this.#unpacking = false;
+    }
+  }
+
+  #corrupt(error: unknown): ClientError {
+    if (!(error instanceof BatchError)) throw error;
+    return new ClientError(
+      'CORRUPT_RECORDS',
+      `${this.name} at offset ${this.position ?? this.fetchOffset ?? -1}: ${error.message} (${error.code})`,
+      { cause: error },
+    );
+  }
+}

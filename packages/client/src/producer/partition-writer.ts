@@ -1,0 +1,426 @@
+/**
+ * Brings the batches of one partition to its leader: in order, each once.
+ *
+ * `#queue` holds the sealed batches, oldest first; the first `#inFlight` of them are on their way to the
+ * leader and answers come back for them. Batches are settled from the front only.
+ *
+ *   a retriable error, a broken stream, another leader: *rewind*. Nothing counts as under way any more,
+ *     and the same batches go out again in the same order with the same sequence numbers. Answers to
+ *     earlier sendings are told by their generation and ignored: the broker knows what it has already
+ *     (invariant I2) and says so to the repetition.
+ *   OUT_OF_ORDER_SEQUENCE_NUMBER for the oldest: a batch before it was given up, so the log has a
+ *     hole in front of it. As the broker takes sequences without holes only, neither this batch nor
+ *     any after it is in the log: nothing is unsettled in the broker's eyes, and all of them may go out
+ *     again under a new epoch from sequence 0.
+ *   any other error: the batch fails; the next one meets the hole, as above.
+ */
+import { assert } from '@relevo/base/assert';
+import { ERRORS, errorCodeOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
+import { partitionName } from '@relevo/base/ids';
+import type { LeaderEpoch } from '@relevo/base/ids';
+import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import type { TimerHandle } from '@relevo/base/ports';
+import type { FieldInput, HeaderInput } from '@relevo/record/batch-builder';
+import { BATCH_OVERHEAD, sequenceAfter } from '@relevo/record/batch-header';
+import { produceResponse } from '@relevo/rpc/gen/client/produce';
+import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
+import type { ClientPorts } from '../client-ports.ts';
+import type { PartitionView } from '../cluster-view.ts';
+import { ClientError, brokerError } from '../errors.ts';
+import type { Metadata } from '../metadata.ts';
+import type { IdentitySource, ProducerIdentity } from './identity.ts';
+import type { ChannelUser, ProduceChannel, SentBatch } from './produce-channel.ts';
+import { ProducerBatch } from './producer-batch.ts';
+import type { DeliveryHandler, SendHandle } from './producer-batch.ts';
+import type { ProducerSettings } from './producer-options.ts';
+
+/** What a writer shares with the others of its producer. */
+export interface WriterContext {
+  readonly ports: ClientPorts;
+  readonly metadata: Metadata;
+  readonly settings: ProducerSettings;
+  /** Undefined: not idempotent. */
+  readonly identity: IdentitySource | undefined;
+  readonly deliver: DeliveryHandler;
+  readonly allocate: (size: number) => Uint8Array;
+  channel(address: string): ProduceChannel;
+  /** Open batches are to be sent without waiting for more records. */
+  isHurried(): boolean;
+  /** A batch was begun. */
+  onOpened(writer: PartitionWriter, batch: ProducerBatch): void;
+  /** The batch takes no more records: keyless ones go to another partition. */
+  onSealed(writer: PartitionWriter): void;
+  /** Memory is free again. */
+  onSettled(writer: PartitionWriter, sizeInBytes: number): void;
+}
+
+const CAPACITY_MIN = 1024;
+/** Room for the last record's own overhead, so that a full batch does not make its buffer double. */
+const CAPACITY_SLACK = 64;
+/** A batch that meets holes again and again meets something that we do not understand. */
+const ATTEMPTS_AT_HOLES_MAX = 10;
+
+export class PartitionWriter implements ChannelUser {
+  readonly topic: string;
+  readonly topicId: string;
+  readonly partition: number;
+  readonly #context: WriterContext;
+  #open: ProducerBatch | undefined;
+  #queue: ProducerBatch[] = [];
+  #inFlight = 0;
+  #generation = 0;
+  /** Under which the batches in flight were sent. */
+  #sentEpoch: LeaderEpoch | undefined;
+  #identity: ProducerIdentity | undefined;
+  #nextSequence = 0;
+  /** A hole was met under this identity: a later one is awaited. */
+  #stale: ProducerIdentity | undefined;
+  #failedInARow = 0;
+  #holesMet = 0;
+  #retryTimer: TimerHandle | undefined;
+  #capacity = CAPACITY_MIN;
+  #closed = false;
+
+  constructor(topic: string, topicId: string, partition: number, context: WriterContext) {
+    this.topic = topic;
+    this.topicId = topicId;
+    this.partition = partition;
+    this.#context = context;
+  }
+
+  get name(): string {
+    return partitionName(this.topic, this.partition);
+  }
+
+  get isIdle(): boolean {
+    return this.#open === undefined && this.#queue.length === 0;
+  }
+
+  get hasOpenBatch(): boolean {
+    return this.#open !== undefined;
+  }
+
+  /** Those not settled, oldest first. */
+  batches(): readonly ProducerBatch[] {
+    return this.#open === undefined ? this.#queue : [...this.#queue, this.#open];
+  }
+
+  /**
+   * Adds a record; returns by how many bytes the producer's memory grew. Throws MESSAGE_TOO_LARGE.
+   */
+  append(
+    key: FieldInput,
+    value: FieldInput,
+    headers: readonly HeaderInput[],
+    timestampMs: number,
+    handle: SendHandle | undefined,
+  ): number {
+    const { settings } = this.#context;
+    const open = this.#open;
+    if (open !== undefined) {
+      const before = open.sizeInBytes;
+      if (open.tryAppend(key, value, headers, timestampMs, handle, settings.batchBytes)) {
+        return open.sizeInBytes - before;
+      }
+      this.#seal(open);
+    }
+    const batch = this.#begin();
+    const { maxRecordBytes } = settings;
+    if (!batch.tryAppend(key, value, headers, timestampMs, handle, maxRecordBytes)) {
+      this.drain();
+      throw new ClientError(
+        'MESSAGE_TOO_LARGE',
+        `a record for ${this.name} is above maxRecordBytes (${maxRecordBytes} bytes with its ` +
+          `batch's header); raise that and the topic's max.message.bytes, or send less at once`,
+      );
+    }
+    this.#open = batch;
+    this.#context.onOpened(this, batch);
+    if (batch.sizeInBytes >= settings.batchBytes) this.#seal(batch);
+    if (open !== undefined || this.#open === undefined) this.drain();
+    return batch.sizeInBytes;
+  }
+
+  /** The batch, if it is still open, need wait no longer. */
+  makeDue(batch: ProducerBatch): void {
+    batch.due = true;
+    if (this.#open === batch) this.drain();
+  }
+
+  /** Sends what can be sent now. */
+  drain(): void {
+    const { settings, metadata } = this.#context;
+    while (this.#inFlight < settings.maxInFlight && !this.#closed) {
+      let batch = this.#queue[this.#inFlight];
+      if (batch === undefined) {
+        const open = this.#open;
+        if (open === undefined || !(open.due || this.#context.isHurried())) return;
+        batch = open;
+      }
+      if (this.#retryTimer !== undefined || !this.#hasIdentity()) return;
+      const view = metadata.view.partition(this.topicId, this.partition);
+      const address = view === undefined ? undefined : metadata.leaderAddress(view);
+      if (view === undefined || address === undefined) {
+        this.#retryLater('LEADER_NOT_AVAILABLE');
+        return;
+      }
+      const channel = this.#context.channel(address);
+      if (!channel.accepts(this)) return;
+      if (batch === this.#open) this.#seal(batch);
+      if (!batch.isPacked) return;
+      this.#transmit(batch, channel, view);
+    }
+  }
+
+  onChannelReady(): void {
+    this.drain();
+  }
+
+  onAnswer(sent: SentBatch, answer: ProduceResponse): void {
+    if (sent.generation !== this.#generation || sent.batch.isSettled) return;
+    sent.batch.answer = answer;
+    while (this.#inFlight > 0) {
+      const head = this.#queue[0];
+      if (head?.answer === undefined) break;
+      const next = head.answer;
+      head.answer = undefined;
+      this.#onHeadAnswered(head, next);
+    }
+    this.drain();
+  }
+
+  onBroken(sent: SentBatch): void {
+    if (sent.generation !== this.#generation) return;
+    this.#rewind();
+    this.drain();
+  }
+
+  /** The metadata tell of a new leader, or of none. */
+  onLeader(view: PartitionView): void {
+    const isNews = this.#sentEpoch === undefined || view.leaderEpoch > this.#sentEpoch;
+    if (this.#inFlight > 0 && isNews) this.#rewind();
+    this.#cancelRetry();
+    this.#failedInARow = 0;
+    this.drain();
+  }
+
+  /** Settles with an error what is past its deadline; returns the earliest deadline left. */
+  expire(nowMs: number): number {
+    const { deliveryTimeoutMs } = this.#context.settings;
+    const open = this.#open;
+    if (open !== undefined && open.deadlineMs <= nowMs) this.#seal(open);
+    for (const batch of [...this.#queue]) {
+      if (batch.deadlineMs > nowMs) break;
+      const outcomeUnknown = batch.attempts > 0;
+      const outcome = outcomeUnknown
+        ? `it was sent ${batch.attempts} times without an answer; whether it is in the log is unknown`
+        : 'it was never sent, and will not be';
+      const message = `${this.name}: not acknowledged within ${deliveryTimeoutMs} ms; ${outcome}`;
+      this.#drop(batch, new ClientError('DELIVERY_TIMED_OUT', message, { outcomeUnknown }));
+    }
+    this.drain();
+    return Math.min(this.#queue[0]?.deadlineMs ?? Infinity, this.#open?.deadlineMs ?? Infinity);
+  }
+
+  /** Settles everything with the error and sends nothing any more. */
+  close(error: (outcomeUnknown: boolean) => ClientError): void {
+    this.#closed = true;
+    this.#cancelRetry();
+    this.failAll(error);
+  }
+
+  /** Settles everything that there is now with the error. */
+  failAll(error: (outcomeUnknown: boolean) => ClientError): void {
+    if (this.#open !== undefined) this.#seal(this.#open);
+    for (const batch of [...this.#queue]) this.#drop(batch, error(batch.attempts > 0));
+  }
+
+  #begin(): ProducerBatch {
+    const { ports, settings, allocate } = this.#context;
+    const { deliveryTimeoutMs } = settings;
+    const nowMs = ports.clock.monotonicMs();
+    const setup = { deliveryTimeoutMs, capacity: this.#capacity, allocate };
+    return new ProducerBatch(this.topic, this.partition, nowMs, setup);
+  }
+
+  #seal(batch: ProducerBatch): void {
+    assert(this.#open === batch, 'only the open batch is sealed');
+    const { settings, ports } = this.#context;
+    this.#open = undefined;
+    this.#queue.push(batch);
+    // The next batch will be about as large as this one.
+    const target = Math.min(batch.sizeInBytes, settings.batchBytes) + CAPACITY_SLACK;
+    this.#capacity = Math.max(CAPACITY_MIN, BATCH_OVERHEAD, target);
+    if (settings.compression !== 'none') {
+      batch.pack(
+        settings.compression,
+        (type, bytes) => ports.codecs.compress(type, bytes),
+        (error) => {
+          if (error !== undefined) {
+            ports.logger.warn('compression failed, sending as it is', { error: String(error) });
+          }
+          this.drain();
+        },
+      );
+    }
+    this.#context.onSealed(this);
+  }
+
+  #transmit(batch: ProducerBatch, channel: ProduceChannel, view: PartitionView): void {
+    const { ports, settings } = this.#context;
+    if (batch.bytes === undefined) {
+      this.#adoptIdentity();
+      batch.build(this.#identity, this.#nextSequence, ports.crc32c);
+      this.#nextSequence = sequenceAfter(this.#nextSequence, batch.recordCount);
+    }
+    assert(batch.bytes !== undefined, 'a batch is built before it is sent');
+    assert(this.#queue[this.#inFlight] === batch, 'batches are sent in order', { name: this.name });
+    batch.attempts++;
+    batch.answer = undefined;
+    this.#inFlight++;
+    this.#sentEpoch = view.leaderEpoch;
+    channel.send(
+      { user: this, batch, generation: this.#generation },
+      {
+        topicId: this.topicId,
+        partition: this.partition,
+        leaderEpoch: view.leaderEpoch,
+        acks: settings.acks,
+        timeoutMs: settings.requestTimeoutMs,
+        batch: batch.bytes,
+      },
+    );
+    if (settings.acks === 0) {
+      this.#succeed(batch, produceResponse({ baseOffset: -1, leaderEpoch: view.leaderEpoch }));
+    }
+  }
+
+  /** Under a new identity sequences begin at 0: only when nothing is numbered by the old one. */
+  #adoptIdentity(): void {
+    const identity = this.#context.identity?.get();
+    if (identity === this.#identity || this.#queue[0]?.bytes !== undefined) return;
+    this.#identity = identity;
+    this.#nextSequence = 0;
+  }
+
+  /** False while an identity, or a later one, is awaited: `drain` is called when it is there. */
+  #hasIdentity(): boolean {
+    const { identity, ports } = this.#context;
+    if (identity === undefined) return true;
+    const current = identity.get();
+    if (current === undefined || current === this.#stale) return false;
+    if (this.#stale === undefined) return true;
+    this.#stale = undefined;
+    this.#identity = current;
+    this.#nextSequence = 0;
+    for (const batch of this.#queue) {
+      if (batch.bytes === undefined) break;
+      batch.rewrite(current, this.#nextSequence, ports.crc32c);
+      this.#nextSequence = sequenceAfter(this.#nextSequence, batch.recordCount);
+    }
+    return true;
+  }
+
+  #onHeadAnswered(batch: ProducerBatch, answer: ProduceResponse): void {
+    const code = errorCodeOf(answer.error);
+    if (code === 'NONE') {
+      this.#failedInARow = 0;
+      this.#holesMet = 0;
+      this.#succeed(batch, answer);
+    } else if (code === 'DUPLICATE_SEQUENCE_NUMBER') {
+      this.#succeed(batch, { ...answer, baseOffset: -1 });
+    } else if (this.#isHole(code)) {
+      this.#onHole(batch, answer);
+    } else if (ERRORS[code].retriable) {
+      this.#onRetriable(code, answer);
+    } else {
+      const error = brokerError(this.name, answer.error, answer.message);
+      const outcomeUnknown = batch.attempts > 1;
+      this.#drop(
+        batch,
+        new ClientError(error.code, error.message, { cause: error, outcomeUnknown }),
+      );
+    }
+  }
+
+  #isHole(code: ErrorCode): boolean {
+    return (
+      this.#identity !== undefined &&
+      (code === 'OUT_OF_ORDER_SEQUENCE_NUMBER' ||
+        code === 'UNKNOWN_PRODUCER_ID' ||
+        code === 'INVALID_PRODUCER_EPOCH')
+    );
+  }
+
+  #onHole(batch: ProducerBatch, answer: ProduceResponse): void {
+    const identity = this.#identity;
+    assert(identity !== undefined, 'only numbered batches meet holes');
+    const { logger } = this.#context.ports;
+    const code = errorCodeOf(answer.error);
+    // Without its memory of us the broker cannot tell whether an earlier sending was written.
+    const forgotten = code !== 'OUT_OF_ORDER_SEQUENCE_NUMBER' && batch.attempts > 1;
+    if (forgotten || ++this.#holesMet > ATTEMPTS_AT_HOLES_MAX) {
+      const { message } = brokerError(this.name, answer.error, answer.message);
+      this.#drop(batch, new ClientError(code, message, { outcomeUnknown: forgotten }));
+      return;
+    }
+    logger.warn('producer sequence is to begin anew', { partition: this.name, reason: code });
+    this.#rewind();
+    this.#stale = identity;
+    this.#context.identity?.renew(identity);
+  }
+
+  #onRetriable(code: ErrorCode, answer: ProduceResponse): void {
+    const { metadata, ports } = this.#context;
+    const generation = this.#generation;
+    ports.logger.debug('produce is retried', { partition: this.name, reason: code });
+    // News of a leader come back as a call of `onLeader`, which rewinds and sends on the spot.
+    metadata.applyHint(this.topicId, this.partition, answer.currentLeader);
+    if (generation !== this.#generation) return;
+    this.#rewind();
+    this.#retryLater(code);
+  }
+
+  /** Nothing is under way any more; all of it goes out again. */
+  #rewind(): void {
+    this.#generation++;
+    for (const batch of this.#queue.slice(0, this.#inFlight)) batch.answer = undefined;
+    this.#inFlight = 0;
+  }
+
+  #retryLater(code: ErrorCode): void {
+    if (this.#retryTimer !== undefined) return;
+    const { metadata, ports } = this.#context;
+    const waitMs = backoffMs(DEFAULT_RETRY, this.#failedInARow++, ports.random);
+    if (ERRORS[code].retriable && code !== 'THROTTLED') metadata.refresh();
+    this.#retryTimer = ports.timers.after(waitMs, () => {
+      this.#retryTimer = undefined;
+      this.drain();
+    });
+  }
+
+  #cancelRetry(): void {
+    this.#retryTimer?.cancel();
+    this.#retryTimer = undefined;
+  }
+
+  #succeed(batch: ProducerBatch, answer: ProduceResponse): void {
+    this.#remove(batch);
+    batch.succeed(answer, this.#context.deliver);
+    this.#context.onSettled(this, batch.sizeInBytes);
+  }
+
+  #drop(batch: ProducerBatch, error: ClientError): void {
+    this.#remove(batch);
+    batch.fail(error, this.#context.deliver);
+    this.#context.onSettled(this, batch.sizeInBytes);
+  }
+
+  #remove(batch: ProducerBatch): void {
+    const index = this.#queue.indexOf(batch);
+    assert(index >= 0, 'a batch is settled out of its queue', { name: this.name });
+    this.#queue.splice(index, 1);
+    if (index < this.#inFlight) this.#inFlight--;
+  }
+}

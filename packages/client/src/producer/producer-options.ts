@@ -1,0 +1,144 @@
+import type { CompressionType } from '@relevo/record/compression';
+import { ClientError } from '../errors.ts';
+import type { Serializer } from '../serializers.ts';
+
+export type HeaderValue = string | Uint8Array | null;
+export type RecordHeaders =
+  Readonly<Record<string, HeaderValue>> | readonly (readonly [name: string, value: HeaderValue])[];
+
+export interface ProducerRecord<Key, Value> {
+  readonly topic: string;
+  /** Records of one key go to one partition, in order. Default: null. */
+  readonly key?: Key;
+  /** Default: null. */
+  readonly value?: Value;
+  /** A name may occur more than once in the list form. */
+  readonly headers?: RecordHeaders;
+  /** Default: by the key, or by turns without one. */
+  readonly partition?: number;
+  /** Ms since 1970 UTC. Default: now. */
+  readonly timestamp?: number;
+}
+
+/** What became of a record. */
+export interface Receipt {
+  readonly topic: string;
+  readonly partition: number;
+  /** -1 with acks "none", and where the broker knows only that it had the record before. */
+  readonly offset: number;
+  /** The leader's epoch when it was written. */
+  readonly leaderEpoch: number;
+  /** Ms since 1970 UTC, as stored. */
+  readonly timestamp: number;
+  /** The brokers on whose stable storage the record was when it was acknowledged. */
+  readonly syncedOn: readonly number[];
+}
+
+/** What became of a batch of records that were enqueued. */
+export type Delivery =
+  | {
+      readonly topic: string;
+      readonly partition: number;
+      readonly recordCount: number;
+      /** Of the batch's first record; the others follow without gaps. */
+      readonly baseOffset: number;
+      readonly leaderEpoch: number;
+      readonly syncedOn: readonly number[];
+      readonly error: undefined;
+    }
+  | {
+      readonly topic: string;
+      /** -1: none had been chosen yet. */
+      readonly partition: number;
+      readonly recordCount: number;
+      readonly error: ClientError;
+    };
+
+export interface ProducerOptions<Key, Value> {
+  /**
+   * When a record counts as written: `all`, when it is synced on every in-sync replica; `leader`, when
+   * it is on the leader; `none`, when it was sent. Default: all.
+   */
+  readonly acks?: 'all' | 'leader' | 'none';
+  /** Retries write nothing twice and keep the order. Needs acks "all". Default: true with those. */
+  readonly idempotent?: boolean;
+  /** How long a record may wait for others to share its batch, ms, 0 to 60,000. Default: 5. */
+  readonly lingerMs?: number;
+  /** A batch is sent when it has so many bytes, 1 KiB to 8 MiB. Default: 64 KiB. */
+  readonly batchBytes?: number;
+  /** Largest record, with its batch's header; the broker's message.max.bytes. Default: 1 MiB. */
+  readonly maxRecordBytes?: number;
+  /** What may wait here unacknowledged; `send` waits when it is full. Default: 32 MiB. */
+  readonly bufferBytes?: number;
+  /** Default: none. */
+  readonly compression?: CompressionType;
+  /** From `send` to its settling, waits and retries included, ms. Default: 120,000. */
+  readonly deliveryTimeoutMs?: number;
+  /** How long a broker may take over one batch before it is sent again, ms. Default: 10,000. */
+  readonly requestTimeoutMs?: number;
+  /** Batches of one partition on their way at a time, 1 to 5. Default: 5. */
+  readonly maxInFlight?: number;
+  /** Default: text and bytes as they are. */
+  readonly key?: Serializer<Key, unknown>;
+  readonly value?: Serializer<Value, unknown>;
+  /** Called for each batch that holds enqueued records, once. Needed by `enqueue`. */
+  readonly onDelivery?: (delivery: Delivery) => void;
+}
+
+/** The options with their defaults, checked. */
+export interface ProducerSettings {
+  readonly acks: -1 | 0 | 1;
+  readonly idempotent: boolean;
+  readonly lingerMs: number;
+  readonly batchBytes: number;
+  readonly maxRecordBytes: number;
+  readonly bufferBytes: number;
+  readonly compression: CompressionType;
+  readonly deliveryTimeoutMs: number;
+  readonly requestTimeoutMs: number;
+  readonly maxInFlight: number;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const ACKS = { all: -1, leader: 1, none: 0 } as const;
+/** The broker remembers the last five batches of a producer (invariant I2). */
+const MAX_IN_FLIGHT = 5;
+/** A gRPC message takes no more. */
+const MESSAGE_BYTES_MAX = 8 * MIB;
+const DAY_MS = 86_400_000;
+
+export function producerSettings<Key, Value>(
+  options: ProducerOptions<Key, Value>,
+): ProducerSettings {
+  const acks = options.acks ?? 'all';
+  const idempotent = options.idempotent ?? acks === 'all';
+  if (idempotent && acks !== 'all') {
+    throw new ClientError('INVALID_ARGUMENT', `idempotent needs acks "all", not "${acks}"`);
+  }
+  const batchBytes = within('batchBytes', options.batchBytes ?? 64 * KIB, KIB, MESSAGE_BYTES_MAX);
+  const maxRecordBytes = options.maxRecordBytes ?? Math.max(batchBytes, MIB);
+  return {
+    acks: ACKS[acks],
+    idempotent,
+    lingerMs: within('lingerMs', options.lingerMs ?? 5, 0, 60_000),
+    batchBytes,
+    maxRecordBytes: within('maxRecordBytes', maxRecordBytes, batchBytes, MESSAGE_BYTES_MAX),
+    bufferBytes: within('bufferBytes', options.bufferBytes ?? 32 * MIB, batchBytes, 2 ** 36),
+    compression: options.compression ?? 'none',
+    deliveryTimeoutMs: within('deliveryTimeoutMs', options.deliveryTimeoutMs ?? 120_000, 1, DAY_MS),
+    requestTimeoutMs: within('requestTimeoutMs', options.requestTimeoutMs ?? 10_000, 100, DAY_MS),
+    maxInFlight: within('maxInFlight', options.maxInFlight ?? MAX_IN_FLIGHT, 1, MAX_IN_FLIGHT),
+  };
+}
+
+/** The option's value, or an INVALID_ARGUMENT that names it. */
+export function within(name: string, value: number, min: number, max: number): number {
+  if (!(value >= min && value <= max)) {
+    throw new ClientError(
+      'INVALID_ARGUMENT',
+      `${name} must be from ${min} to ${max}, not ${value}`,
+    );
+  }
+  return value;
+}
