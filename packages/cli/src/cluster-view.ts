@@ -1,10 +1,10 @@
 /** A cluster as tables: what `cluster status` and `start` show. */
-import type { ClusterDescription } from '@relevo/client';
+import type { DescribedCluster } from '@relevo/client';
 import { table } from './output.ts';
 import { durationText, plural } from './units.ts';
 
 /** Brokers, with what each leads and holds. */
-export const brokersTable = (cluster: ClusterDescription): string =>
+export const brokersTable = (cluster: DescribedCluster): string =>
   table(
     ['broker', 'address', 'rack', 'state', 'leads', 'preferred', 'replicas', 'in sync', 'epoch'],
     cluster.brokers
@@ -22,7 +22,7 @@ export const brokersTable = (cluster: ClusterDescription): string =>
       ]),
   );
 
-type BrokerFacts = ClusterDescription['brokers'][number];
+type BrokerFacts = DescribedCluster['brokers'][number];
 
 const brokerState = ({ fenced, shuttingDown }: BrokerFacts): string => {
   if (shuttingDown) return 'stopping';
@@ -30,7 +30,7 @@ const brokerState = ({ fenced, shuttingDown }: BrokerFacts): string => {
 };
 
 /** The controllers, their leader first. */
-export const quorumTable = (cluster: ClusterDescription): string =>
+export const quorumTable = (cluster: DescribedCluster): string =>
   table(
     ['controller', 'address', 'role', 'log index', 'behind', 'heard of'],
     cluster.voters
@@ -52,7 +52,7 @@ const heardOf = (silentForMs: number): string =>
   silentForMs < 0 ? 'never' : `${durationText(silentForMs)} ago`;
 
 /** One line on how the partitions are. */
-export function partitionsLine(cluster: ClusterDescription): string {
+export function partitionsLine(cluster: DescribedCluster): string {
   const ailments = (
     [
       ['offline', cluster.offline],
@@ -70,7 +70,7 @@ export function partitionsLine(cluster: ClusterDescription): string {
   return `${plural(topics, 'topic')}, ${plural(partitions, 'partition')}: ${health}`;
 }
 
-export const clusterText = (cluster: ClusterDescription): string =>
+export const clusterText = (cluster: DescribedCluster): string =>
   [
     `cluster ${cluster.clusterId}, ${quorumLine(cluster)}`,
     '',
@@ -85,7 +85,7 @@ export const quorumLine = ({
   controllerId,
   controllerTerm,
   committedIndex,
-}: ClusterDescription): string =>
+}: DescribedCluster): string =>
   controllerId < 0
     ? 'no controller is elected'
     : `controller ${controllerId} (term ${controllerTerm}, committed index ${committedIndex})`;

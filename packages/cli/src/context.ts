@@ -19,7 +19,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import type { Relevo } from '@relevo/client';
 import { RelevoError } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
-import { CommandError, EXIT, type ExitCode } from './exit-codes.ts';
+import { CommandError, EXIT, usageError, type ExitCode } from './exit-codes.ts';
 import { Output, type Streams } from './output.ts';
 
 /** The process around a command; a test passes its own. */
@@ -38,8 +38,10 @@ export interface CommandContext {
   readonly signal: AbortSignal;
   /** gRPC addresses to begin with. */
   readonly bootstrap: readonly string[];
-  /** Connects on the first call; closed by `action` when the command ends. */
-  connect(): Promise<Relevo>;
+  /**
+   * Connects on the first call, until `signal` is aborted; closed by `action` when the command ends.
+   */
+  connect(signal?: AbortSignal): Promise<Relevo>;
 }
 
 export const DEFAULT_BOOTSTRAP = 'localhost:9093';
@@ -73,50 +75,63 @@ export function action<Args extends readonly unknown[]>(
     if (!(command instanceof Command)) throw new TypeError('not called by commander');
     const options: CommonOptions = command.optsWithGlobals();
     const out = new Output(host, options.json === true);
-    const session = new Session(host, options);
-    const context: CommandContext = {
-      host,
-      out,
-      get signal() {
-        return host.signal;
-      },
-      bootstrap: session.bootstrap,
-      connect: () => session.connect(),
-    };
+    let session: Session | undefined;
     try {
+      session = new Session(bootstrapOf(host, options));
+      const context = contextOf(host, out, session);
       // Commander has checked arguments and options against the declaration of the command.
       host.exitCode = (await run(context, ...(args.slice(0, -1) as unknown as Args))) ?? EXIT.ok;
     } catch (thrown) {
       out.progressDone();
       host.exitCode = printError(out, thrown);
     } finally {
-      await session.close();
+      await session?.close();
     }
   };
 }
 
+const contextOf = (host: Host, out: Output, session: Session): CommandContext => ({
+  host,
+  out,
+  get signal() {
+    return host.signal;
+  },
+  bootstrap: session.bootstrap,
+  connect: (signal) => session.connect(signal),
+});
+
+function bootstrapOf(host: Host, options: CommonOptions): readonly string[] {
+  const given = options.bootstrap ?? host.env['RELEVO_BOOTSTRAP'] ?? DEFAULT_BOOTSTRAP;
+  const addresses = given.split(',').map((address) => address.trim());
+  const wrong = addresses.find((address) => !/^[^\s/]+:\d{1,5}$/.test(address));
+  if (wrong === undefined) return addresses;
+  throw usageError(
+    `"${wrong}" is no gRPC address of a broker; --bootstrap (or RELEVO_BOOTSTRAP) is host:port, or ` +
+      `several with commas between, such as ${DEFAULT_BOOTSTRAP}`,
+  );
+}
+
 class Session {
   readonly bootstrap: readonly string[];
-  readonly #host: Host;
   #connection: Promise<Relevo> | undefined;
 
-  constructor(host: Host, options: CommonOptions) {
-    this.#host = host;
-    const addresses = options.bootstrap ?? host.env['RELEVO_BOOTSTRAP'] ?? DEFAULT_BOOTSTRAP;
-    this.bootstrap = addresses
-      .split(',')
-      .map((address) => address.trim())
-      .filter((address) => address !== '');
+  constructor(bootstrap: readonly string[]) {
+    this.bootstrap = bootstrap;
   }
 
-  connect(): Promise<Relevo> {
-    this.#connection ??= this.#connect();
+  connect(signal: AbortSignal | undefined): Promise<Relevo> {
+    this.#connection ??= this.#connect(signal);
     return this.#connection;
   }
 
-  async #connect(): Promise<Relevo> {
+  async #connect(signal: AbortSignal | undefined): Promise<Relevo> {
     const { Relevo } = await import('@relevo/client');
-    return Relevo.connect({ brokers: [...this.bootstrap] });
+    return Relevo.connect({
+      brokers: this.bootstrap,
+      // What goes wrong for good is thrown; what was retried with success is no news on a terminal.
+      logLevel: 'error',
+      ...(signal !== undefined && { signal }),
+    });
   }
 
   async close(): Promise<void> {

@@ -7,7 +7,7 @@ const SIMPLE: Readonly<Record<string, number>> = { n: 10, t: 9, r: 13, '0': 0, '
 /** The bytes that `text` stands for. */
 export function unescapeBytes(text: string): Uint8Array {
   const bytes: number[] = [];
-  const characters = [...text];
+  const characters = Array.from(text);
   for (let i = 0; i < characters.length; i++) {
     const character = characters[i] ?? '';
     if (character !== '\\') {

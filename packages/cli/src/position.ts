@@ -1,11 +1,6 @@
 /** Where `consume` begins. */
+import type { StartPosition } from '@relevo/client';
 import { usageError } from './exit-codes.ts';
-
-export type Position =
-  | { readonly kind: 'earliest' }
-  | { readonly kind: 'latest' }
-  | { readonly kind: 'offset'; readonly offset: number }
-  | { readonly kind: 'timestamp'; readonly timestampMs: number };
 
 const UNIT_MS: Readonly<Record<string, number>> = {
   ms: 1,
@@ -19,21 +14,16 @@ const UNIT_MS: Readonly<Record<string, number>> = {
  * Reads --from: `earliest`, `latest`, an offset, a time (ISO 8601, or `@` and ms since 1970) or how
  * long ago (`90s`, `15m`, `2h`, `1d`).
  */
-export function parsePosition(text: string, nowMs: number): Position {
-  if (text === 'earliest' || text === 'latest') return { kind: text };
+export function parsePosition(text: string, nowMs: number): StartPosition {
+  if (text === 'earliest' || text === 'latest') return text;
   if (/^\d+$/.test(text)) {
     const offset = Number(text);
-    if (Number.isSafeInteger(offset)) return { kind: 'offset', offset };
+    if (Number.isSafeInteger(offset)) return { offset };
   }
   const ago = /^(\d+)(ms|s|m|h|d)$/.exec(text);
-  if (ago !== null) {
-    return {
-      kind: 'timestamp',
-      timestampMs: nowMs - Number(ago[1]) * (UNIT_MS[ago[2] ?? ''] ?? 0),
-    };
-  }
-  const timestampMs = /^@\d+$/.test(text) ? Number(text.slice(1)) : isoTimeMs(text);
-  if (Number.isSafeInteger(timestampMs)) return { kind: 'timestamp', timestampMs };
+  if (ago !== null) return { timestamp: nowMs - Number(ago[1]) * (UNIT_MS[ago[2] ?? ''] ?? 0) };
+  const timestamp = /^@\d+$/.test(text) ? Number(text.slice(1)) : isoTimeMs(text);
+  if (Number.isSafeInteger(timestamp)) return { timestamp };
   throw usageError(
     `--from ${text}: it must be earliest, latest, an offset (42), a time (2026-11-21T08:00:00Z or ` +
       '@1795248000000) or how long ago (15m)',

@@ -4,7 +4,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import type { Host } from './context.ts';
-import { EXIT } from './exit-codes.ts';
+import { CommandError, EXIT } from './exit-codes.ts';
 
 interface Entry {
   readonly summary: string;
@@ -61,6 +61,11 @@ export async function runProgram(argv: readonly string[], host: Host): Promise<v
   try {
     await program.parseAsync(argv, { from: 'user' });
   } catch (thrown) {
+    if (thrown instanceof CommandError) {
+      host.stderr.write(`relevo: ${thrown.message}\n`);
+      host.exitCode = thrown.exitCode;
+      return;
+    }
     if (!(thrown instanceof CommanderError)) throw thrown;
     host.exitCode = thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
   }

@@ -13,10 +13,7 @@ import { concatBytes, utf8Decode, utf8Encode } from '@relevo/base/bytes';
 import { unescapeBytes } from './escapes.ts';
 import { usageError } from './exit-codes.ts';
 
-export interface ShownHeader {
-  readonly key: string;
-  readonly value: Uint8Array | null;
-}
+export type ShownHeader = readonly [name: string, value: Uint8Array | null];
 
 export interface ShownRecord {
   readonly topic: string;
@@ -77,10 +74,7 @@ export function recordJson(record: ShownRecord): Readonly<Record<string, unknown
     timestamp: record.timestamp,
     ...bytesJson('key', record.key),
     ...bytesJson('value', record.value),
-    headers: record.headers.map((header) => ({
-      key: header.key,
-      ...bytesJson('value', header.value),
-    })),
+    headers: record.headers.map(([key, value]) => ({ key, ...bytesJson('value', value) })),
   };
 }
 
@@ -91,9 +85,9 @@ function bytesJson(name: string, bytes: Uint8Array | null): Readonly<Record<stri
 }
 
 function headersText(headers: readonly ShownHeader[]): Uint8Array {
-  const parts = headers.flatMap((header, index) => [
-    utf8Encode(`${index === 0 ? '' : ','}${header.key}=`),
-    header.value ?? NOTHING,
+  const parts = headers.flatMap(([name, value], index) => [
+    utf8Encode(`${index === 0 ? '' : ','}${name}=`),
+    value ?? NOTHING,
   ]);
   return concatBytes(parts);
 }

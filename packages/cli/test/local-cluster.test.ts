@@ -101,14 +101,19 @@ describe('the data directory of relevo start', () => {
   });
 });
 
-test('of a broker that did not start, its last errors are shown', () => {
-  const log = [
-    '{"level":30,"msg":"starting"}',
-    '{"level":50,"msg":"cannot listen","error":"port 9093 is taken"}',
-    'Error: not JSON',
-    '{"level":"error","msg":"stopping"}',
+describe('of a broker that did not start', () => {
+  const logged = [
+    '{"level":"info","event":"starting"}',
+    '{"level":"error","event":"cannot listen","reason":"port 9093 is taken"}',
+    '{"level":"error","event":"stopping"}',
   ].join('\n');
-  expect(lastErrors(log)).toBe(
-    '\n  cannot listen: port 9093 is taken\n  Error: not JSON\n  stopping',
-  );
+
+  test('its words for people are shown', () => {
+    const log = `${logged}\nrelevo: the broker cannot start: port 9093 is taken\n`;
+    expect(lastErrors(log)).toBe('\n  relevo: the broker cannot start: port 9093 is taken');
+  });
+
+  test('or else the errors that it logged', () => {
+    expect(lastErrors(logged)).toBe('\n  cannot listen: port 9093 is taken\n  stopping');
+  });
 });

@@ -1,20 +1,21 @@
 import { expect, test } from 'vitest';
-import { parsePosition, type Position } from '@relevo/cli/position';
+import type { StartPosition } from '@relevo/client';
+import { parsePosition } from '@relevo/cli/position';
 
 const NOW = Date.UTC(2026, 10, 21, 12);
 
-test.each<[string, Position]>([
-  ['earliest', { kind: 'earliest' }],
-  ['latest', { kind: 'latest' }],
-  ['0', { kind: 'offset', offset: 0 }],
-  ['1795248000000', { kind: 'offset', offset: 1795248000000 }],
-  ['@1795248000000', { kind: 'timestamp', timestampMs: 1795248000000 }],
-  ['2026-11-21T08:00:00Z', { kind: 'timestamp', timestampMs: Date.UTC(2026, 10, 21, 8) }],
-  ['2026-11-21', { kind: 'timestamp', timestampMs: Date.UTC(2026, 10, 21) }],
-  ['90s', { kind: 'timestamp', timestampMs: NOW - 90_000 }],
-  ['15m', { kind: 'timestamp', timestampMs: NOW - 900_000 }],
-  ['2h', { kind: 'timestamp', timestampMs: NOW - 7_200_000 }],
-  ['1d', { kind: 'timestamp', timestampMs: NOW - 86_400_000 }],
+test.each<[string, StartPosition]>([
+  ['earliest', 'earliest'],
+  ['latest', 'latest'],
+  ['0', { offset: 0 }],
+  ['1795248000000', { offset: 1795248000000 }],
+  ['@1795248000000', { timestamp: 1795248000000 }],
+  ['2026-11-21T08:00:00Z', { timestamp: Date.UTC(2026, 10, 21, 8) }],
+  ['2026-11-21', { timestamp: Date.UTC(2026, 10, 21) }],
+  ['90s', { timestamp: NOW - 90_000 }],
+  ['15m', { timestamp: NOW - 900_000 }],
+  ['2h', { timestamp: NOW - 7_200_000 }],
+  ['1d', { timestamp: NOW - 86_400_000 }],
 ])('--from %s', (text, expected) => {
   expect(parsePosition(text, NOW)).toEqual(expected);
 });

@@ -39,7 +39,7 @@ describe('relevo', () => {
     [['topic', 'create', 't', '-p', '0'], 'It must be an integer from 1 to 100000.'],
     [['topic', 'create', 't', '-c', 'retention.ms'], 'it must be KEY=VALUE'],
     [['topic', 'alter', 't'], 'nothing to change'],
-    [['produce', 't', '--acks', '2'], 'Allowed choices are all, 1, 0.'],
+    [['produce', 't', '--acks', '2'], 'Allowed choices are all, leader, none.'],
     [['produce', 't', '--key-separator', ''], '--key-separator must not be empty'],
     [['produce', 't', '--key-separator', '\\q'], 'is no escape'],
     [['broker'], "required option '-c, --config <file>' not specified"],

@@ -10,8 +10,8 @@ const record: ShownRecord = {
   key: bytes('k1'),
   value: bytes('paid €'),
   headers: [
-    { key: 'source', value: bytes('web') },
-    { key: 'empty', value: null },
+    ['source', bytes('web')],
+    ['empty', null],
   ],
 };
 

@@ -76,18 +76,22 @@ async function electPreferred(
   topic: string | undefined,
 ): Promise<ExitCode> {
   const { admin } = await context.connect();
-  const results = await admin.electPreferredLeaders(topic === undefined ? {} : { topic });
-  const failed = results.filter(({ error }) => error !== 'NONE');
-  context.out.result(results, () =>
+  const results = await admin.electLeaders(topic === undefined ? {} : { topic });
+  const failed = results.filter(({ error }) => error !== undefined);
+  const outcome = results.map(({ error, ...moved }) => ({
+    ...moved,
+    error: error === undefined ? null : { code: error.code, message: error.message },
+  }));
+  context.out.result(outcome, () =>
     results.length === 0
       ? 'every partition is led by its preferred leader'
       : table(
           ['topic', 'partition', 'leader', 'outcome'],
-          results.map(({ topic: name, partition, leader, error, message }) => [
+          results.map(({ topic: name, partition, leader, error }) => [
             name,
             partition,
-            leader < 0 ? 'none' : leader,
-            error === 'NONE' ? 'moved' : `${error}: ${message}`,
+            leader ?? 'none',
+            error?.message ?? 'moved',
           ]),
         ),
   );

@@ -2,6 +2,8 @@
 import { createReadStream } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { Command, Option } from 'commander';
+import type { Delivery, Producer } from '@relevo/client';
+import { messageOf } from '@relevo/base/errors';
 import {
   action,
   integerBetween,
@@ -16,13 +18,12 @@ import { Progress } from '../progress.ts';
 import { bytesText, count, durationText, plural } from '../units.ts';
 
 const PROGRESS_EVERY_MS = 250;
-/** Bounds what is in flight between reading and acknowledgement. */
-const UNACKED_BYTES_MAX = 32 * 1024 * 1024;
-const UNACKED_RECORDS_MAX = 100_000;
 const READ_CHUNK_BYTES = 256 * 1024;
 
 const COMPRESSIONS = ['none', 'gzip', 'snappy', 'lz4', 'zstd'] as const;
 type Compression = (typeof COMPRESSIONS)[number];
+const ACKS = ['all', 'leader', 'none'] as const;
+type Acks = (typeof ACKS)[number];
 
 interface ProduceOptions {
   readonly file?: string;
@@ -30,7 +31,7 @@ interface ProduceOptions {
   readonly partition?: number;
   readonly header: readonly (readonly [string, string])[];
   readonly compression: Compression;
-  readonly acks: 'all' | '1' | '0';
+  readonly acks: Acks;
   readonly linger: number;
 }
 
@@ -49,11 +50,7 @@ export function produceCommand(host: Host): Command {
       .addOption(
         new Option('--compression <codec>', 'of batches').choices(COMPRESSIONS).default('none'),
       )
-      .addOption(
-        new Option('--acks <n>', 'who must have a record')
-          .choices(['all', '1', '0'])
-          .default('all'),
-      )
+      .addOption(new Option('--acks <n>', 'who must have a record').choices(ACKS).default('all'))
       .option('--linger <ms>', 'how long a batch waits to be filled', integerBetween(0, 60_000), 5)
       .action(action(host, produce)),
   );
@@ -95,47 +92,45 @@ async function produce(
   topic: string,
   options: ProduceOptions,
 ): Promise<ExitCode> {
-  const separator =
-    options.keySeparator === undefined ? undefined : unescapeBytes(options.keySeparator);
-  if (separator?.length === 0) throw usageError('--key-separator must not be empty');
+  const separator = separatorOf(options.keySeparator);
   const input = openInput(context, options.file);
-  const relevo = await context.connect();
+  // Ends the reading when the user wants to stop, and at the first failure, even of an idle stdin.
+  const halt = (): void => void input.destroy();
+  context.signal.addEventListener('abort', halt, { once: true });
+  const relevo = await context.connect(context.signal);
+  // A producer waits for a topic to appear; someone who mistyped its name should not.
   await relevo.admin.describeTopic(topic);
+  const tally = new Tally(halt);
   const producer = relevo.producer({
-    acks: acksOf(options.acks),
+    acks: options.acks,
     compression: options.compression,
     lingerMs: options.linger,
+    onDelivery: (delivery) => tally.settle(delivery),
   });
-  const tally = new Tally();
-  const headers = Object.fromEntries(options.header);
   const progress = new Progress(PROGRESS_EVERY_MS, (ms) =>
     context.out.progress(tally.progressText(ms)),
   ).start();
+  const common = {
+    topic,
+    headers: options.header,
+    ...(options.partition !== undefined && { partition: options.partition }),
+  };
   const splitter = new LineSplitter();
-  const send = (line: Uint8Array): void => {
-    const record = keyAndValue(line, separator, splitter.lines);
-    tally.sent(line.length);
-    producer
-      .send({
-        topic,
-        ...record,
-        headers,
-        ...(options.partition !== undefined && { partition: options.partition }),
-      })
-      .then(
-        ({ partition, offset }) => tally.acked(line.length, partition, offset),
-        (error: unknown) => tally.failed(line.length, error),
-      );
+  const send = (line: Uint8Array): boolean => {
+    tally.bytes += line.length;
+    return enqueue(
+      producer,
+      { ...common, ...keyAndValue(line, separator, splitter.lines) },
+      splitter,
+    );
   };
   try {
-    for await (const chunk of input) {
-      for (const line of splitter.push(chunk)) send(line);
-      await tally.room();
-      if (context.signal.aborted || tally.error !== undefined) break;
-    }
-    for (const line of splitter.end()) send(line);
+    await sendLines(input, splitter, { send, drained: () => producer.drained() }).catch(
+      (thrown: unknown) => {
+        if (!input.destroyed || thrown instanceof CommandError) tally.error ??= thrown;
+      },
+    );
     await producer.flush();
-    await tally.settled();
   } finally {
     progress.stop();
     context.out.progressDone();
@@ -144,10 +139,39 @@ async function produce(
   return report(context, topic, tally, progress.elapsedMs);
 }
 
-const acksOf = (text: ProduceOptions['acks']): 'all' | 1 | 0 => {
-  if (text === 'all') return 'all';
-  return text === '1' ? 1 : 0;
-};
+function separatorOf(text: string | undefined): Uint8Array | undefined {
+  if (text === undefined) return undefined;
+  const separator = unescapeBytes(text);
+  if (separator.length === 0) throw usageError('--key-separator must not be empty');
+  return separator;
+}
+
+interface Sink {
+  /** False: wait for `drained` before more. */
+  readonly send: (line: Uint8Array) => boolean;
+  readonly drained: () => Promise<void>;
+}
+
+/** Sends every line of `input`, no faster than the sink takes them. */
+async function sendLines(input: Readable, splitter: LineSplitter, sink: Sink): Promise<void> {
+  for await (const chunk of input) {
+    for (const line of splitter.push(chunk)) if (!sink.send(line)) await sink.drained();
+  }
+  for (const line of splitter.end()) sink.send(line);
+}
+
+/** Says which line was refused; the others go on. */
+function enqueue(
+  producer: Producer,
+  record: Parameters<Producer['enqueue']>[0],
+  { lines }: LineSplitter,
+): boolean {
+  try {
+    return producer.enqueue(record);
+  } catch (thrown) {
+    throw new CommandError(`line ${lines}: ${messageOf(thrown)}`, EXIT.failed, { cause: thrown });
+  }
+}
 
 function openInput({ host, out }: CommandContext, file: string | undefined): Readable {
   if (file !== undefined && file !== '-') {
@@ -158,94 +182,67 @@ function openInput({ host, out }: CommandContext, file: string | undefined): Rea
 }
 
 function report(context: CommandContext, topic: string, tally: Tally, elapsedMs: number): ExitCode {
-  const { records, bytes, error } = tally;
-  const seconds = elapsedMs / 1000;
-  const partitions = tally.partitions();
+  const { records, failures, error } = tally;
+  const rate = records / (elapsedMs / 1000);
+  const result = {
+    topic,
+    records,
+    failed: failures,
+    elapsedMs: Math.round(elapsedMs),
+    recordsPerS: rate,
+    partitions: tally.partitions(),
+  };
   context.out.result(
-    {
-      topic,
-      records,
-      bytes,
-      elapsedMs: Math.round(elapsedMs),
-      recordsPerS: records / seconds,
-      partitions,
-    },
+    result,
     () =>
-      `${plural(records, 'record')} (${bytesText(bytes)}) acknowledged by ${topic} in ` +
-      `${durationText(elapsedMs)}, ${count(records / seconds)} records/s`,
+      `${plural(records, 'record')} acknowledged by ${topic} in ${durationText(elapsedMs)}, ` +
+      `${count(rate)} records/s`,
   );
-  if (error === undefined) return EXIT.ok;
-  context.out.note(
-    `${plural(tally.failures, 'record')} after ${plural(records, 'acknowledged one')} failed; the first ` +
-      'failure says:',
-  );
-  throw error;
+  if (error !== undefined) {
+    if (failures > 0) context.out.note(`${plural(failures, 'record')} failed; the first says:`);
+    throw error;
+  }
+  if (!context.signal.aborted) return EXIT.ok;
+  context.out.note('stopped before the end of the input');
+  return EXIT.failed;
 }
 
-/** What has been sent, and what became of it. */
+/** What became of the records. */
 class Tally {
+  /** Acknowledged. */
   records = 0;
-  bytes = 0;
   failures = 0;
   /** The first failure. */
   error: unknown;
-  #unackedRecords = 0;
-  #unackedBytes = 0;
-  #waiting: { readonly until: () => boolean; readonly go: () => void } | undefined;
+  /** Read and sent. */
+  bytes = 0;
+  readonly #onFailure: () => void;
   readonly #partitions = new Map<number, { first: number; last: number; records: number }>();
 
-  sent(bytes: number): void {
-    this.#unackedRecords++;
-    this.#unackedBytes += bytes;
+  constructor(onFailure: () => void) {
+    this.#onFailure = onFailure;
   }
 
-  acked(bytes: number, partition: number, offset: number): void {
-    this.records++;
-    this.bytes += bytes;
+  settle(delivery: Delivery): void {
+    if (delivery.error !== undefined) {
+      this.failures += delivery.recordCount;
+      this.error ??= delivery.error;
+      this.#onFailure();
+      return;
+    }
+    const { partition, recordCount, baseOffset } = delivery;
+    this.records += recordCount;
     const known = this.#partitions.get(partition);
+    const last = baseOffset + recordCount - 1;
     if (known === undefined) {
-      this.#partitions.set(partition, { first: offset, last: offset, records: 1 });
+      this.#partitions.set(partition, { first: baseOffset, last, records: recordCount });
     } else {
-      known.last = Math.max(known.last, offset);
-      known.records++;
-    }
-    this.#settle(bytes);
-  }
-
-  failed(bytes: number, error: unknown): void {
-    this.failures++;
-    this.error ??= error;
-    this.#settle(bytes);
-  }
-
-  #settle(bytes: number): void {
-    this.#unackedRecords--;
-    this.#unackedBytes -= bytes;
-    if (this.#waiting?.until() === true) {
-      this.#waiting.go();
-      this.#waiting = undefined;
+      known.last = Math.max(known.last, last);
+      known.records += recordCount;
     }
   }
 
-  /** Resolves when more may be sent. */
-  room(): Promise<void> {
-    return this.#wait(
-      () => this.#unackedBytes < UNACKED_BYTES_MAX && this.#unackedRecords < UNACKED_RECORDS_MAX,
-    );
-  }
-
-  /** Resolves when nothing is in flight. */
-  settled(): Promise<void> {
-    return this.#wait(() => this.#unackedRecords === 0);
-  }
-
-  #wait(until: () => boolean): Promise<void> {
-    if (until()) return Promise.resolve();
-    return new Promise((go) => {
-      this.#waiting = { until, go };
-    });
-  }
-
+  /** Offsets and counts by partition; between first and last there may be others' records. */
   partitions(): readonly object[] {
     return [...this.#partitions]
       .toSorted(([a], [b]) => a - b)
@@ -254,6 +251,9 @@ class Tally {
 
   progressText(elapsedMs: number): string {
     const rate = this.records / (elapsedMs / 1000);
-    return `${plural(this.records, 'record')}, ${bytesText(this.bytes)}, ${count(rate)} records/s`;
+    return (
+      `${bytesText(this.bytes)} read, ${plural(this.records, 'record')} acknowledged, ` +
+      `${count(rate)} records/s`
+    );
   }
 }

@@ -1,7 +1,7 @@
 /** `relevo start`: a cluster of broker processes on this machine, for as long as it runs. */
 import { relative } from 'node:path';
 import { Command } from 'commander';
-import type { ClusterDescription, TopicDescription } from '@relevo/client';
+import type { DescribedCluster, ListedTopic } from '@relevo/client';
 import { partitionsLine, quorumLine } from '../cluster-view.ts';
 import { action, integerBetween, type CommandContext, type Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
@@ -98,7 +98,10 @@ async function welcome(
   readyMs: number,
 ): Promise<void> {
   const { Relevo } = await import('@relevo/client');
-  const relevo = await Relevo.connect({ brokers: cluster.brokers.map(({ grpc }) => grpc) });
+  const relevo = await Relevo.connect({
+    brokers: cluster.brokers.map(({ grpc }) => grpc),
+    logLevel: 'error',
+  });
   try {
     const description = await relevo.admin.describeCluster();
     const topics = await relevo.admin.listTopics();
@@ -110,12 +113,12 @@ async function welcome(
 
 function welcomeText(
   cluster: LocalCluster,
-  description: ClusterDescription,
-  topics: readonly Pick<TopicDescription, 'name' | 'partitions'>[],
+  description: DescribedCluster,
+  topics: readonly ListedTopic[],
   readyMs: number,
 ): string {
   const elsewhere = cluster.port === PORT_DEFAULT ? '' : ` --bootstrap localhost:${cluster.port}`;
-  const topic = topics[0]?.name ?? 'orders';
+  const topic = topics[0]?.topic ?? 'orders';
   const where = relative(process.cwd(), cluster.directory);
   return [
     `Relevo is running: ${plural(cluster.brokers.length, 'broker')}, ready in ${durationText(readyMs)}, ` +
@@ -144,16 +147,20 @@ function welcomeText(
   ].join('\n');
 }
 
-function roleOf(id: number, { controllerId, voters }: ClusterDescription): string {
+function roleOf(id: number, { controllerId, voters }: DescribedCluster): string {
   if (id === controllerId) return 'broker, quorum leader';
   return voters.some((voter) => voter.id === id) ? 'broker, voter' : 'broker';
 }
 
-function topicsTable(topics: readonly Pick<TopicDescription, 'name' | 'partitions'>[]): string {
+function topicsTable(topics: readonly ListedTopic[]): string {
   const shown = topics.slice(0, TOPICS_SHOWN);
   const more = topics.length - shown.length;
-  const rows = shown.map(({ name, partitions }) => [name, partitions.length]);
-  const drawn = table(['topic', 'partitions'], rows);
+  const rows = shown.map(({ topic, partitions, replicationFactor }) => [
+    topic,
+    partitions,
+    replicationFactor,
+  ]);
+  const drawn = table(['topic', 'partitions', 'replicas'], rows);
   return more === 0 ? drawn : `${drawn}\n… and ${more} more: npx relevo topic list`;
 }
 

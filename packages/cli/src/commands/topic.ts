@@ -1,6 +1,6 @@
 /** `relevo topic`: create, list, describe, alter, delete. */
 import { Command } from 'commander';
-import type { TopicDescription } from '@relevo/client';
+import type { DescribedTopic } from '@relevo/client';
 import {
   action,
   integerBetween,
@@ -93,7 +93,7 @@ async function createTopic(
       ...(replicationFactor !== undefined && { replicationFactor }),
       config,
     });
-    context.out.result({ topic, created: true, ...created }, () =>
+    context.out.result({ ...created, created: true }, () =>
       [
         `created topic ${topic}: ${plural(created.partitions, 'partition')},`,
         plural(created.replicationFactor, 'replica'),
@@ -110,18 +110,16 @@ const isCode = (thrown: unknown, code: string): boolean =>
 
 async function listTopics(context: CommandContext): Promise<void> {
   const { admin } = await context.connect();
-  const topics = [...(await admin.listTopics())].toSorted((a, b) => (a.name < b.name ? -1 : 1));
+  const topics = await admin.listTopics();
   context.out.result(topics, () =>
     topics.length === 0
       ? 'no topics yet; make one with: relevo topic create NAME'
       : table(
-          ['topic', 'partitions', 'replicas', 'under-replicated', 'offline'],
-          topics.map(({ name, partitions }) => [
-            name,
-            partitions.length,
-            Math.max(0, ...partitions.map(({ replicas }) => replicas.length)),
-            partitions.filter(({ isr, replicas }) => isr.length < replicas.length).length,
-            partitions.filter(({ leader }) => leader < 0).length,
+          ['topic', 'partitions', 'replicas'],
+          topics.map(({ topic, partitions, replicationFactor }) => [
+            topic,
+            partitions,
+            replicationFactor,
           ]),
         ),
   );
@@ -129,17 +127,17 @@ async function listTopics(context: CommandContext): Promise<void> {
 
 async function describeTopics(context: CommandContext, topics: readonly string[]): Promise<void> {
   const { admin } = await context.connect();
-  const described: TopicDescription[] = [];
+  const described: DescribedTopic[] = [];
   for (const topic of topics) described.push(await admin.describeTopic(topic));
   context.out.result(described, () => described.map(topicText).join('\n\n'));
 }
 
-function topicText(topic: TopicDescription): string {
+function topicText(topic: DescribedTopic): string {
   const partitions = table(
     ['partition', 'leader', 'epoch', 'replicas', 'in sync', ''],
     topic.partitions.map(({ partition, leader, leaderEpoch, replicas, isr }) => [
       partition,
-      leader < 0 ? 'none' : leader,
+      leader ?? 'none',
       leaderEpoch,
       replicas.join(' '),
       isr.join(' '),
@@ -152,15 +150,15 @@ function topicText(topic: TopicDescription): string {
       ? 'settings: all at their defaults'
       : `settings: ${changed.map(({ name, value }) => `${name}=${value}`).join(', ')}`;
   const count = plural(topic.partitions.length, 'partition');
-  return `${topic.name} (id ${topic.topicId}, ${count})\n${settings}\n${partitions}`;
+  return `${topic.topic} (id ${topic.topicId}, ${count})\n${settings}\n${partitions}`;
 }
 
 function partitionNote(
-  leader: number,
+  leader: number | undefined,
   replicas: readonly number[],
   isr: readonly number[],
 ): string {
-  if (leader < 0) return 'offline';
+  if (leader === undefined) return 'offline';
   if (isr.length < replicas.length) return 'under-replicated';
   return leader === replicas[0] ? '' : 'not led by its preferred leader';
 }
@@ -182,7 +180,7 @@ async function alterTopic(
   }
   const { admin } = await context.connect();
   if (settings) await admin.alterTopicConfig({ topic, set: config, unset });
-  if (partitions !== undefined) await admin.createPartitions({ topic, partitions });
+  if (partitions !== undefined) await admin.createPartitions(topic, partitions);
   const now = await admin.describeTopic(topic);
   context.out.result(now, () => topicText(now));
 }

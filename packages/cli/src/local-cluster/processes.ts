@@ -143,15 +143,18 @@ function logSize(path: string): number {
   }
 }
 
-/** The messages of the last errors in a log of JSON lines; what is no JSON is shown as it stands. */
+/**
+ * What a broker says of its end: the lines that are no JSON (it prints its last words on stderr, for
+ * people), or else the messages of the errors it logged.
+ */
 export function lastErrors(log: string): string {
   const lines = log.split('\n').filter((line) => line.trim() !== '');
-  const messages = lines.flatMap((line) => {
+  const words = lines.filter((line) => parseLine(line) === undefined);
+  const logged = lines.flatMap((line) => {
     const entry = parseLine(line);
-    if (entry === undefined) return [line];
-    return isError(entry) ? [errorMessage(entry)] : [];
+    return entry !== undefined && isError(entry) ? [errorMessage(entry)] : [];
   });
-  return messages
+  return (words.length > 0 ? words : logged)
     .slice(-ERROR_LINES_SHOWN)
     .map((message) => `\n  ${message}`)
     .join('');
@@ -168,15 +171,10 @@ function parseLine(line: string): Entry | undefined {
   }
 }
 
-const PINO_ERROR = 50;
-
-const isError = (entry: Entry): boolean =>
-  entry['level'] === 'error' ||
-  entry['level'] === 'fatal' ||
-  (typeof entry['level'] === 'number' && entry['level'] >= PINO_ERROR);
+const isError = (entry: Entry): boolean => entry['level'] === 'error';
 
 function errorMessage(entry: Entry): string {
-  const detail = entry['error'] ?? entry['reason'];
-  const message = String(entry['msg']);
-  return typeof detail === 'string' ? `${message}: ${detail}` : message;
+  const reason = entry['reason'];
+  const event = String(entry['event']);
+  return typeof reason === 'string' ? `${event}: ${reason}` : event;
 }
