@@ -12,7 +12,7 @@ export interface Sent {
   readonly sequence: number;
   readonly value: string;
   outcome: SendOutcome;
-  /** Where the acknowledgement says it stands; -1 before. */
+  /** Where the acknowledgement says it stands; -1 before, and where it does not say. */
   offset: number;
   leaderEpoch: number;
   /** Why it failed, or why nobody knows. */
@@ -145,7 +145,7 @@ export class History {
     else if (sent.outcome === 'failed') found('failed-yet-read', `${describe(sent)}, ${where}`);
     else if (sent.partition !== read.partition) {
       found('inconsistent-offsets', `${describe(sent)}, ${where}`);
-    } else if (sent.outcome === 'acknowledged' && sent.offset !== read.offset) {
+    } else if (sent.offset >= 0 && sent.offset !== read.offset) {
       found('inconsistent-offsets', `${describe(sent)}, ${where}`);
     }
   }
@@ -192,7 +192,7 @@ export class History {
   #checkEpochs(found: Found): void {
     const partitions = new Map<number, Sent[]>();
     for (const sent of this.#sent.values()) {
-      if (sent.outcome !== 'acknowledged') continue;
+      if (sent.offset < 0) continue;
       const list = partitions.get(sent.partition);
       if (list === undefined) partitions.set(sent.partition, [sent]);
       else list.push(sent);

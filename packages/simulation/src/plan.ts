@@ -42,6 +42,8 @@ export interface Plan {
   /** Between two sends of a producer, on average. */
   readonly sendEveryMs: number;
   readonly valueBytesMax: number;
+  /** After so long a producer gives a record up: its outcome is unknown. */
+  readonly deliveryTimeoutMs: number;
   readonly faults: readonly FaultPlan[];
 }
 
@@ -74,6 +76,7 @@ export function drawPlan(prng: Prng): Plan {
     lingerMs: prng.pick([0, 1, 5]),
     sendEveryMs: prng.pick([2, 5, 10]),
     valueBytesMax: prng.pick([20, 200, 5_000]),
+    deliveryTimeoutMs: prng.pick([120_000, 120_000, 3_000]),
     faults: [{ ...drawFault(prng), kind: 'powerCut' }, ...faults.slice(1)],
   };
 }

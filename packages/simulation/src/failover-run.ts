@@ -1,0 +1,298 @@
+/**
+ * One run: three nodes, producers and a consumer; leaders fail as the plan says and come back; at the
+ * end the cluster must be whole again in bounded virtual time, with every acknowledged record read once
+ * and the replicas equal.
+ */
+import { partitionName } from '@relevo/base/ids';
+import type { Relevo } from '@relevo/client/relevo';
+import { History } from './history.ts';
+import type { Anomaly, Sent } from './history.ts';
+import { MetadataWatcher, show } from './metadata-watcher.ts';
+import type { PartitionState } from './metadata-watcher.ts';
+import { describeFault, drawPlan } from './plan.ts';
+import type { FaultPlan, Plan } from './plan.ts';
+import { compareReplicas } from './replica-checker.ts';
+import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
+import { ConsumerLoop, ProducerLoop, TOPIC, connectClient } from './workload.ts';
+import { World } from './world.ts';
+import type { LogLine } from './world.ts';
+
+/** Virtual time in which a cluster that is left alone must be whole again. */
+const WHOLE_WITHIN_MS = 60_000;
+/** And in which a cluster that starts must have made a topic. */
+const START_WITHIN_MS = 30_000;
+const READ_WITHIN_MS = 60_000;
+
+export interface RunFigures {
+  readonly acknowledged: number;
+  readonly unknown: number;
+  readonly failed: number;
+  /** From each fault that took a leader away to the first record acknowledged under the next. */
+  readonly failoverMs: readonly number[];
+  /** From the end of each fault until all preferred leaders lead and all replicas are in sync. */
+  readonly wholeMs: readonly number[];
+  readonly elections: number;
+  readonly events: number;
+  readonly virtualMs: number;
+  /** Equal for equal seeds: the trace and the last draw. */
+  readonly fingerprint: string;
+}
+
+export interface RunOptions {
+  readonly onLog?: (line: LogLine) => void;
+  /** In place of the one drawn from the seed. */
+  readonly plan?: Plan;
+}
+
+/** Rejects with a SimulationFailure that tells what went wrong. */
+export async function failoverRun(
+  seed: number | string,
+  options: RunOptions = {},
+): Promise<RunFigures> {
+  const drawn = options.plan ?? drawPlan(new World({ seed }).prng.split('plan'));
+  const world = new World({
+    seed,
+    network: { profile: drawn.profile, lanes: drawn.lanes, windowBytes: drawn.windowBytes },
+    disk: { latency: drawn.diskLatency },
+    clockDrift: drawn.clockDrift,
+    ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+  });
+  const run = new FailoverRun(world, drawn);
+  await world.run(() => run.run());
+  return run.figures();
+}
+
+class FailoverRun {
+  readonly #world: World;
+  readonly #plan: Plan;
+  readonly #cluster: SimulatedCluster;
+  readonly #history: History = new History();
+  readonly #failoverMs: number[] = [];
+  readonly #wholeMs: number[] = [];
+  #watcher: MetadataWatcher | undefined;
+  /** What the next acknowledgement of a partition means, by partition. */
+  readonly #awaited: Map<number, { sinceMs: number; epoch: number }> = new Map();
+
+  constructor(world: World, plan: Plan) {
+    this.#world = world;
+    this.#plan = plan;
+    this.#cluster = new SimulatedCluster(world);
+  }
+
+  async run(): Promise<void> {
+    const world = this.#world;
+    const cluster = this.#cluster;
+    cluster.bootAll();
+    const client = await world.within(
+      'a client connects',
+      START_WITHIN_MS,
+      connectClient(world, 'client', cluster.addresses),
+    );
+    this.#watch();
+    const { partitions } = this.#plan;
+    const created = client.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: 3 });
+    await world.within('a topic is made', START_WITHIN_MS, created);
+    const producers = await this.#startProducers(client);
+    const follower = new ConsumerLoop('follower', client, world, this.#history);
+    for (const fault of this.#plan.faults) await this.#goThrough(fault);
+    world.note('phase', 'scenario', 'the producers stop');
+    await world.within(
+      'every send is settled',
+      this.#plan.deliveryTimeoutMs + WHOLE_WITHIN_MS,
+      Promise.all(producers.map((producer) => producer.stop())),
+    );
+    await this.#untilWhole();
+    await this.#readAll(client, follower);
+    await world.within('the client closes', 10_000, client.close());
+    await this.#stopAll();
+  }
+
+  figures(): RunFigures {
+    const history = this.#history;
+    return {
+      acknowledged: history.count('acknowledged'),
+      unknown: history.count('unknown'),
+      failed: history.count('failed'),
+      failoverMs: this.#failoverMs,
+      wholeMs: this.#wholeMs,
+      elections: this.#watcher?.elections ?? 0,
+      events: this.#world.trace.events,
+      virtualMs: this.#world.nowMs,
+      fingerprint: `${this.#world.trace.hash}-${this.#world.prng.recorder.last}`,
+    };
+  }
+
+  #watch(): void {
+    this.#world.process('watcher').boot((ports) => {
+      const fail = (text: string): void => this.#world.fail(new Error(text));
+      const watcher = new MetadataWatcher(ports, fail);
+      for (const address of this.#cluster.addresses) watcher.follow(address);
+      this.#watcher = watcher;
+    });
+  }
+
+  async #startProducers(client: Relevo): Promise<ProducerLoop[]> {
+    const { partitions, producers } = this.#plan;
+    const led = (): boolean =>
+      this.#partitions().filter((state) => state.leader >= 0).length === partitions;
+    await this.#world.until('all partitions have leaders', led, START_WITHIN_MS, () => this.#why());
+    const options = {
+      world: this.#world,
+      plan: this.#plan,
+      history: this.#history,
+      prng: this.#world.prng.split('workload'),
+      onAck: (sent: Sent) => this.#onAck(sent),
+    };
+    return Array.from(
+      { length: producers },
+      (_, index) => new ProducerLoop(`p${index}`, client, options),
+    );
+  }
+
+  // --------------------------------------------------------------------------------- faults
+
+  async #goThrough(fault: FaultPlan): Promise<void> {
+    const world = this.#world;
+    await world.sleep(fault.afterMs);
+    const victims = this.#victims(fault);
+    world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
+    this.#awaitFailover(victims);
+    await this.#strike(fault, victims);
+    await world.sleep(fault.lastsMs);
+    world.note('mend', 'scenario', fault.kind);
+    this.#mend(fault, victims);
+    const mendedMs = world.nowMs;
+    await this.#untilWhole();
+    this.#wholeMs.push(world.nowMs - mendedMs);
+    this.#awaited.clear();
+  }
+
+  /** The leader of some partition, or everyone. */
+  #victims(fault: FaultPlan): readonly number[] {
+    if (fault.kind === 'powerCutAll') return this.#cluster.ids;
+    const leaders = this.#partitions().map((state) => state.leader);
+    const victim = this.#world.prng.split(`victim/${this.#world.nowMs}`).pick(leaders);
+    return victim >= 0 ? [victim] : [0];
+  }
+
+  async #strike(fault: FaultPlan, victims: readonly number[]): Promise<void> {
+    const { network } = this.#world;
+    for (const id of victims) {
+      const process = this.#cluster.process(id);
+      const others = [...this.#cluster.hosts, 'client', 'watcher'].filter((h) => h !== hostOf(id));
+      switch (fault.kind) {
+        case 'kill':
+          await process.kill({ unsynced: 'keep' });
+          break;
+        case 'powerCut':
+        case 'powerCutAll':
+          await process.kill({ unsynced: 'lose' });
+          break;
+        case 'silentPowerCut':
+          await process.kill({ unsynced: 'lose', silent: true });
+          break;
+        case 'pause':
+          process.pause();
+          break;
+        case 'isolate':
+          network.partition([hostOf(id)], others);
+          break;
+        case 'oneWay': {
+          const hears = this.#world.prng.split(`way/${this.#world.nowMs}`).chance(0.5);
+          for (const other of others) {
+            network.setBlocked(hears ? hostOf(id) : other, hears ? other : hostOf(id), true);
+          }
+        }
+      }
+    }
+  }
+
+  #mend(fault: FaultPlan, victims: readonly number[]): void {
+    for (const id of victims) {
+      if (!this.#cluster.process(id).alive) this.#cluster.boot(id);
+      this.#cluster.process(id).resume();
+    }
+    if (fault.kind === 'isolate' || fault.kind === 'oneWay') this.#world.network.heal();
+  }
+
+  #awaitFailover(victims: readonly number[]): void {
+    for (const { partition, leader, leaderEpoch } of this.#partitions()) {
+      if (!victims.includes(leader)) continue;
+      this.#awaited.set(partition, { sinceMs: this.#world.nowMs, epoch: leaderEpoch });
+    }
+  }
+
+  #onAck({ partition, leaderEpoch }: Sent): void {
+    const awaited = this.#awaited.get(partition);
+    if (awaited === undefined || leaderEpoch <= awaited.epoch) return;
+    this.#awaited.delete(partition);
+    this.#failoverMs.push(this.#world.nowMs - awaited.sinceMs);
+  }
+
+  // ------------------------------------------------------------------------------ convergence
+
+  #partitions(): PartitionState[] {
+    return this.#watcher?.partitions(TOPIC) ?? [];
+  }
+
+  async #untilWhole(): Promise<void> {
+    const whole = (): boolean => this.#partitions().every(isWhole);
+    const what = 'all replicas are in sync and all preferred leaders lead';
+    await this.#world.until(what, whole, WHOLE_WITHIN_MS, () => this.#why());
+  }
+
+  /** The partitions that are not as they should be. */
+  #why(): string {
+    const states = this.#partitions();
+    const lines = states
+      .filter((state) => !isWhole(state))
+      .map((state) => `${partitionName(state.topic, state.partition)}: ${show(state)}`);
+    const known = `${states.length} of ${this.#plan.partitions} partitions known`;
+    return `${known}; controller ${this.#watcher?.controllerId}; ${lines.join('; ')}`;
+  }
+
+  // ------------------------------------------------------------------------------ checking
+
+  async #readAll(client: Relevo, follower: ConsumerLoop): Promise<void> {
+    const world = this.#world;
+    const ends = await world.within(
+      'the end offsets are told',
+      READ_WITHIN_MS,
+      client.admin.listOffsets({ topic: TOPIC, at: 'latest' }),
+    );
+    const reader = new ConsumerLoop('reader', client, world, this.#history);
+    for (const [name, loop] of [['reader', reader] as const, ['follower', follower] as const]) {
+      const done = (): boolean => ends.every((end) => loop.next(end.partition) >= end.offset);
+      const why = (): string =>
+        ends.map((end) => `${loop.next(end.partition)}/${end.offset}`).join(' ');
+      await world.until(`the ${name} has read all`, done, READ_WITHIN_MS, why);
+    }
+    await reader.close();
+    await follower.close();
+    report(this.#history.check(['reader', 'follower']));
+    for (const { partition, offset } of ends) {
+      const differences = compareReplicas(this.#cluster.replicas(), TOPIC, partition, offset);
+      if (differences.length > 0) throw new Error(differences.join('\n'));
+    }
+  }
+
+  /** An orderly stop of all, one after the other: leadership moves, then the last ones go. */
+  async #stopAll(): Promise<void> {
+    this.#watcher?.stop();
+    for (const id of this.#cluster.ids) {
+      await this.#world.within(`broker ${id} stops`, 60_000, this.#cluster.stop(id));
+    }
+  }
+}
+
+const isWhole = ({ leader, isr, replicas }: PartitionState): boolean =>
+  leader === replicas[0] && isr.length === replicas.length;
+
+/** Anomalies listed in a failure; more are only counted. */
+const ANOMALIES_SHOWN_MAX = 10;
+
+function report(anomalies: readonly Anomaly[]): void {
+  if (anomalies.length === 0) return;
+  const shown = anomalies.slice(0, ANOMALIES_SHOWN_MAX).map(({ kind, text }) => `${kind}: ${text}`);
+  throw new Error(`${anomalies.length} anomalies:\n  ${shown.join('\n  ')}`);
+}

@@ -1,0 +1,116 @@
+/** Runs many seeds, holds a sample of them against themselves, and sums up. */
+import { failoverRun } from './failover-run.ts';
+import type { RunFigures } from './failover-run.ts';
+import { SimulationFailure } from './world.ts';
+
+export interface RunnerOptions {
+  readonly seeds: readonly (number | string)[];
+  /** Every so-manieth seed is run twice and must take the same course; 0: none. */
+  readonly repeatEvery: number;
+  readonly onSeed: (outcome: SeedOutcome) => void;
+  readonly hostNowMs: () => number;
+}
+
+export interface SeedOutcome {
+  readonly seed: number | string;
+  readonly realMs: number;
+  readonly figures: RunFigures | undefined;
+  readonly failure: SimulationFailure | undefined;
+}
+
+/** One flat object, units in the names: what `--json` writes. */
+export interface Summary {
+  readonly seeds: number;
+  readonly failedSeeds: number;
+  readonly repeatedSeeds: number;
+  readonly acked: number;
+  readonly unknown: number;
+  readonly failed: number;
+  readonly failovers: number;
+  readonly failoverMsP50: number;
+  readonly failoverMsMax: number;
+  readonly wholeMsP50: number;
+  readonly wholeMsMax: number;
+  readonly elections: number;
+  readonly events: number;
+  readonly virtualSeconds: number;
+  readonly realSeconds: number;
+  readonly virtualPerReal: number;
+  readonly eventsPerSecond: number;
+}
+
+export async function runSeeds(options: RunnerOptions): Promise<Summary> {
+  const outcomes: SeedOutcome[] = [];
+  let repeated = 0;
+  for (const [at, seed] of options.seeds.entries()) {
+    let outcome = await runOne(seed, options.hostNowMs);
+    if (options.repeatEvery > 0 && at % options.repeatEvery === 0) {
+      repeated++;
+      outcome = await repeat(outcome, options.hostNowMs);
+    }
+    outcomes.push(outcome);
+    options.onSeed(outcome);
+  }
+  return summarize(outcomes, repeated);
+}
+
+async function runOne(seed: number | string, hostNowMs: () => number): Promise<SeedOutcome> {
+  const startedMs = hostNowMs();
+  const outcome = await failoverRun(seed).then(
+    (figures) => ({ figures, failure: undefined }),
+    (error: unknown) => {
+      if (!(error instanceof SimulationFailure)) throw error;
+      return { figures: undefined, failure: error };
+    },
+  );
+  return { seed, realMs: hostNowMs() - startedMs, ...outcome };
+}
+
+/** The outcome, or a failure where a second run takes another course than the first. */
+async function repeat(first: SeedOutcome, hostNowMs: () => number): Promise<SeedOutcome> {
+  const second = await runOne(first.seed, hostNowMs);
+  const course = ({ figures, failure }: SeedOutcome): string =>
+    figures?.fingerprint ?? `${failure?.message}`;
+  if (course(first) === course(second)) return first;
+  const cause = new Error(
+    `the same seed took two courses: ${course(first)} and ${course(second)}; something reaches ` +
+      'around the ports, or keeps state from one run to the next',
+  );
+  const facts = { seed: String(first.seed), timeMs: 0, transcript: [] };
+  return { ...first, failure: new SimulationFailure(cause, facts) };
+}
+
+const percentile = (sorted: readonly number[], share: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+
+function summarize(outcomes: readonly SeedOutcome[], repeatedSeeds: number): Summary {
+  const all = outcomes.flatMap(({ figures }) => (figures === undefined ? [] : [figures]));
+  const sum = (pick: (figures: RunFigures) => number): number =>
+    all.reduce((total, figures) => total + pick(figures), 0);
+  const sorted = (pick: (figures: RunFigures) => readonly number[]): number[] =>
+    all.flatMap(pick).sort((a, b) => a - b);
+  const failoverMs = sorted((figures) => figures.failoverMs);
+  const wholeMs = sorted((figures) => figures.wholeMs);
+  const virtualSeconds = sum((figures) => figures.virtualMs) / 1000;
+  const realSeconds = outcomes.reduce((total, { realMs }) => total + realMs, 0) / 1000;
+  const events = sum((figures) => figures.events);
+  return {
+    seeds: outcomes.length,
+    failedSeeds: outcomes.filter(({ failure }) => failure !== undefined).length,
+    repeatedSeeds,
+    acked: sum((figures) => figures.acknowledged),
+    unknown: sum((figures) => figures.unknown),
+    failed: sum((figures) => figures.failed),
+    failovers: failoverMs.length,
+    failoverMsP50: percentile(failoverMs, 0.5),
+    failoverMsMax: failoverMs.at(-1) ?? 0,
+    wholeMsP50: percentile(wholeMs, 0.5),
+    wholeMsMax: wholeMs.at(-1) ?? 0,
+    elections: sum((figures) => figures.elections),
+    events,
+    virtualSeconds,
+    realSeconds,
+    virtualPerReal: virtualSeconds / Math.max(realSeconds, 0.001),
+    eventsPerSecond: events / Math.max(realSeconds, 0.001),
+  };
+}

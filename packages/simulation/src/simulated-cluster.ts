@@ -1,0 +1,121 @@
+/** Brokers of the production node on simulated hosts. */
+import { assert } from '@relevo/base/assert';
+import type { Ports } from '@relevo/base/ports';
+import { resolveConfig } from '@relevo/server/config/node-config';
+import type { NodeConfig } from '@relevo/server/config/node-config';
+import { createNode } from '@relevo/server/node';
+import type { Node } from '@relevo/server/node';
+import type { ReplicaOnDisk } from './replica-checker.ts';
+import type { SimulatedProcess } from './simulated-process.ts';
+import type { World } from './world.ts';
+
+const DATA_DIR = '/var/lib/relevo';
+const GRPC_PORT = 9093;
+
+export interface ClusterOptions {
+  /** Default: 3. */
+  readonly brokers?: number;
+  /** Settings that differ from the defaults, under their names in the configuration. */
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
+interface Broker {
+  readonly id: number;
+  readonly process: SimulatedProcess;
+  readonly config: NodeConfig;
+  node: Node | undefined;
+  stopping: boolean;
+}
+
+export class SimulatedCluster {
+  readonly #world: World;
+  readonly #brokers: readonly Broker[];
+
+  constructor(world: World, options: ClusterOptions = {}) {
+    this.#world = world;
+    const ids = Array.from({ length: options.brokers ?? 3 }, (_, id) => id);
+    const voters = ids.map((id) => `${id}@${addressOf(id)}`).join(',');
+    this.#brokers = ids.map((id) => ({
+      id,
+      process: world.process(hostOf(id)),
+      config: resolveConfig({
+        flags: {
+          'cluster.id': 'simulated',
+          'node.id': String(id),
+          'log.dir': DATA_DIR,
+          'listener.grpc': addressOf(id),
+          'listener.http': 'none',
+          'controller.quorum.voters': voters,
+          ...options.settings,
+        },
+      }),
+      node: undefined,
+      stopping: false,
+    }));
+  }
+
+  get ids(): readonly number[] {
+    return this.#brokers.map((broker) => broker.id);
+  }
+
+  get addresses(): readonly string[] {
+    return this.ids.map(addressOf);
+  }
+
+  get hosts(): readonly string[] {
+    return this.ids.map(hostOf);
+  }
+
+  process(id: number): SimulatedProcess {
+    return this.#broker(id).process;
+  }
+
+  node(id: number): Node | undefined {
+    return this.#broker(id).node;
+  }
+
+  replicas(): ReplicaOnDisk[] {
+    return this.#brokers.map(({ id, process: { disk } }) => ({
+      broker: id,
+      disk,
+      dataDir: DATA_DIR,
+    }));
+  }
+
+  /** Boots a broker that is not running, on the disk it left. */
+  boot(id: number): void {
+    const broker = this.#broker(id);
+    broker.stopping = false;
+    broker.process.boot((ports: Ports) => {
+      const node = createNode(broker.config, ports);
+      broker.node = node;
+      node.start().catch((error: unknown) => {
+        // The process would end here with an exit code; no plan of ours makes a start fail.
+        if (!broker.stopping) this.#world.fail(error);
+      });
+    });
+  }
+
+  bootAll(): void {
+    for (const id of this.ids) this.boot(id);
+  }
+
+  /** SIGTERM: resolves when the node has stopped. */
+  async stop(id: number): Promise<void> {
+    const broker = this.#broker(id);
+    assert(broker.node !== undefined, 'a broker that stops runs', { id });
+    broker.stopping = true;
+    await broker.node.stop();
+    broker.node = undefined;
+    await broker.process.kill({ unsynced: 'keep' });
+  }
+
+  #broker(id: number): Broker {
+    const broker = this.#brokers[id];
+    assert(broker !== undefined, 'the broker is one of the cluster', { id });
+    return broker;
+  }
+}
+
+export const hostOf = (id: number): string => `broker-${id}`;
+export const addressOf = (id: number): string => `${hostOf(id)}:${GRPC_PORT}`;

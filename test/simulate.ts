@@ -1,0 +1,98 @@
+/**
+ * Runs the cluster in a simulated world, one seed after the other.
+ *
+ *     npm run simulate -- --seeds 100 [--from 1] [--json FILE]
+ *     npm run simulate -- --seed 42 [--verbose]
+ *
+ * Exit code 1 when a seed fails.
+ */
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { failoverRun } from '@relevo/simulation/failover-run';
+import { runSeeds } from '@relevo/simulation/runner';
+import type { SeedOutcome, Summary } from '@relevo/simulation/runner';
+import type { SimulationFailure } from '@relevo/simulation/world';
+import { printFields } from '@relevo/simulation/world';
+
+const hostNowMs = performance.now.bind(performance);
+/** Every so-manieth seed is run twice. */
+const REPEAT_EVERY = 10;
+/** Lines of the transcript that a failure prints. */
+const TRANSCRIPT_LINES = 120;
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '100' },
+    from: { type: 'string', default: '1' },
+    seed: { type: 'string' },
+    json: { type: 'string' },
+    verbose: { type: 'boolean', default: false },
+  },
+});
+
+function commit(): string {
+  try {
+    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim();
+  } catch {
+    return 'unknown (no git here)';
+  }
+}
+
+function printFailure(seed: number | string, failure: SimulationFailure): void {
+  const lines = [
+    '',
+    `seed ${seed} FAILED: ${failure.message}`,
+    ...failure.transcript.slice(-TRANSCRIPT_LINES),
+    `${failure.cause instanceof Error ? (failure.cause.stack ?? '') : ''}`,
+    `seed ${seed}, commit ${commit()}, Node.js ${process.version}`,
+    `replay: npm run simulate -- --seed ${seed}`,
+    'keep:   add the seed to packages/simulation/test/seeds.json',
+    '',
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+function onSeed({ seed, realMs, figures, failure }: SeedOutcome): void {
+  if (failure !== undefined) printFailure(seed, failure);
+  if (figures === undefined) return;
+  const { acknowledged, failoverMs, wholeMs, events, virtualMs, fingerprint } = figures;
+  const ms = (list: readonly number[]): string => list.map((one) => one.toFixed(0)).join(' ');
+  process.stdout.write(
+    `seed ${String(seed).padStart(4)}  ${String(acknowledged).padStart(6)} acked` +
+      `  failover ms ${ms(failoverMs).padEnd(20)}  whole ms ${ms(wholeMs).padEnd(16)}` +
+      `  ${String(events).padStart(7)} events  ${(virtualMs / 1000).toFixed(1)} s in ` +
+      `${(realMs / 1000).toFixed(2)} s  ${fingerprint}\n`,
+  );
+}
+
+function printSummary(summary: Summary): void {
+  const rows = Object.entries(summary).map(([name, value]: [string, number]) => {
+    const shown = Number.isInteger(value) ? String(value) : value.toFixed(1);
+    return `  ${name.padEnd(18)} ${shown.padStart(12)}`;
+  });
+  process.stdout.write(`\n${rows.join('\n')}\n`);
+}
+
+/** One seed, every log line as it comes. */
+async function verboseRun(seed: string): Promise<void> {
+  await failoverRun(seed, {
+    onLog: ({ timeMs, process: name, level, event, fields }) => {
+      const time = timeMs.toFixed(3).padStart(11);
+      process.stdout.write(`${time} ${name.padEnd(10)} ${level} ${event} ${printFields(fields)}\n`);
+    },
+  });
+}
+
+const first = Number(values.from);
+const seeds =
+  values.seed === undefined
+    ? Array.from({ length: Number(values.seeds) }, (_, index) => first + index)
+    : [values.seed];
+if (values.verbose && values.seed !== undefined) {
+  await verboseRun(values.seed).catch(() => undefined);
+}
+const summary = await runSeeds({ seeds, repeatEvery: REPEAT_EVERY, onSeed, hostNowMs });
+printSummary(summary);
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(summary, null, 2)}\n`);
+process.exitCode = summary.failedSeeds > 0 ? 1 : 0;
