@@ -25,6 +25,8 @@ import type { LogLine } from '@relevo/simulation/world';
 export const SESSION_MS = 1500;
 /** From a proposal to its commit. */
 const COMMIT_MS = 2;
+/** By how much other controllers may hear of it later. */
+const LAG_MAX_MS = 10;
 
 export interface Node {
   readonly id: BrokerId;
@@ -65,8 +67,8 @@ class StandInQuorum {
 
   tell(node: Node): void {
     if (!node.process.alive) return;
-    const { leader, term: now } = this;
     node.ports.timers.soon(() => {
+      const { leader, term: now } = this;
       node.service?.onLeadership({ isLeader: leader === node.id, term: now, leaderId: leader });
     });
   }
@@ -95,10 +97,18 @@ class StandInQuorum {
     this.log.push(entry);
     for (const node of this.#world.nodes.values()) {
       if (!node.process.alive || node.service === undefined || node.id === from) continue;
-      node.ports.timers.soon(() => node.service?.onCommitted([entry]));
+      const delayMs = this.#world.world.prng.between(0, LAG_MAX_MS);
+      node.ports.timers.after(delayMs, () => this.catchUp(node, entry.index));
     }
-    this.#world.nodes.get(from)?.service?.onCommitted([entry]);
+    const leader = this.#world.nodes.get(from);
+    if (leader !== undefined) this.catchUp(leader, entry.index);
     return entry.index;
+  }
+
+  /** Up to the entry of that index, where the node has not applied it yet. */
+  catchUp(node: Node, index: number): void {
+    const applied = node.publisher.image().index;
+    if (index > applied) node.service?.onCommitted(this.log.slice(applied, index));
   }
 }
 
@@ -162,7 +172,7 @@ export class ControllerWorld {
       );
       follower.start();
     } else {
-      node.service.onCommitted(this.quorum.log);
+      this.quorum.catchUp(node, this.quorum.log.length);
       this.quorum.tell(node);
     }
     void node.lifecycle.start();
