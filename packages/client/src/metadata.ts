@@ -2,7 +2,7 @@
  * Keeps the client's view of the cluster fresh.
  *
  * One broker at a time is watched. It tells of each change as it learns of it, and says something at
- * least every 250 ms; when nothing is heard for a second, or the stream breaks, another broker is
+ * least every 500 ms; when nothing is heard for a second, or the stream breaks, another broker is
  * watched. Errors that name a new leader, and answers to GetMetadata, go into the same view.
  *
  *   picking --subscribe--> watching --end | silence--> picking (next broker; backoff after a full round)
@@ -26,8 +26,10 @@ import { ClientError, abortedError, closedError, nearest } from './errors.ts';
 import { bounded, deferred, sleep } from './waiting.ts';
 import type { Deferred } from './waiting.ts';
 
-/** Four times the interval at which a watched broker speaks. */
+/** Twice the interval at which a watched broker speaks. */
 const SILENCE_MS = 1_000;
+/** When this process itself stood still, what came meanwhile is read within so long. */
+const SECOND_LOOK_MS = 50;
 /** At least so long between two refreshes that were asked for. */
 const REFRESH_INTERVAL_MS = 100;
 const REFRESH_TIMEOUT_MS = 2_000;
@@ -312,11 +314,12 @@ class Watch {
   #checkSilence(): void {
     if (this.#ended) return;
     const silentMs = this.#ports.clock.monotonicMs() - this.#lastHeardMs;
-    if (silentMs >= SILENCE_MS) {
+    if (silentMs >= SILENCE_MS + SECOND_LOOK_MS) {
       this.cancel(`nothing was heard for ${SILENCE_MS} ms`);
       return;
     }
-    this.#timer = this.#ports.timers.after(SILENCE_MS - silentMs, () => this.#checkSilence());
+    const waitMs = silentMs >= SILENCE_MS ? SECOND_LOOK_MS : SILENCE_MS - silentMs;
+    this.#timer = this.#ports.timers.after(waitMs, () => this.#checkSilence());
   }
 
   #finish(reason: string): void {

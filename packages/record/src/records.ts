@@ -54,9 +54,10 @@ export class RecordView {
   }
 
   get headers(): readonly RecordHeaderView[] {
+    // The count comes first, and most records have none.
+    if (this.#bytes[this.#headersAt] === 0) return NO_HEADERS;
     const reader = new ByteReader(this.#bytes, this.#headersAt, this.#end);
     const count = reader.varint();
-    if (count === 0) return NO_HEADERS;
     const headers: RecordHeaderView[] = [];
     for (let index = 0; index < count; index++) {
       const name = utf8Decode(reader.view(reader.varint()));

@@ -2,6 +2,8 @@
  * The fetch stream to one broker. A partition is in at most one request at a time; partitions that are
  * ready to be fetched together share one. A request that is held back for want of records does not
  * hold back others: each partition's next request goes out as soon as there is room for its answer.
+ * So one request splits into several where some partitions are busy; their waits are chosen so that
+ * they become one again when it is quiet.
  */
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import { RpcError } from '@relevo/base/ports';
@@ -14,10 +16,17 @@ import type { PartitionReader } from './partition-reader.ts';
 
 /** Beyond what the broker may hold an answer back, ms. */
 const GRACE_MS = 5_000;
+/** Requests under way on a stream: one less than a broker takes from it at a time. */
+const REQUESTS_MAX = 15;
+/** From here on requests wait briefly only. */
+const LONG_REQUESTS_MAX = 4;
+const BRIEF_WAIT_MS = 25;
 
 export interface SentFetch {
   readonly readers: readonly { readonly reader: PartitionReader; readonly generation: number }[];
   readonly sentMs: number;
+  /** How long the broker may hold the answer back. */
+  readonly maxWaitMs: number;
 }
 
 export interface FetchChannelEvents {
@@ -63,11 +72,26 @@ export class FetchChannel {
     return this.#sent.size;
   }
 
-  send(sent: SentFetch, request: Omit<FetchRequest, 'correlationId'>): void {
+  /**
+   * How long the next request may be held back: so long that it ends together with the oldest, and
+   * their partitions can share the one after. While there are many, less: they are to become fewer.
+   * Undefined: there are as many as the broker reads at a time; an answer must come first.
+   */
+  nextWaitMs(): number | undefined {
+    const [oldest] = this.#sent.values();
+    if (oldest === undefined) return this.#maxWaitMs;
+    if (this.#sent.size >= REQUESTS_MAX) return undefined;
+    const brief = Math.min(BRIEF_WAIT_MS, this.#maxWaitMs);
+    if (this.#sent.size >= LONG_REQUESTS_MAX) return brief;
+    const endMs = oldest.sentMs + oldest.maxWaitMs;
+    return Math.max(brief, Math.floor(endMs - this.#ports.clock.monotonicMs()));
+  }
+
+  send(sent: SentFetch, request: Omit<FetchRequest, 'correlationId' | 'maxWaitMs'>): void {
     const stream = this.#stream ?? this.#open();
     const correlationId = this.#nextCorrelationId++;
     this.#sent.set(correlationId, sent);
-    stream.send({ ...request, correlationId });
+    stream.send({ ...request, correlationId, maxWaitMs: sent.maxWaitMs });
     this.#watchdog ??= this.#watchFor(this.#maxWaitMs + GRACE_MS);
   }
 

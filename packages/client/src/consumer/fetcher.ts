@@ -6,6 +6,7 @@
 import { ERRORS, errorCodeOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import type { TimerHandle } from '@relevo/base/ports';
 import type { FetchResponse, FetchedPartition } from '@relevo/rpc/gen/client/fetch';
 import type { ClientPorts } from '../client-ports.ts';
 import type { PartitionView } from '../cluster-view.ts';
@@ -35,6 +36,7 @@ export interface FetcherDeps {
 const ANSWER_PARTITIONS = 2;
 /** A request asks for no less, however full the buffer is. */
 const FETCH_BYTES_MIN = 64 * 1024;
+const GATHER_MS = 2;
 
 interface LedReader {
   readonly reader: PartitionReader;
@@ -49,6 +51,7 @@ export class Fetcher {
   readonly #readers = new Map<string, PartitionReader>();
   readonly #channels = new Map<string, FetchChannel>();
   readonly #forgetMetadata: () => void;
+  #gathering: TimerHandle | undefined;
   #closed = false;
 
   constructor(deps: FetcherDeps, settings: ConsumerSettings, events: FetcherEvents) {
@@ -67,6 +70,7 @@ export class Fetcher {
 
   close(): void {
     this.#closed = true;
+    this.#gathering?.cancel();
     this.#forgetMetadata();
     for (const reader of this.#readers.values()) reader.abandonFetch();
     for (const channel of this.#channels.values()) channel.close();
@@ -109,17 +113,19 @@ export class Fetcher {
   }
 
   #send(address: string, group: readonly LedReader[], room: number): void {
-    const { fetchBytes, maxWaitMs } = this.#settings;
+    const { fetchBytes } = this.#settings;
     const channel = this.#channel(address);
+    const maxWaitMs = channel.nextWaitMs();
+    if (maxWaitMs === undefined) return;
     const fair = Math.max(FETCH_BYTES_MIN, Math.floor(room / (channel.requestCount + 1)));
     const maxBytes = Math.min(fair, fetchBytes * ANSWER_PARTITIONS);
     const sent: SentFetch = {
       readers: group.map(({ reader }) => ({ reader, generation: reader.generation })),
       sentMs: this.#deps.ports.clock.monotonicMs(),
+      maxWaitMs,
     };
     for (const { reader } of group) reader.isFetching = true;
     channel.send(sent, {
-      maxWaitMs,
       minBytes: 1,
       maxBytes,
       partitions: group.map(({ reader, view, offset }) => ({
@@ -161,7 +167,19 @@ export class Fetcher {
         this.#events.onFailed(reader, error);
       }
     }
-    this.pump();
+    const isEmpty = response.partitions.every(
+      ({ error, batches }) => error === 0 && batches.length === 0,
+    );
+    if (isEmpty) this.#pumpTogether();
+    else this.pump();
+  }
+
+  /** Answers that ran out of time come at about the same moment: their partitions share a request. */
+  #pumpTogether(): void {
+    this.#gathering ??= this.#deps.ports.timers.after(GATHER_MS, () => {
+      this.#gathering = undefined;
+      this.pump();
+    });
   }
 
   #onPartition(reader: PartitionReader, answer: FetchedPartition): void {

@@ -8,7 +8,8 @@ import type { Logger } from '@relevo/base/ports';
 import { ProduceService } from '@relevo/rpc/gen/client/produce';
 import type { AnyBroker } from '../any-broker.ts';
 import { CallFailure } from '../any-broker.ts';
-import { ClientError, callError } from '../errors.ts';
+import { callError } from '../errors.ts';
+import type { ClientError } from '../errors.ts';
 
 export interface ProducerIdentity {
   readonly producerId: ProducerId;

@@ -15,7 +15,7 @@
  *   any other error: the batch fails; the next one meets the hole, as above.
  */
 import { assert } from '@relevo/base/assert';
-import { ERRORS, errorCodeOf } from '@relevo/base/errors';
+import { ERRORS, errorCodeOf, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { partitionName } from '@relevo/base/ids';
 import type { LeaderEpoch } from '@relevo/base/ids';
@@ -246,25 +246,24 @@ export class PartitionWriter implements ChannelUser {
 
   #seal(batch: ProducerBatch): void {
     assert(this.#open === batch, 'only the open batch is sealed');
-    const { settings, ports } = this.#context;
+    const { settings } = this.#context;
     this.#open = undefined;
     this.#queue.push(batch);
     // The next batch will be about as large as this one.
     const target = Math.min(batch.sizeInBytes, settings.batchBytes) + CAPACITY_SLACK;
     this.#capacity = Math.max(CAPACITY_MIN, BATCH_OVERHEAD, target);
-    if (settings.compression !== 'none') {
-      batch.pack(
-        settings.compression,
-        (type, bytes) => ports.codecs.compress(type, bytes),
-        (error) => {
-          if (error !== undefined) {
-            ports.logger.warn('compression failed, sending as it is', { error: String(error) });
-          }
-          this.drain();
-        },
-      );
-    }
+    if (settings.compression !== 'none') void this.#pack(batch);
     this.#context.onSealed(this);
+  }
+
+  async #pack(batch: ProducerBatch): Promise<void> {
+    const { settings, ports } = this.#context;
+    try {
+      await batch.pack(settings.compression, (type, bytes) => ports.codecs.compress(type, bytes));
+    } catch (error) {
+      ports.logger.warn('compression failed, sending as it is', { error: messageOf(error) });
+    }
+    this.drain();
   }
 
   #transmit(batch: ProducerBatch, channel: ProduceChannel, view: PartitionView): void {

@@ -20,8 +20,8 @@ import type { Delivery, Receipt } from './producer-options.ts';
 
 /** Where one `send` waits for its receipt. */
 export interface SendHandle {
-  resolve(receipt: Receipt): void;
-  reject(error: ClientError): void;
+  resolve: (receipt: Receipt) => void;
+  reject: (error: ClientError) => void;
   timestamp: number;
 }
 
@@ -99,26 +99,20 @@ export class ProducerBatch {
     return true;
   }
 
-  /** Compresses the records; `done` is called later, also when that failed (they then go as they are). */
-  pack(
+  /** Compresses the records. When that fails they go as they are. */
+  async pack(
     type: CompressionType,
     compress: (type: CompressionType, bytes: Uint8Array) => Promise<Uint8Array>,
-    done: (error: unknown) => void,
-  ): void {
+  ): Promise<void> {
     const builder = this.#builder;
     assert(builder !== undefined, 'a batch is packed before it is built');
     this.#packing = true;
-    compress(type, builder.records()).then(
-      (records) => {
-        this.#packing = false;
-        if (records.length < builder.sizeInBytes) this.#compressed = { type, records };
-        done(undefined);
-      },
-      (error: unknown) => {
-        this.#packing = false;
-        done(error);
-      },
-    );
+    try {
+      const records = await compress(type, builder.records());
+      if (records.length < builder.sizeInBytes) this.#compressed = { type, records };
+    } finally {
+      this.#packing = false;
+    }
   }
 
   /** Completes the bytes. */
