@@ -830,6 +830,8 @@ export const DESCRIPTOR: object = {
                     last_term: { type: 'int32', id: 2 },
                     membership: { type: 'bytes', id: 3 },
                     data: { type: 'bytes', id: 4 },
+                    offset: { type: 'int64', id: 5 },
+                    total_bytes: { type: 'int64', id: 6 },
                   },
                 },
                 RaftTimeoutNow: { fields: {} },

@@ -951,7 +951,9 @@ export interface MetadataLogPart {
   /** The state up to index, in place of what the receiver has. */
   readonly snapshot: MetadataSnapshot | undefined;
   readonly entries: readonly MetadataLogEntry[];
-  /** The controllers' committed index, and who leads them; a part comes at least every 250 ms. */
+  /**
+   * Of the answering controller, and who leads (-1: none is known); a part comes at least every 250 ms.
+   */
   readonly committedIndex: number;
   readonly controllerId: number;
   readonly controllerAddress: string;

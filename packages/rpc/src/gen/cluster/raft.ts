@@ -449,7 +449,7 @@ function readRaftVoteResponse(decoder: Decoder, end: number): RaftVoteResponse {
 export interface RaftEntry {
   readonly index: number;
   readonly term: number;
-  /** 0: data, 1: membership change, 2: a leader's first, empty one. */
+  /** 0: data, 1: the members from here on, 2: a leader's first, empty one. */
   readonly kind: number;
   readonly data: Uint8Array;
 }
@@ -788,11 +788,17 @@ function readRaftHeartbeatResponse(decoder: Decoder, end: number): RaftHeartbeat
   return { readContext };
 }
 
+/**
+ * One piece of a snapshot. The pieces of one come in order on one stream, other messages between them.
+ */
 export interface RaftSnapshotRequest {
   readonly lastIndex: number;
   readonly lastTerm: number;
   readonly membership: Uint8Array;
   readonly data: Uint8Array;
+  /** Where `data` stands in the whole, and the length of that. */
+  readonly offset: number;
+  readonly totalBytes: number;
 }
 
 /** Makes a RaftSnapshotRequest; what is left out has proto3's default. */
@@ -803,6 +809,8 @@ export const raftSnapshotRequest = (
   lastTerm: init.lastTerm ?? 0,
   membership: init.membership ?? NO_BYTES,
   data: init.data ?? NO_BYTES,
+  offset: init.offset ?? 0,
+  totalBytes: init.totalBytes ?? 0,
 });
 
 export const RaftSnapshotRequestCodec: MessageCodec<RaftSnapshotRequest> = messageCodec(
@@ -817,6 +825,8 @@ function sizeRaftSnapshotRequest(message: RaftSnapshotRequest, _encoder: Encoder
   if (message.lastTerm !== 0) size += 1 + int32Size(message.lastTerm);
   if (message.membership.length > 0) size += 1 + bytesSize(message.membership);
   if (message.data.length > 0) size += 1 + bytesSize(message.data);
+  if (message.offset !== 0) size += 1 + int64Size(message.offset);
+  if (message.totalBytes !== 0) size += 1 + int64Size(message.totalBytes);
   return size;
 }
 
@@ -837,6 +847,14 @@ function writeRaftSnapshotRequest(message: RaftSnapshotRequest, encoder: Encoder
     encoder.byte(34);
     encoder.bytes(message.data);
   }
+  if (message.offset !== 0) {
+    encoder.byte(40);
+    encoder.int64(message.offset);
+  }
+  if (message.totalBytes !== 0) {
+    encoder.byte(48);
+    encoder.int64(message.totalBytes);
+  }
 }
 
 function readRaftSnapshotRequest(decoder: Decoder, end: number): RaftSnapshotRequest {
@@ -844,6 +862,8 @@ function readRaftSnapshotRequest(decoder: Decoder, end: number): RaftSnapshotReq
   let lastTerm: number = 0;
   let membership: Uint8Array = NO_BYTES;
   let data: Uint8Array = NO_BYTES;
+  let offset: number = 0;
+  let totalBytes: number = 0;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -859,12 +879,18 @@ function readRaftSnapshotRequest(decoder: Decoder, end: number): RaftSnapshotReq
       case 34:
         data = decoder.bytes();
         break;
+      case 40:
+        offset = decoder.int64();
+        break;
+      case 48:
+        totalBytes = decoder.int64();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { lastIndex, lastTerm, membership, data };
+  return { lastIndex, lastTerm, membership, data, offset, totalBytes };
 }
 
 export interface RaftTimeoutNow {}
