@@ -105,7 +105,7 @@ async function heal(cluster: ControllerWorld): Promise<void> {
 }
 
 test('the invariants hold through anything, and once all is well everybody serves', async () => {
-  for (let seed = 1; seed <= 30; seed++) await chaos(seed);
+  for (let seed = 1; seed <= 15; seed++) await chaos(seed);
 }, 60_000);
 
 test('the same seed takes the same course', async () => {

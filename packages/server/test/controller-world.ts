@@ -168,7 +168,7 @@ export class ControllerWorld {
       const controllers = this.#addresses();
       const follower = new MetadataFollower(
         { ...ports, publisher: node.publisher },
-        { clusterId: 'test', brokerId: id, controllers },
+        { clusterId: 'test', nodeId: id, controllers },
       );
       follower.start();
     } else {

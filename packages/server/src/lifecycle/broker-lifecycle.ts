@@ -162,7 +162,8 @@ export class BrokerLifecycle {
    * `timeoutMs`, and then ends the session. Serve on until it has resolved.
    */
   async shutdown(timeoutMs: number): Promise<ShutdownOutcome> {
-    let outcome: ShutdownOutcome = 'timedOut';
+    // Who was never registered leads nothing.
+    let outcome: ShutdownOutcome = this.#brokerEpoch === undefined ? 'released' : 'timedOut';
     if (this.#state === 'inSession' && timeoutMs > 0) {
       this.#wantsShutdown = true;
       outcome = await new Promise<ShutdownOutcome>((resolve) => {

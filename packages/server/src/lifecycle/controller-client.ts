@@ -4,16 +4,13 @@
  * cost the broker its own (mistake 27). Every method here may be repeated without harm.
  */
 import { RelevoError, messageOf } from '@relevo/base/errors';
-import type { BrokerEpoch, BrokerId } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
 import type { Channel, Clock, Method, Random, Timers, Transport } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { RetryPolicy } from '@relevo/base/retry';
-import {
-  ControllerService as methods,
-  allocateProducerIdsRequest,
-} from '@relevo/rpc/gen/cluster/controller';
+import { ControllerService as methods } from '@relevo/rpc/gen/cluster/controller';
 import type {
+  AllocateProducerIdsRequest,
   AllocateProducerIdsResponse,
   AlterPartitionsRequest,
   AlterPartitionsResponse,
@@ -23,6 +20,8 @@ import { ControllerLocator } from './controller-locator.ts';
 
 /** Fast at first: a controller that has just lost or gained leadership is found within milliseconds. */
 export const CONTROLLER_RETRY: RetryPolicy = { initialMs: 10, maxMs: 250, factor: 2, jitter: 0.2 };
+/** Of calls that name none: longer than any failover of the controller. */
+const DEFAULT_DEADLINE = { deadlineMs: 5000 };
 /** Asked through a chain of hints without a pause in between. */
 const HINTS_MAX = 3;
 
@@ -137,17 +136,17 @@ export class ControllerClient {
   /** Proposes in-sync sets; each partition has its own outcome. */
   alterPartitions(
     request: AlterPartitionsRequest,
-    options: { readonly deadlineMs: number },
+    options: { readonly deadlineMs: number } = DEFAULT_DEADLINE,
   ): Promise<AlterPartitionsResponse> {
     return this.call(methods.alterPartitions, request, options);
   }
 
   /** A block of producer ids that nobody else has or will have. */
   allocateProducerIds(
-    broker: { readonly brokerId: BrokerId; readonly brokerEpoch: BrokerEpoch },
-    options: { readonly deadlineMs: number },
+    request: AllocateProducerIdsRequest,
+    options: { readonly deadlineMs: number } = DEFAULT_DEADLINE,
   ): Promise<AllocateProducerIdsResponse> {
-    return this.call(methods.allocateProducerIds, allocateProducerIdsRequest(broker), options);
+    return this.call(methods.allocateProducerIds, request, options);
   }
 
   close(): void {

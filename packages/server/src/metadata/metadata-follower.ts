@@ -39,7 +39,7 @@ export interface MetadataFollowerDeps {
 
 export interface MetadataFollowerOptions {
   readonly clusterId: string;
-  readonly brokerId: BrokerId;
+  readonly nodeId: BrokerId;
   /** host:port of each; at least one. */
   readonly controllers: readonly string[];
 }
@@ -85,7 +85,7 @@ export class MetadataFollower {
     this.#lastLeaderMs = this.#lastPartMs;
     const request = followMetadataRequest({
       clusterId,
-      brokerId: this.#options.brokerId,
+      brokerId: this.#options.nodeId,
       afterIndex: publisher.image().index,
     });
     this.#stream = channel.subscribe(ControllerService.followMetadata, request, {
