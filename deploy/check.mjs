@@ -18,7 +18,7 @@ const STEPS = {
   lint: () => tool('oxlint', '--type-aware', '--report-unused-disable-directives'),
   format: () => tool('prettier', '--check', '--log-level', 'warn', '.'),
   /** Unused files, exports and dependencies (knip.json). */
-  dead: () => tool('knip', '--no-progress'),
+  dead: () => tool('knip', '--no-progress', '--no-config-hints'),
   /** The generated code is what the generator gives today. */
   generated: () => generated(),
 };

@@ -45,6 +45,8 @@ export interface CommandContext {
 }
 
 export const DEFAULT_BOOTSTRAP = 'localhost:9093';
+/** Someone waits for it; a script that cannot be sure that the cluster is up calls again. */
+const CONNECT_TIMEOUT_MS = 3000;
 
 interface CommonOptions {
   readonly json?: boolean;
@@ -128,6 +130,7 @@ class Session {
     const { Relevo } = await import('@relevo/client');
     return Relevo.connect({
       brokers: this.bootstrap,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
       // What goes wrong for good is thrown; what was retried with success is no news on a terminal.
       logLevel: 'error',
       ...(signal !== undefined && { signal }),

@@ -28,4 +28,8 @@ export class CommandError extends Error {
   }
 }
 
+/** Whatever was thrown, as an error. */
+export const asError = (thrown: unknown): Error =>
+  thrown instanceof Error ? thrown : new Error(String(thrown), { cause: thrown });
+
 export const usageError = (message: string): CommandError => new CommandError(message, EXIT.usage);

@@ -6,7 +6,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Relevo } from '@relevo/client';
 import type { CommandContext } from '../context.ts';
-import { CommandError } from '../exit-codes.ts';
+import { CommandError, asError } from '../exit-codes.ts';
 import { Latencies, type LatencySummary } from './latencies.ts';
 import { Pace } from './pace.ts';
 import { Meter, figuresOf, live, type EndToEndFigures } from './report.ts';
@@ -55,7 +55,7 @@ class Run {
   readonly #warmUpRecords: number;
   #seen = 0;
   #consuming: Promise<void> = Promise.resolve();
-  #failure: unknown;
+  #failure: Error | undefined;
 
   constructor(relevo: Relevo, load: EndToEndLoad) {
     this.#relevo = relevo;
@@ -72,7 +72,7 @@ class Run {
       await until(() => this.#consumer.position(partition) !== undefined);
     }
     this.#consuming = this.#consume().catch((thrown: unknown) => {
-      this.#failure ??= thrown;
+      this.#failure ??= asError(thrown);
     });
   }
 
@@ -108,7 +108,7 @@ class Run {
           if (number >= this.#warmUpRecords) this.#acks.add(performance.now() - sentMs);
         },
         (thrown: unknown) => {
-          this.#failure ??= thrown;
+          this.#failure ??= asError(thrown);
           this.meter.failed++;
         },
       );

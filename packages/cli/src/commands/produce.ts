@@ -12,7 +12,7 @@ import {
   type Host,
 } from '../context.ts';
 import { unescapeBytes } from '../escapes.ts';
-import { CommandError, EXIT, usageError, type ExitCode } from '../exit-codes.ts';
+import { CommandError, EXIT, asError, usageError, type ExitCode } from '../exit-codes.ts';
 import { LineSplitter, indexOfBytes } from '../lines.ts';
 import { Progress } from '../progress.ts';
 import { bytesText, count, durationText, plural } from '../units.ts';
@@ -127,7 +127,7 @@ async function produce(
   try {
     await sendLines(input, splitter, { send, drained: () => producer.drained() }).catch(
       (thrown: unknown) => {
-        if (!input.destroyed || thrown instanceof CommandError) tally.error ??= thrown;
+        if (!input.destroyed || thrown instanceof CommandError) tally.error ??= asError(thrown);
       },
     );
     await producer.flush();
@@ -213,7 +213,7 @@ class Tally {
   records = 0;
   failures = 0;
   /** The first failure. */
-  error: unknown;
+  error: Error | undefined;
   /** Read and sent. */
   bytes = 0;
   readonly #onFailure: () => void;
