@@ -16,9 +16,14 @@ import type {
   Method,
   StreamEvents,
 } from '@relevo/base/ports';
-import { CHANNEL_OPTIONS, CONNECT_TIMEOUT_MS, WRITES_AHEAD } from './grpc-options.ts';
+import {
+  CHANNEL_OPTIONS,
+  CONNECT_TIMEOUT_MS,
+  MESSAGE_BYTES_MAX,
+  WRITES_AHEAD,
+} from './grpc-options.ts';
 import { fromGrpcStatus } from './grpc-status.ts';
-import { GrpcStream, asBuffer } from './grpc-stream.ts';
+import { GrpcStream, asBuffer, tooLarge } from './grpc-stream.ts';
 
 type GrpcCall = ReturnType<ChannelInterface['createCall']>;
 
@@ -103,10 +108,13 @@ export class GrpcClientChannel implements Channel {
         this.#streams.delete(released);
         this.#discardIfFailed();
       },
+      connected: () => this.#stopConnectTimer(),
     });
     this.#streams.add(stream);
     if (this.#closed) {
       stream.refuse(events, new RpcError('CANCELLED', `the channel to ${this.address} is closed`));
+    } else if (body !== undefined && body.length > MESSAGE_BYTES_MAX) {
+      stream.refuse(events, tooLarge(body.length));
     } else {
       this.#discardIfFailed();
       stream.start(this.#connected().createCall(path, deadline, null, null, null), events, body);
@@ -138,6 +146,11 @@ export class GrpcClientChannel implements Channel {
     this.#discard();
   }
 
+  #stopConnectTimer(): void {
+    clearTimeout(this.#connectTimer);
+    this.#connectTimer = undefined;
+  }
+
   /** Without calls on it, and before it tries again by itself. */
   #discardIfFailed(): void {
     const state = this.#channel?.getConnectivityState(false);
@@ -145,8 +158,7 @@ export class GrpcClientChannel implements Channel {
   }
 
   #discard(): void {
-    clearTimeout(this.#connectTimer);
-    this.#connectTimer = undefined;
+    this.#stopConnectTimer();
     this.#channel?.close();
     this.#channel = undefined;
   }
@@ -155,6 +167,8 @@ export class GrpcClientChannel implements Channel {
 interface ClientStreamOptions {
   readonly address: string;
   readonly released: (stream: ClientStream<unknown, unknown>) => void;
+  /** The server has answered with headers. */
+  readonly connected: () => void;
 }
 
 class ClientStream<In, Out> extends GrpcStream<In, Out> {
@@ -172,7 +186,7 @@ class ClientStream<In, Out> extends GrpcStream<In, Out> {
   start(call: GrpcCall, events: StreamEvents<In>, body: Buffer | undefined): void {
     this.#call = call;
     call.start(new Metadata(), {
-      onReceiveMetadata: () => undefined,
+      onReceiveMetadata: () => this.#options.connected(),
       onReceiveMessage: (message: Buffer) => this.onBytes(message),
       onReceiveStatus: (status) => this.#onStatus(status),
     });

@@ -8,9 +8,11 @@ export const STREAM_QUEUE_BYTES: number = 8 * 1024 * 1024;
 /** Bytes under way on a stream, and on a connection, before the receiver must have taken some. */
 export const WINDOW_BYTES: number = 8 * 1024 * 1024;
 /** Messages of a stream that gRPC holds at a time; the others wait in our own queue. */
-export const WRITES_AHEAD: number = 8;
+export const WRITES_AHEAD: number = 32;
 /** And how many bytes. */
 export const WRITE_AHEAD_BYTES: number = 1024 * 1024;
+/** Calls and streams at a time on one connection; further ones wait at the client. */
+export const CONCURRENT_CALLS_MAX = 1000;
 /** A connection that is not up after so long is given up: its host is gone, or the process hangs. */
 export const CONNECT_TIMEOUT_MS = 5000;
 /** Finds half-open connections. The protocols above have heartbeats of their own, far quicker. */
@@ -49,4 +51,7 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
   'grpc.max_reconnect_backoff_ms': 1000,
 };
 
-export const SERVER_OPTIONS: ChannelOptions = COMMON;
+export const SERVER_OPTIONS: ChannelOptions = {
+  ...COMMON,
+  'grpc.max_concurrent_streams': CONCURRENT_CALLS_MAX,
+};

@@ -13,6 +13,12 @@ import { MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES, WRITE_AHEAD_BYTES } from './grpc
 export const asBuffer = (bytes: Uint8Array): Buffer =>
   bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
+export const tooLarge = (length: number): RpcError =>
+  new RpcError(
+    'RESOURCE_EXHAUSTED',
+    `a message of ${length} bytes cannot be sent: the limit is ${MESSAGE_BYTES_MAX}`,
+  );
+
 export abstract class GrpcStream<In, Out> implements MessageStream<Out> {
   readonly #encoder: Codec<Out>;
   readonly #decoder: Codec<In>;
@@ -69,10 +75,7 @@ export abstract class GrpcStream<In, Out> implements MessageStream<Out> {
     if (this.#finished || this.#ending) return false;
     const bytes = asBuffer(this.#encoder.encode(message));
     if (bytes.length > MESSAGE_BYTES_MAX) {
-      const limit = `the limit is ${MESSAGE_BYTES_MAX}`;
-      this.cancel(
-        new RpcError('RESOURCE_EXHAUSTED', `a message of ${bytes.length} bytes; ${limit}`),
-      );
+      this.cancel(tooLarge(bytes.length));
       return false;
     }
     this.sendBytes(bytes);

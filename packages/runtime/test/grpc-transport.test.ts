@@ -5,7 +5,7 @@ import { RelevoError } from '@relevo/base/errors';
 import { RpcError, route } from '@relevo/base/ports';
 import type { Channel, Codec, Listener, Method, Route, StreamEvents } from '@relevo/base/ports';
 import { ErrorDetailCodec, errorDetail } from '@relevo/rpc/gen/common/errors';
-import { MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES } from '@relevo/runtime/grpc-options';
+import { MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES, WINDOW_BYTES } from '@relevo/runtime/grpc-options';
 import { GrpcTransport } from '@relevo/runtime/grpc-transport';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { echo, echoStream, silentLogger, textCodec } from './transport-peer.ts';
@@ -182,6 +182,18 @@ describe('calls', () => {
     expect(await events.ended).toMatchObject({ status: 'INTERNAL' });
   });
 
+  test('a request and an answer above the limit are refused', async () => {
+    const channel = await serve(
+      route(echo, () => Promise.resolve('x'.repeat(MESSAGE_BYTES_MAX + 1))),
+    );
+    for (const text of ['', 'x'.repeat(MESSAGE_BYTES_MAX + 1)]) {
+      await expect(channel.call(echo, text, { deadlineMs: 5000 })).rejects.toMatchObject({
+        status: 'RESOURCE_EXHAUSTED',
+        message: expect.stringContaining(`the limit is ${MESSAGE_BYTES_MAX}`),
+      });
+    }
+  });
+
   test('the handler learns who calls, and under which name', async () => {
     const channel = await serve(
       route(echo, (_, peer) => Promise.resolve(`${peer.address} ${peer.authority}`)),
@@ -339,6 +351,7 @@ describe('streams', () => {
     expect(sent * message.length).toBeGreaterThan(STREAM_QUEUE_BYTES);
     // The windows and the sockets take a part; then it stands.
     await standsStill(() => stream.queuedBytes());
+    expect(sent * message.length - stream.queuedBytes()).toBeGreaterThan(WINDOW_BYTES / 2);
     expect(stream.send(message)).toBe(stream.queuedBytes() <= STREAM_QUEUE_BYTES);
     sent++;
     while (stream.send(message)) sent++;
