@@ -6,6 +6,7 @@ import { runProgram } from '@relevo/cli/program';
 export interface Outcome {
   readonly exitCode: number;
   readonly stdout: string;
+  readonly stdoutBytes: Buffer;
   readonly stderr: string;
 }
 
@@ -17,8 +18,8 @@ class Collected extends Writable {
     done();
   }
 
-  text(): string {
-    return Buffer.concat(this.chunks).toString();
+  bytes(): Buffer {
+    return Buffer.concat(this.chunks);
   }
 }
 
@@ -38,5 +39,10 @@ export async function relevo(
     exitCode: 0,
   };
   await runProgram(argv, host);
-  return { exitCode: host.exitCode, stdout: stdout.text(), stderr: stderr.text() };
+  return {
+    exitCode: host.exitCode,
+    stdout: stdout.bytes().toString(),
+    stdoutBytes: stdout.bytes(),
+    stderr: stderr.bytes().toString(),
+  };
 }

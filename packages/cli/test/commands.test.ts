@@ -1,0 +1,226 @@
+/** The commands against a broker that `relevo start` runs. */
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { relevo as run, type Outcome } from './host.ts';
+import { StartedCluster } from './started-cluster.ts';
+
+let cluster: StartedCluster;
+beforeAll(async () => {
+  cluster = await StartedCluster.start(1);
+});
+afterAll(() => cluster.destroy());
+
+const relevo = (argv: readonly string[], stdin?: string | Uint8Array): Promise<Outcome> =>
+  run(argv, {
+    env: { RELEVO_BOOTSTRAP: cluster.bootstrap },
+    ...(stdin !== undefined && { stdin }),
+  });
+
+/** Runs a command that must succeed. */
+async function ok(argv: readonly string[], stdin?: string | Uint8Array): Promise<string> {
+  const { exitCode, stdout, stderr } = await relevo(argv, stdin);
+  expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+  return stdout;
+}
+
+const json = async (argv: readonly string[], stdin?: string): Promise<unknown> =>
+  JSON.parse(await ok([...argv, '--json'], stdin));
+
+describe('start', () => {
+  test('tells what runs and what to do next', () => {
+    expect(cluster.output).toContain('Relevo is running: 1 broker, ready in');
+    expect(cluster.output).toContain(cluster.bootstrap);
+    expect(cluster.output).toContain('controller 1 (term');
+    expect(cluster.output).toContain(
+      `npx relevo topic create orders --partitions 6 --bootstrap localhost:${cluster.port}`,
+    );
+  });
+
+  test('a second one on the same directory is refused', async () => {
+    const { exitCode, stderr } = await relevo(['start', '--data', cluster.data]);
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain(`is run by process ${cluster.pid} already`);
+  });
+});
+
+describe('topics', () => {
+  test('are created, listed, described, altered and deleted', async () => {
+    expect(await ok(['topic', 'create', 'life', '-p', '2', '-c', 'retention.ms=3600000'])).toBe(
+      'created topic life: 2 partitions, 1 replica\n',
+    );
+    expect(await ok(['topic', 'list'])).toMatch(/^life +2 +1$/m);
+    expect(await ok(['topic', 'describe', 'life'])).toMatch(
+      /^life \(id \S{22}, 2 partitions\)\nsettings: retention.ms=3600000\n/,
+    );
+    await ok(['topic', 'alter', 'life', '-p', '3', '--unset', 'retention.ms']);
+    expect(await json(['topic', 'describe', 'life'])).toMatchObject([
+      {
+        topic: 'life',
+        partitions: [0, 1, 2].map((partition) => ({ partition, leader: 1, isr: [1] })),
+      },
+    ]);
+    expect(await ok(['topic', 'delete', 'life'])).toBe('deleted topic life\n');
+    const gone = await relevo(['topic', 'describe', 'life']);
+    expect(gone.exitCode).toBe(1);
+    expect(gone.stderr).toContain('topic "life" does not exist');
+  });
+
+  test('one that exists is an error, or not with --if-not-exists', async () => {
+    await ok(['topic', 'create', 'twice']);
+    const { exitCode, stderr } = await relevo(['topic', 'create', 'twice', '--json']);
+    expect(exitCode).toBe(1);
+    expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'TOPIC_ALREADY_EXISTS' } });
+    expect(await json(['topic', 'create', 'twice', '--if-not-exists'])).toEqual({
+      topic: 'twice',
+      created: false,
+    });
+  });
+
+  test.each<[string[], string]>([
+    [['topic', 'create', 'a/b'], 'a/b'],
+    [['topic', 'create', 'wide', '-r', '5'], 'replication factor'],
+    [['topic', 'create', 'odd', '-c', 'retention.mss=1'], 'retention.ms'],
+    [['topic', 'delete', 'nothing'], 'nothing'],
+    [['produce', 'nothing'], 'topic "nothing" does not exist'],
+    [['consume', 'nothing', '--from', 'later'], '--from later: it must be'],
+  ])('%j fails with a clear error', async (argv, expected) => {
+    const { exitCode, stderr, stdout } = await relevo(argv);
+    expect(exitCode).not.toBe(0);
+    expect(stderr).toContain(expected);
+    expect(stderr).not.toContain('    at ');
+    expect(stdout).toBe('');
+  });
+});
+
+describe('produce and consume', () => {
+  test('what went in by lines comes out as the same bytes', async () => {
+    await ok(['topic', 'create', 'bytes']);
+    const input = Buffer.concat([
+      Buffer.from('plain\ncarriage return\r\n\n€uro\n'),
+      Buffer.from([0, 255, 254, 128, 13, 10]),
+      Buffer.from('no end of line'),
+    ]);
+    const file = join(cluster.directory, 'input.bin');
+    writeFileSync(file, input);
+    const { exitCode } = await relevo(['produce', 'bytes', '--file', file]);
+    expect(exitCode).toBe(0);
+    const out = await relevo(['consume', 'bytes']);
+    expect(out.stdoutBytes).toEqual(Buffer.concat([input, Buffer.from('\n')]));
+  });
+
+  test('keys, headers, formats', async () => {
+    await ok(['topic', 'create', 'keyed', '-p', '3']);
+    const summary = await json(
+      ['produce', 'keyed', '-K', '\\t', '-H', 'source=test', '-p', '1'],
+      'k1\tv1\nk2\tv2\twith a tab\n',
+    );
+    expect(summary).toMatchObject({
+      topic: 'keyed',
+      records: 2,
+      failed: 0,
+      partitions: [{ partition: 1, first: 0, last: 1, records: 2 }],
+    });
+    expect(await ok(['consume', 'keyed', '--format', '%t-%p@%o %k=%v [%h]\\n'])).toBe(
+      'keyed-1@0 k1=v1 [source=test]\nkeyed-1@1 k2=v2\twith a tab [source=test]\n',
+    );
+    const records = (await ok(['consume', 'keyed', '--json'])).trim().split('\n');
+    expect(records.map((line): unknown => JSON.parse(line))).toMatchObject([
+      { topic: 'keyed', partition: 1, offset: 0, key: 'k1', value: 'v1' },
+      { topic: 'keyed', partition: 1, offset: 1, key: 'k2', headers: [{ key: 'source' }] },
+    ]);
+  });
+
+  test('a line without the separator is refused, and says which', async () => {
+    await ok(['topic', 'create', 'separated']);
+    const { exitCode, stderr } = await relevo(['produce', 'separated', '-K', ':'], 'a:1\nb\nc:3\n');
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain('line 2 has no key separator');
+  });
+
+  test('positions and limits', async () => {
+    await ok(['topic', 'create', 'range']);
+    const lines = Array.from({ length: 100 }, (_, index) => `line ${index}`);
+    await ok(['produce', 'range'], lines.join('\n'));
+    const read = async (...argv: string[]): Promise<string[]> =>
+      (await ok(['consume', 'range', ...argv])).split('\n').slice(0, -1);
+    expect(await read()).toEqual(lines);
+    expect(await read('--max', '3')).toEqual(lines.slice(0, 3));
+    expect(await read('--from', '97')).toEqual(lines.slice(97));
+    expect(await read('--from', '1h')).toEqual(lines);
+    expect(await read('--from', '2999-01-01')).toEqual([]);
+    expect(await read('--from', 'latest')).toEqual([]);
+    expect(await read('--max', '0')).toEqual([]);
+    expect(await read('--follow', '--max', '100', '--partition', '0')).toEqual(lines);
+    const wrong = await relevo(['consume', 'range', '--partition', '7']);
+    expect(wrong.exitCode).toBe(1);
+    expect(wrong.stderr).toContain('range');
+  });
+
+  test('every line of a long input, once and in order', async () => {
+    await ok(['topic', 'create', 'long', '-p', '4']);
+    const lines = Array.from({ length: 50_000 }, (_, index) => `${index}`);
+    const summary = await json(
+      ['produce', 'long', '-K', '|'],
+      lines.map((n) => `${n}|${n}\n`).join(''),
+    );
+    expect(summary).toMatchObject({ records: 50_000, failed: 0 });
+    const read = (await ok(['consume', 'long', '--format', '%p %v\\n'])).trim().split('\n');
+    const last = new Map<string, number>();
+    for (const line of read) {
+      const [partition = '', number] = line.split(' ');
+      expect(Number(number)).toBeGreaterThan(last.get(partition) ?? -1);
+      last.set(partition, Number(number));
+    }
+    expect(read).toHaveLength(50_000);
+    expect(last.size).toBe(4);
+  });
+});
+
+describe('cluster', () => {
+  test('status shows brokers, quorum and partitions', async () => {
+    const text = await ok(['cluster', 'status']);
+    expect(text).toMatch(/^1 +127\.0\.0\.1:\d+ .*serving/m);
+    expect(text).toContain('leader');
+    expect(await json(['cluster', 'status'])).toMatchObject({ controllerId: 1, offline: 0 });
+  });
+
+  test('elect-preferred has nothing to do', async () => {
+    expect(await ok(['cluster', 'elect-preferred'])).toBe(
+      'every partition is led by its preferred leader\n',
+    );
+  });
+
+  test('nobody there is an error that says what to do', async () => {
+    const { exitCode, stderr } = await relevo(['topic', 'list', '--bootstrap', '127.0.0.1:1']);
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain('is the cluster running');
+  });
+});
+
+describe('bench', () => {
+  test.each([
+    ['produce', '-n', '2000'],
+    ['consume', '-n', '2000'],
+    ['end-to-end', '--rate', '200', '--duration', '1', '--warm-up', '0'],
+  ])('%s gives its figures and leaves no topic', async (...argv) => {
+    expect(await json(['bench', ...argv])).toMatchObject({
+      benchmark: argv[0],
+      records: argv[0] === 'end-to-end' ? 200 : 2000,
+      failed: 0,
+    });
+    expect(await ok(['topic', 'list'])).not.toContain('bench-');
+  });
+});
+
+describe('stop and start again', () => {
+  test('Ctrl-C ends it in order, and everything is there again', async () => {
+    await ok(['topic', 'create', 'kept']);
+    await ok(['produce', 'kept'], 'one\ntwo\n');
+    expect(await cluster.signal('SIGINT')).toBe(0);
+    expect(cluster.output).toContain('stopped in');
+    expect(existsSync(join(cluster.data, 'running.pid'))).toBe(false);
+    await cluster.start();
+    expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
+  });
+});

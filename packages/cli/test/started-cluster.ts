@@ -1,0 +1,120 @@
+/** A cluster started as a user starts it: `relevo start`, in a process of its own, from the sources. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+const READY_MS = 30_000;
+
+export class StartedCluster {
+  readonly directory: string;
+  readonly port: number;
+  readonly brokers: number;
+  #child: ChildProcess | undefined;
+  #output = '';
+
+  private constructor(directory: string, port: number, brokers: number) {
+    this.directory = directory;
+    this.port = port;
+    this.brokers = brokers;
+  }
+
+  static async start(brokers: number): Promise<StartedCluster> {
+    const directory = mkdtempSync(join(tmpdir(), 'relevo-cli-'));
+    const cluster = new StartedCluster(directory, await freePorts(brokers), brokers);
+    await cluster.start();
+    return cluster;
+  }
+
+  get bootstrap(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  get data(): string {
+    return join(this.directory, 'data');
+  }
+
+  /** What `start` has printed, on both streams. */
+  get output(): string {
+    return this.#output;
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** Resolves when the welcome has been printed to its end. */
+  async start(): Promise<void> {
+    this.#output = '';
+    const child = spawn(
+      process.execPath,
+      [
+        '--import',
+        'tsx',
+        '--conditions=@relevo/source',
+        MAIN,
+        'start',
+        ...['--brokers', String(this.brokers), '--port', String(this.port), '--data', this.data],
+      ],
+      { stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    this.#child = child;
+    await new Promise<void>((resolve, reject) => {
+      const late = setTimeout(() => reject(new Error(`not ready:\n${this.#output}`)), READY_MS);
+      const look = (chunk: Buffer): void => {
+        this.#output += chunk.toString();
+        if (this.#output.includes('Ctrl-C stops the cluster')) {
+          clearTimeout(late);
+          resolve();
+        }
+      };
+      child.stdout.on('data', look);
+      child.stderr.on('data', look);
+      child.once('exit', (code) => {
+        clearTimeout(late);
+        reject(new Error(`relevo start ended with ${code}:\n${this.#output}`));
+      });
+    });
+  }
+
+  /** Sends a signal to `relevo start` and gives its exit code. */
+  async signal(signal: NodeJS.Signals): Promise<number | null> {
+    const child = this.#child;
+    if (child === undefined || child.exitCode !== null) return child?.exitCode ?? null;
+    const ended = new Promise<number | null>((resolve) => child.once('exit', resolve));
+    child.kill(signal);
+    return ended;
+  }
+
+  async destroy(): Promise<void> {
+    await this.signal('SIGTERM');
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** A port such that those which `relevo start` takes after it are free as well. */
+async function freePorts(brokers: number): Promise<number> {
+  for (let attempt = 0; attempt < 50; attempt++) {
+    const first = 20_000 + Math.floor(Math.random() * 20_000);
+    const wanted = Array.from({ length: brokers }, (_, index) => [
+      first + index * 10,
+      first + index * 10 + 1,
+    ]).flat();
+    const held = await Promise.all(wanted.map(hold));
+    const servers = held.filter((server) => server !== undefined);
+    await Promise.all(servers.map((server) => new Promise((done) => server.close(done))));
+    if (servers.length === wanted.length) return first;
+  }
+  throw new Error('no free ports found');
+}
+
+function hold(port: number): Promise<Server | undefined> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(undefined));
+    server.listen(port, '127.0.0.1', () => resolve(server));
+  });
+}
