@@ -251,7 +251,7 @@ type HandlerOf<Kind extends MethodKind, Request, Response> = Kind extends 'unary
 /** Pairs a method with a handler of its types. */
 export function route<Request, Response, Kind extends MethodKind>(
   method: Method<Request, Response, Kind>,
-  handler: HandlerOf<Kind, Request, Response>,
+  handler: HandlerOf<Kind, NoInfer<Request>, NoInfer<Response>>,
 ): Route {
   // The pair was checked by the signature; only the message types are forgotten here.
   return { kind: method.kind, method, handler } as unknown as Route;

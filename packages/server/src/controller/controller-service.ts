@@ -199,9 +199,7 @@ export class ControllerService {
   routes(): Route[] {
     return [
       route(methods.registerBroker, (request) => this.#register(request)),
-      route<BrokerHeartbeat, HeartbeatReply, 'bidi'>(methods.session, (stream) =>
-        this.#session(stream),
-      ),
+      route(methods.session, (stream) => this.#session(stream)),
       route(methods.alterPartitions, async (request) => {
         const { partitions } = await this.execute({
           kind: 'alterPartitions',
