@@ -21,22 +21,15 @@ import {
   sizeInBytesAt,
 } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
-import {
-  encodeCheckpoint,
-  replaceFile,
-  replaceFileDurably,
-  replaceFileNow,
-} from './checkpoint-file.ts';
+import { encodeCheckpoint, replaceFileDurably, replaceFileNow } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
 import {
   DELETED_SUFFIX,
   EPOCH_FILE,
   METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
-  SNAPSHOT_SUFFIX,
   TIME_INDEX_SUFFIX,
   TRUNCATION_FILE,
-  offsetFileName,
 } from './file-names.ts';
 import { checkFollowerBatches } from './follower-batches.ts';
 import type { FreeSpace } from './free-space.ts';
@@ -45,17 +38,17 @@ import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
 import { TIMESTAMP_AFTER_MAX_MS } from './log-config.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError, isDiskError } from './log-error.ts';
-import { ReadFault, ReadPlan } from './log-reader.ts';
-import type { ReadRequest } from './log-reader.ts';
+import { LogReads, segmentOf } from './log-reads.ts';
+import { ReadFault } from './read-plan.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
-import { loadProducers } from './producer-recovery.ts';
+import type { ProducerSnapshots } from './producer-snapshots.ts';
 import type { ProducerState } from './producer-state.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
 import { recoverLog } from './recovery.ts';
 import type { RecoveredLog, RecoveryOptions } from './recovery.ts';
 import { SegmentCache } from './segment-cache.ts';
+import { isOverAge, segmentsToDrop } from './retention.ts';
 import { Segment } from './segment.ts';
-import { firstRecordSince } from './time-lookup.ts';
 import type { Decompressor, TimestampedOffset } from './time-lookup.ts';
 
 export interface PartitionLogOptions extends RecoveryOptions {
@@ -102,7 +95,6 @@ export interface SegmentInfo {
   readonly sizeBytes: number;
 }
 
-const NOTHING: Uint8Array = new Uint8Array(0);
 const ZERO = 0 as Offset;
 /** Producer snapshots are kept for this many of the latest segments. */
 const SNAPSHOT_SEGMENTS = 3;
@@ -118,11 +110,12 @@ export class PartitionLog {
   readonly #segments: Segment[];
   readonly #epochs: LeaderEpochCache;
   readonly #producers: ProducerState;
+  readonly #snapshots: ProducerSnapshots;
   readonly #durability: Durability;
   readonly #commit: GroupCommit;
   readonly #recent: RecentWrites;
+  readonly #reads: LogReads;
   #config: LogConfig;
-  #snapshotOffsets: Offset[];
   #startOffset: Offset;
   #endOffset: Offset;
   #recoveryPoint: Offset;
@@ -169,7 +162,7 @@ export class PartitionLog {
     this.#segments = recovered.segments;
     this.#epochs = recovered.epochs;
     this.#producers = recovered.producers;
-    this.#snapshotOffsets = recovered.snapshotOffsets;
+    this.#snapshots = recovered.snapshots;
     this.#recoveryPoint = recovered.recoveryPoint;
     this.#truncationFileExists = recovered.hasTruncationFile;
     this.#endOffset = this.#active.nextOffset;
@@ -183,6 +176,18 @@ export class PartitionLog {
     }
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
+    this.#reads = new LogReads({
+      directory: options.directory,
+      segments: this.#segments,
+      recent: this.#recent,
+      deps,
+      range: () => {
+        this.#assertOnline();
+        return { start: this.#startOffset, end: this.#endOffset };
+      },
+      generation: () => this.#generation,
+      fail: (what, cause) => this.#goOffline(what, cause),
+    });
   }
   // ------------------------------------------------------------------------------ what is known
 
@@ -239,7 +244,7 @@ export class PartitionLog {
 
   /** The producer state as a snapshot file has it: equal at equal offsets on every replica (I3). */
   producerSnapshot(): Uint8Array {
-    return encodeSnapshot(this.#producers, this.#crc32c);
+    return encodeSnapshot(this.#producers, this.#deps.crc32c);
   }
 
   get #active(): Segment {
@@ -411,6 +416,12 @@ export class PartitionLog {
     }
   }
 
+  #writeSnapshot(): void {
+    const path = this.#snapshots.write(this.#endOffset, this.#producers);
+    if (path !== undefined) this.#durability.replaced(path);
+    this.#snapshots.prune(this.#segments.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO);
+  }
+
   #newSegment(baseOffset: Offset): Segment {
     const { indexIntervalBytes } = this.#config;
     const { directory } = this;
@@ -421,36 +432,6 @@ export class PartitionLog {
       baseOffset,
       indexIntervalBytes,
     });
-  }
-
-  /** Old snapshots go; without room for a new one the state is rebuilt from an older one some day. */
-  #writeSnapshot(): void {
-    const at = this.#endOffset;
-    const path = this.#snapshotPath(at);
-    if (this.#snapshotOffsets.at(-1) !== at) {
-      try {
-        replaceFile(this.#disk, path, this.producerSnapshot());
-      } catch (error) {
-        if (isDiskError(error, 'FULL')) return;
-        throw error;
-      }
-      this.#snapshotOffsets.push(at);
-      this.#durability.replaced(path);
-    }
-    const oldest = this.#segments.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO;
-    while (this.#snapshotOffsets.length > 1 && (this.#snapshotOffsets[0] ?? oldest) < oldest) {
-      this.#removeSnapshot(0);
-    }
-  }
-
-  #removeSnapshot(index: number): void {
-    for (const at of this.#snapshotOffsets.splice(index, 1)) {
-      this.#disk.remove(this.#snapshotPath(at));
-    }
-  }
-
-  #snapshotPath(at: Offset): string {
-    return `${this.directory}/${offsetFileName(at, SNAPSHOT_SUFFIX)}`;
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -526,71 +507,7 @@ export class PartitionLog {
     upTo: Offset,
     atLeastOne: boolean,
   ): Uint8Array | Promise<Uint8Array> {
-    this.#assertOnline();
-    if (from < this.#startOffset || from > this.#endOffset) {
-      const range = `${this.#startOffset} to ${this.#endOffset}`;
-      throw new LogError('outOfRange', `${this.directory} has offsets ${range}, not ${from}`);
-    }
-    const limit = Math.min(upTo, this.#endOffset) as Offset;
-    if (from >= limit) return NOTHING;
-    const request = { segment: this.#segmentOf(from), from, upTo: limit, maxBytes, atLeastOne };
-    // What was just written is not checked again.
-    if (this.#recent.covers(from)) return this.#readNow({ ...request, crc32c: undefined });
-    return this.#readLater({ ...request, crc32c: this.#crc32c });
-  }
-
-  #readNow(request: ReadRequest): Uint8Array {
-    for (let attempt = 0; ; attempt++) {
-      try {
-        const plan = new ReadPlan(request);
-        for (;;) {
-          const bytes = new Uint8Array(plan.length);
-          const length = request.segment.file().readSync(bytes, plan.position);
-          const found = plan.take(length === bytes.length ? bytes : bytes.subarray(0, length));
-          if (found !== undefined) return found;
-        }
-      } catch (error) {
-        this.#mendIndex(request.segment, error, attempt);
-      }
-    }
-  }
-
-  async #readLater(request: ReadRequest): Promise<Uint8Array> {
-    const { from, maxBytes, upTo, atLeastOne, segment } = request;
-    const generation = this.#generation;
-    const isStale = (): boolean => this.#generation !== generation || segment.isRemoved;
-    for (let attempt = 0; ; attempt++) {
-      try {
-        const plan = new ReadPlan(request);
-        for (;;) {
-          const bytes = await segment.file().read(plan.position, plan.length);
-          if (isStale()) return await this.read(from, maxBytes, upTo, atLeastOne);
-          const found = plan.take(bytes);
-          if (found !== undefined) return found;
-        }
-      } catch (error) {
-        if (error instanceof LogError) throw error;
-        if (isStale()) return this.read(from, maxBytes, upTo, atLeastOne);
-        this.#mendIndex(segment, error, attempt);
-      }
-    }
-  }
-
-  /** Returns when another attempt may do better; else takes the log offline. */
-  #mendIndex(segment: Segment, error: unknown, attempt: number): void {
-    if (this.#state !== 'online') throw this.#notOnline();
-    if (error instanceof ReadFault) {
-      if (!error.byIndex || attempt > 0) throw this.#goOffline('the log is damaged', error);
-      const facts = { directory: this.directory, segment: segment.baseOffset };
-      this.#logger.warn('rebuilding the indexes of a segment', { ...facts, why: error.message });
-      segment.rebuildIndexes();
-    } else if (error instanceof BatchError) {
-      throw this.#goOffline('the log is damaged', error);
-    } else if (error instanceof DiskError) {
-      throw this.#goOffline('a read failed', error);
-    } else {
-      throw error;
-    }
+    return this.#reads.read({ from, maxBytes, upTo, atLeastOne });
   }
 
   /** The largest epoch at or below `epoch`, and the offset after its last record (KIP-101, KIP-279). */
@@ -602,32 +519,8 @@ export class PartitionLog {
   }
 
   /** The first record with that timestamp or a later one, below `upTo`. Rejects as `read` does. */
-  async offsetForTimestamp(
-    timestampMs: number,
-    upTo: Offset,
-  ): Promise<TimestampedOffset | undefined> {
-    this.#assertOnline();
-    const generation = this.#generation;
-    for (const segment of [...this.#segments]) {
-      if (segment.isRemoved || (segment.latest?.timestamp ?? -1) < timestampMs) continue;
-      const found = await this.#firstSince(segment, timestampMs);
-      if (generation !== this.#generation) return this.offsetForTimestamp(timestampMs, upTo);
-      if (found === undefined || found.offset < this.#startOffset) continue;
-      return found.offset < upTo ? found : undefined;
-    }
-    return undefined;
-  }
-
-  async #firstSince(segment: Segment, timestampMs: number): Promise<TimestampedOffset | undefined> {
-    const generation = this.#generation;
-    for (let attempt = 0; ; attempt++) {
-      try {
-        return await firstRecordSince(segment, timestampMs, this.#deps.codecs);
-      } catch (error) {
-        if (generation !== this.#generation || segment.isRemoved) return undefined;
-        this.#mendIndex(segment, error, attempt);
-      }
-    }
+  offsetForTimestamp(timestampMs: number, upTo: Offset): Promise<TimestampedOffset | undefined> {
+    return this.#reads.offsetForTimestamp(timestampMs, upTo);
   }
 
   /** The latest timestamp in the log. */
@@ -638,17 +531,6 @@ export class PartitionLog {
       if (timestamp !== undefined && timestamp > (latest ?? -1)) latest = timestamp;
     }
     return latest;
-  }
-
-  #segmentOf(offset: Offset): Segment {
-    let low = 0;
-    let high = this.#segments.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (defined(this.#segments[middle], 'a segment').baseOffset <= offset) low = middle + 1;
-      else high = middle;
-    }
-    return defined(this.#segments[low - 1], 'the segment of an offset in the log');
   }
 
   // ------------------------------------------------------------------------- cutting at the end
@@ -666,8 +548,9 @@ export class PartitionLog {
     }
     const from = this.#endOffset;
     try {
-      this.#lowerRecoveryPoint(offset);
-      this.#cut(offset);
+      const end = segmentOf(this.#segments, offset).batchStart(offset);
+      this.#lowerRecoveryPoint(end);
+      this.#cut(end);
     } catch (error) {
       throw this.#goOffline('a truncation failed', error);
     }
@@ -702,17 +585,7 @@ export class PartitionLog {
       segment.file().datasyncNow();
       this.#durability.lower(this.#endOffset);
     }
-    const { snapshots } = loadProducers(
-      {
-        state: this.#producers,
-        directory: this.directory,
-        segments: this.#segments,
-        snapshots: this.#snapshotOffsets,
-        atMost: this.#endOffset,
-      },
-      this.#deps,
-    );
-    this.#snapshotOffsets = snapshots;
+    this.#snapshots.load(this.#producers, this.#segments, this.#endOffset);
     this.#durability.namesChanged();
   }
 
@@ -725,7 +598,7 @@ export class PartitionLog {
       this.#generation++;
       const dropped = this.#segments.splice(0).reverse();
       for (const segment of dropped) segment.markDeleted();
-      while (this.#snapshotOffsets.length > 0) this.#removeSnapshot(0);
+      this.#snapshots.clear();
       const segment = this.#newSegment(offset);
       segment.create();
       this.#segments.push(segment);
@@ -777,29 +650,15 @@ export class PartitionLog {
    */
   applyRetention(nowMs: number, highWatermark: Offset): number {
     this.#assertOnline();
-    const isOld = (segment: Segment): boolean => this.#isOverAge(segment, nowMs);
-    if (this.#active.sizeBytes > 0 && this.#endOffset <= highWatermark && isOld(this.#active)) {
-      this.#roll();
+    const config = this.#config;
+    const active = this.#active;
+    if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
+      if (isOverAge(active, config, nowMs)) this.#roll();
     }
-    const { retentionBytes } = this.#config;
-    let spareBytes = retentionBytes < 0 ? -1 : this.sizeBytes - retentionBytes;
-    const dropped: Segment[] = [];
-    for (const segment of this.#segments.slice(0, -1)) {
-      const isOver = spareBytes >= segment.sizeBytes;
-      const isBelow = segment.nextOffset <= this.#startOffset;
-      if (segment.nextOffset > highWatermark || !(isOver || isBelow || isOld(segment))) break;
-      dropped.push(segment);
-      spareBytes -= segment.sizeBytes;
-    }
+    const limits = { config, nowMs, highWatermark, logStartOffset: this.#startOffset };
+    const dropped = segmentsToDrop(this.#segments, limits);
     if (dropped.length > 0) this.#dropOldest(dropped);
     return dropped.length;
-  }
-
-  #isOverAge(segment: Segment, nowMs: number): boolean {
-    const { retentionMs } = this.#config;
-    if (retentionMs < 0) return false;
-    const latest = segment.latest?.timestamp;
-    return latest !== undefined && latest < nowMs - retentionMs;
   }
 
   #dropOldest(dropped: readonly Segment[]): void {
@@ -807,7 +666,7 @@ export class PartitionLog {
     const start = defined(this.#segments[dropped.length], 'a segment that stays').baseOffset;
     try {
       // What the batches that go tell of producers must be told by a snapshot.
-      if (!this.#snapshotOffsets.some((at) => at >= start)) this.#writeSnapshot();
+      if ((this.#snapshots.latest ?? ZERO) < start) this.#writeSnapshot();
       for (const segment of dropped) {
         segment.markDeleted();
         this.#durability.removed(segment);

@@ -21,6 +21,7 @@ import {
   DELETED_SUFFIX,
   EPOCH_FILE,
   LOG_SUFFIX,
+  METADATA_FILE,
   SNAPSHOT_SUFFIX,
   TEMPORARY_SUFFIX,
   TRUNCATION_FILE,
@@ -31,7 +32,7 @@ import { LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError } from './log-error.ts';
 import { readTopicId, writeTopicId } from './partition-metadata.ts';
-import { loadProducers } from './producer-recovery.ts';
+import { ProducerSnapshots } from './producer-snapshots.ts';
 import { ProducerState } from './producer-state.ts';
 import type { SegmentCache } from './segment-cache.ts';
 import { Segment } from './segment.ts';
@@ -62,7 +63,7 @@ export interface RecoveredLog {
   readonly segments: Segment[];
   readonly epochs: LeaderEpochCache;
   readonly producers: ProducerState;
-  readonly snapshotOffsets: Offset[];
+  readonly snapshots: ProducerSnapshots;
   /** All that is in the log is synced, and the directory entries too. */
   readonly isDurable: boolean;
   /** What the data directory's checkpoint says, lowered by a truncation. */
@@ -81,7 +82,7 @@ class Recovery {
   readonly #deps: RecoveryDeps;
   readonly #producers: ProducerState;
   #epochs: LeaderEpochCache = new LeaderEpochCache();
-  #snapshotOffsets: Offset[] = [];
+  #snapshots: ProducerSnapshots;
   #hasTruncationFile = false;
   /** Batches below are in the producer state already, by a snapshot. */
   #producersUpTo: Offset = ZERO;
@@ -90,13 +91,14 @@ class Recovery {
     this.#options = options;
     this.#deps = deps;
     this.#producers = new ProducerState(options.config.producerIdExpirationMs);
+    this.#snapshots = new ProducerSnapshots(options.directory, [], deps);
   }
 
   run(): RecoveredLog {
     const { directory, topicId, cleanShutdown } = this.#options;
     const { disk } = this.#deps;
     if (!disk.exists(directory)) return this.#create();
-    const { bases, snapshots } = this.#takeStock();
+    const bases = this.#takeStock();
     const found = readTopicId(disk, directory);
     if (found !== undefined && found !== topicId) {
       const message = `${directory} belongs to topic id ${found}, not ${topicId}; move it away`;
@@ -104,13 +106,10 @@ class Recovery {
     }
     const recoveryPoint = this.#recoveryPoint();
     if (found === undefined || bases.length === 0) {
-      return this.#startAgain(bases, snapshots, recoveryPoint ?? ZERO);
+      return this.#startAgain(bases, recoveryPoint ?? ZERO);
     }
-    const segments = bases.map((base) => this.#segment(base));
-    return (
-      (cleanShutdown ? this.#takeClosed(segments, snapshots, recoveryPoint) : undefined) ??
-      this.#scan(segments, snapshots, recoveryPoint ?? ZERO)
-    );
+    const taken = cleanShutdown ? this.#takeClosed(bases) : undefined;
+    return taken ?? this.#scan(bases, recoveryPoint ?? ZERO);
   }
 
   // ----------------------------------------------------------------------------- a new log
@@ -128,7 +127,7 @@ class Recovery {
    * The directory's metadata or its only segment is missing: it was made, and never synced. Then
    * nothing in it was ever acknowledged.
    */
-  #startAgain(bases: Offset[], snapshots: Offset[], recoveryPoint: Offset): RecoveredLog {
+  #startAgain(bases: readonly Offset[], recoveryPoint: Offset): RecoveredLog {
     const { directory } = this.#options;
     const { disk, logger } = this.#deps;
     if (recoveryPoint > ZERO) {
@@ -137,13 +136,14 @@ class Recovery {
     }
     if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
-    this.#removeSnapshots(snapshots);
+    this.#snapshots.clear();
     return this.#create();
   }
 
   // ------------------------------------------------------------------- what the directory holds
 
-  #takeStock(): { readonly bases: Offset[]; readonly snapshots: Offset[] } {
+  /** The base offsets of the segments; what was never completed, or being removed, is removed. */
+  #takeStock(): Offset[] {
     const { directory } = this.#options;
     const { disk } = this.#deps;
     const bases: Offset[] = [];
@@ -157,7 +157,8 @@ class Recovery {
       if (parsed?.suffix === LOG_SUFFIX) bases.push(parsed.offset);
       if (parsed?.suffix === SNAPSHOT_SUFFIX) snapshots.push(parsed.offset);
     }
-    return { bases: bases.sort(ascending), snapshots: snapshots.sort(ascending) };
+    this.#snapshots = new ProducerSnapshots(directory, snapshots.sort(ascending), this.#deps);
+    return bases.sort(ascending);
   }
 
   #recoveryPoint(): Offset | undefined {
@@ -173,31 +174,31 @@ class Recovery {
   // --------------------------------------------------------------------- after a clean shutdown
 
   /** Undefined when the log is not as it should be after one. */
-  #takeClosed(
-    segments: Segment[],
-    snapshots: Offset[],
-    recoveryPoint: Offset | undefined,
-  ): RecoveredLog | undefined {
-    const { directory } = this.#options;
+  #takeClosed(bases: readonly Offset[]): RecoveredLog | undefined {
+    // The checkpoint was written when all logs were closed: no truncation is newer.
+    const { directory, recoveryPoint } = this.#options;
+    const segments = bases.map((base) => this.#segment(base));
     const active = adoptSealed(segments, segments.length - 1);
     const whole = active.adoptClosed();
     const end = active.nextOffset;
     if (!whole || end !== (recoveryPoint ?? end)) {
       const facts = { directory, logEndOffset: end, recoveryPoint };
       this.#deps.logger.warn('log is not as a clean shutdown leaves it', facts);
+      for (const segment of segments) segment.close();
       return undefined;
     }
     this.#loadEpochs(segments);
     this.#epochs.truncateTo(end);
-    this.#loadProducers(segments, snapshots, end);
+    this.#snapshots.load(this.#producers, segments, end);
     return this.#result(segments, true, end);
   }
 
   // ------------------------------------------------------------------------ after any other end
 
-  #scan(segments: Segment[], snapshots: Offset[], recoveryPoint: Offset): RecoveredLog {
+  #scan(bases: readonly Offset[], recoveryPoint: Offset): RecoveredLog {
     const { directory } = this.#options;
     const { logger } = this.#deps;
+    const segments = bases.map((base) => this.#segment(base));
     const firstScanned = Math.max(
       0,
       segments.findLastIndex((s) => s.baseOffset <= recoveryPoint),
@@ -205,7 +206,8 @@ class Recovery {
     const start = adoptSealed(segments, firstScanned).baseOffset;
     this.#loadEpochs(segments.slice(0, firstScanned));
     this.#epochs.truncateTo(start);
-    this.#loadProducers(segments.slice(0, firstScanned), snapshots, recoveryPoint);
+    const below = segments.slice(0, firstScanned);
+    this.#producersUpTo = this.#snapshots.load(this.#producers, below, recoveryPoint);
     const kept = segments.slice(0, firstScanned);
     let foundBytes = 0;
     let keptBytes = 0;
@@ -289,6 +291,8 @@ class Recovery {
       if (segment !== kept.at(-1)) segment.seal();
     }
     if (changed) {
+      // Nothing of the log was ever synced, as far as is known: its metadata was not either.
+      if (recoveryPoint === ZERO) syncFileNow(this.#deps.disk, `${directory}/${METADATA_FILE}`);
       this.#deps.disk.syncDirectoryNow(directory);
       this.#deps.disk.syncDirectoryNow(directory.slice(0, directory.lastIndexOf('/')));
     }
@@ -318,23 +322,6 @@ class Recovery {
     }
   }
 
-  #loadProducers(segments: readonly Segment[], snapshots: readonly Offset[], atMost: Offset): void {
-    const { directory } = this.#options;
-    const loaded = loadProducers(
-      { state: this.#producers, directory, segments, snapshots, atMost },
-      this.#deps,
-    );
-    this.#producersUpTo = loaded.from;
-    this.#snapshotOffsets = loaded.snapshots;
-  }
-
-  #removeSnapshots(offsets: readonly Offset[]): void {
-    const { disk } = this.#deps;
-    for (const at of offsets) {
-      disk.remove(`${this.#options.directory}/${offsetFileName(at, SNAPSHOT_SUFFIX)}`);
-    }
-  }
-
   #segment(baseOffset: Offset): Segment {
     const { directory, config } = this.#options;
     const { disk, cache } = this.#deps;
@@ -347,11 +334,20 @@ class Recovery {
       segments,
       epochs: this.#epochs,
       producers: this.#producers,
-      snapshotOffsets: this.#snapshotOffsets,
+      snapshots: this.#snapshots,
       isDurable,
       recoveryPoint,
       hasTruncationFile: this.#hasTruncationFile,
     };
+  }
+}
+
+function syncFileNow(disk: Disk, path: string): void {
+  const file = disk.open(path, 'existing');
+  try {
+    file.datasyncNow();
+  } finally {
+    file.close();
   }
 }
 

@@ -245,6 +245,18 @@ export class Segment {
     return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
   }
 
+  /** Where the batch begins that holds `offset`. */
+  batchStart(offset: Offset): Offset {
+    let start = this.#nextOffset;
+    const { position: from } = this.locate(offset);
+    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
+      if (header.nextOffset <= offset) return true;
+      start = header.baseOffset;
+      return false;
+    });
+    return start;
+  }
+
   /** Remembers that a batch begins at `position` with `offset`, or ended there. */
   hint(offset: Offset, position: number): void {
     this.#hints.add(offset, position);

@@ -9,16 +9,18 @@
  * This is asked only about bytes above the recovery point, all below it having been synced. What a
  * producer wrote as zeros may pass for a missing sector; then a damaged batch passes for a torn one.
  */
-import { BATCH_OVERHEAD, CRC_AT, LOG_OVERHEAD, MAGIC, MAGIC_AT } from '@relevo/record/batch-header';
+import { BatchError } from '@relevo/record/batch-error';
 import {
-  ATTRIBUTES_AT,
+  BATCH_OVERHEAD,
+  LOG_OVERHEAD,
+  MAGIC,
+  MAGIC_AT,
   baseOffsetAt,
   readBatchHeader,
   sizeInBytesAt,
 } from '@relevo/record/batch-header';
-import { int8At, setInt64, uint32At } from '@relevo/record/ints';
+import { setInt64 } from '@relevo/record/ints';
 import { verifyCrc } from '@relevo/record/validate';
-import { BatchError } from '@relevo/record/batch-error';
 import type { Offset } from '@relevo/base/ids';
 import type { Crc32c, DiskFile } from '@relevo/base/ports';
 import { FileWindow } from './batch-scan.ts';
@@ -41,23 +43,32 @@ export interface BadBatch {
 
 export function judgeTail(bad: BadBatch): 'torn' | 'damaged' {
   const window = new FileWindow(bad.file, bad.fileBytes);
+  const stated = statedEnd(bad, window);
+  if (stated !== undefined && stated <= bad.fileBytes) {
+    return lacksSector(bad, window, stated) ? 'torn' : 'damaged';
+  }
   const next = findNextBatch(bad, window);
-  const end = next ?? bad.fileBytes;
-  if (lacksSector(bad, window, end, next === undefined)) return 'torn';
+  if (lacksSector(bad, window, next ?? bad.fileBytes)) return 'torn';
   if (next !== undefined) return 'damaged';
-  return endsWithin(bad, window) ? 'torn' : 'damaged';
+  const isCutOff = stated !== undefined || bad.fileBytes - bad.position < BATCH_OVERHEAD;
+  return isCutOff && !isWhole(bad, window) ? 'torn' : 'damaged';
 }
 
-/** Whether the last batch, as far as its header can be read, reaches past the end of the file. */
-function endsWithin(bad: BadBatch, window: FileWindow): boolean {
-  const rest = bad.fileBytes - bad.position;
-  if (rest < BATCH_OVERHEAD) return true;
+/** Where the batch ends by its header, if that is there and right as far as can be told. */
+function statedEnd(bad: BadBatch, window: FileWindow): number | undefined {
   const header = window.view(bad.position, BATCH_OVERHEAD, WINDOW_BYTES);
-  if (int8At(header, MAGIC_AT) !== MAGIC || baseOffsetAt(header) !== bad.expected) return false;
-  if (sizeInBytesAt(header) <= rest) return false;
-  // All of it is there, only the length is wrong: that is damage.
+  if (header.length < BATCH_OVERHEAD || header[MAGIC_AT] !== MAGIC) return undefined;
+  const size = sizeInBytesAt(header);
+  if (baseOffsetAt(header) !== bad.expected || size < BATCH_OVERHEAD) return undefined;
+  return bad.position + size;
+}
+
+/** All of the last batch is there, only its length is wrong: that is damage. */
+function isWhole(bad: BadBatch, window: FileWindow): boolean {
+  const rest = bad.fileBytes - bad.position;
+  if (rest < BATCH_OVERHEAD) return false;
   const all = window.view(bad.position, rest, WINDOW_BYTES);
-  return bad.crc32c(all.subarray(ATTRIBUTES_AT)) !== uint32At(all, CRC_AT);
+  return verifyCrc(all, 0, rest, bad.crc32c);
 }
 
 /** Where the next intact batch begins that this log may hold after the bad one. */
@@ -94,15 +105,16 @@ function isNextBatch(bad: BadBatch, window: FileWindow, at: number): boolean {
   return verifyCrc(window.view(at, size, WINDOW_BYTES), 0, size, bad.crc32c);
 }
 
-function lacksSector(bad: BadBatch, window: FileWindow, end: number, atEnd: boolean): boolean {
+function lacksSector(bad: BadBatch, window: FileWindow, end: number): boolean {
   const { position } = bad;
+  if (isZero(window.view(position, TELLING_ZEROS, WINDOW_BYTES))) return true;
   for (let from = position; from < end;) {
     const to = Math.min(end, (Math.floor(from / SECTOR_BYTES) + 1) * SECTOR_BYTES);
     if (isZero(window.view(from, to - from, WINDOW_BYTES))) {
       if (to - from >= TELLING_ZEROS) return true;
       if (from === position && headIsMissing(bad.expected, to - from)) return true;
       // A batch often ends with one zero, its last record's count of headers, seldom with two.
-      if (to === end && (atEnd || to - from >= 2)) return true;
+      if (to === end && (to === bad.fileBytes || to - from >= 2)) return true;
     }
     from = to;
   }

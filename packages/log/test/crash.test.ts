@@ -1,0 +1,246 @@
+/**
+ * Random histories of a log on the simulated disk, with power cuts: whatever was synced is there
+ * afterwards, nothing is there that was not appended, and what follows from the log follows from it.
+ */
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { bytesEqual } from '@relevo/base/bytes';
+import type { Offset } from '@relevo/base/ids';
+import { nextOffsetAt } from '@relevo/record/batch-header';
+import type { PartitionLog } from '@relevo/log/partition-log';
+import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
+import {
+  NOW_MS,
+  at,
+  batch,
+  config,
+  epoch,
+  newDisk,
+  openLog,
+  readAll,
+  recordingLogger,
+} from './support.ts';
+
+type Step =
+  | { readonly do: 'append'; readonly records: number; readonly valueBytes: number }
+  | { readonly do: 'newEpoch' }
+  | { readonly do: 'sync' }
+  | { readonly do: 'startSync' }
+  | { readonly do: 'checkpoint' }
+  | { readonly do: 'truncate'; readonly share: number }
+  | { readonly do: 'restartAt'; readonly ahead: number }
+  | { readonly do: 'retain'; readonly share: number }
+  | { readonly do: 'reopen' }
+  | { readonly do: 'kill' }
+  | { readonly do: 'powerCut' };
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 120,
+    arbitrary: fc.record({
+      do: fc.constant('append' as const),
+      records: fc.integer({ min: 1, max: 4 }),
+      valueBytes: fc.integer({ min: 1, max: 900 }),
+    }),
+  },
+  { weight: 10, arbitrary: fc.constant({ do: 'newEpoch' as const }) },
+  { weight: 30, arbitrary: fc.constant({ do: 'sync' as const }) },
+  { weight: 10, arbitrary: fc.constant({ do: 'startSync' as const }) },
+  { weight: 10, arbitrary: fc.constant({ do: 'checkpoint' as const }) },
+  {
+    weight: 10,
+    arbitrary: fc.record({
+      do: fc.constant('truncate' as const),
+      share: fc.double({ min: 0, max: 1, noNaN: true }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('restartAt' as const),
+      ahead: fc.integer({ min: 0, max: 20 }),
+    }),
+  },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      do: fc.constant('retain' as const),
+      share: fc.double({ min: 0, max: 1, noNaN: true }),
+    }),
+  },
+  { weight: 5, arbitrary: fc.constant({ do: 'reopen' as const }) },
+  { weight: 5, arbitrary: fc.constant({ do: 'kill' as const }) },
+  { weight: 20, arbitrary: fc.constant({ do: 'powerCut' as const }) },
+);
+
+/** What was appended where, and what of it must still be there. */
+class History {
+  readonly disk: SimulatedDisk;
+  log: PartitionLog;
+  batches: { base: number; next: number; bytes: Uint8Array }[] = [];
+  synced = 0;
+  recoveryPoint = 0;
+  epoch = 0;
+  logger = recordingLogger();
+  sequence = 0;
+
+  constructor(seed: number) {
+    this.disk = newDisk(seed);
+    this.log = this.open(false);
+  }
+
+  open(cleanShutdown: boolean): PartitionLog {
+    this.logger = recordingLogger();
+    return openLog(
+      this.disk,
+      {
+        cleanShutdown,
+        recoveryPoint: at(this.recoveryPoint),
+        config: config({ segmentBytes: 4000, indexIntervalBytes: 300, retentionMs: -1 }),
+      },
+      { logger: this.logger },
+    );
+  }
+
+  async run(steps: readonly Step[]): Promise<void> {
+    for (const one of steps) {
+      await this.take(one);
+      await this.check();
+    }
+  }
+
+  async take(one: Step): Promise<void> {
+    const { log } = this;
+    switch (one.do) {
+      case 'append': {
+        const bytes = batch({
+          count: one.records,
+          valueBytes: one.valueBytes,
+          producer: 7,
+          producerEpoch: this.epoch,
+          sequence: this.sequence,
+          timestampMs: NOW_MS + this.batches.length,
+        });
+        const result = log.appendAsLeader(bytes, epoch(this.epoch), NOW_MS);
+        expect(result.kind).toBe('appended');
+        this.sequence += one.records;
+        this.batches.push({ base: result.baseOffset, next: result.nextOffset, bytes });
+        return;
+      }
+      case 'newEpoch':
+        this.epoch++;
+        this.sequence = 0;
+        log.beginEpoch(epoch(this.epoch));
+        return;
+      case 'sync':
+        await log.sync();
+        this.synced = log.syncedEndOffset;
+        return;
+      case 'startSync':
+        log.sync().catch(() => undefined);
+        return;
+      case 'checkpoint':
+        await log.advanceRecoveryPoint(log.logEndOffset);
+        this.synced = Math.max(this.synced, log.syncedEndOffset);
+        this.recoveryPoint = log.recoveryPoint;
+        log.recoveryPointWritten(log.recoveryPoint);
+        return;
+      case 'truncate':
+        return this.truncate(one.share);
+      case 'restartAt': {
+        const start = at(log.logEndOffset + one.ahead);
+        log.truncateFullyAndStartAt(start);
+        this.batches = [];
+        this.synced = start;
+        return this.beginProducer();
+      }
+      case 'retain': {
+        const start = at(Math.floor(log.logEndOffset * one.share));
+        log.deleteRecordsBefore(start);
+        log.applyRetention(NOW_MS, log.logEndOffset);
+        this.batches = this.batches.filter(({ next }) => next > log.logStartOffset);
+        return;
+      }
+      case 'reopen':
+        expect(await log.close()).toBe(true);
+        this.recoveryPoint = log.recoveryPoint;
+        this.synced = log.logEndOffset;
+        return this.reopened(true);
+      case 'kill':
+        return this.reopened(false);
+      case 'powerCut':
+        this.disk.crash();
+        return this.reopened(false);
+    }
+  }
+
+  truncate(share: number): void {
+    const { log } = this;
+    const from = log.logStartOffset;
+    const offset = at(from + Math.floor((log.logEndOffset - from) * share));
+    const end = log.truncateTo(offset);
+    this.batches = this.batches.filter(({ next }) => next <= end);
+    this.synced = Math.min(this.synced, end);
+    this.beginProducer();
+  }
+
+  reopened(clean: boolean): void {
+    const before = this.log.logEndOffset;
+    const start = this.log.logStartOffset;
+    this.log = this.open(clean);
+    const end = this.log.logEndOffset;
+    expect(end).toBeGreaterThanOrEqual(this.synced);
+    expect(end).toBeLessThanOrEqual(before);
+    expect(this.log.syncedEndOffset).toBe(end);
+    if (clean) expect(end).toBe(before);
+    if (clean) expect(this.logger.lines.filter(({ level }) => level === 'warn')).toEqual([]);
+    this.batches = this.batches.filter(({ next }) => next <= end);
+    if (this.log.logStartOffset < start) this.log.deleteRecordsBefore(at(Math.min(start, end)));
+    this.synced = Math.max(this.synced, this.log.syncedEndOffset);
+    this.beginProducer();
+  }
+
+  /** The producer's next sequence is not ours to know: another epoch begins at 0. */
+  beginProducer(): void {
+    this.epoch++;
+    this.sequence = 0;
+  }
+
+  async check(): Promise<void> {
+    const { log } = this;
+    const expected = this.batches.filter(({ next }) => next > log.logStartOffset);
+    expect(log.logEndOffset).toBe(expected.at(-1)?.next ?? log.logEndOffset);
+    const found = await readAll(log, log.logStartOffset, 1500);
+    expect(found.length).toBe(expected.length);
+    for (const [index, bytes] of found.entries()) {
+      const wanted = expected[index];
+      expect(nextOffsetAt(bytes)).toBe(wanted?.next);
+      expect(bytesEqual(bytes, wanted?.bytes ?? new Uint8Array(0))).toBe(true);
+    }
+    this.checkEpochs(log.logStartOffset);
+  }
+
+  checkEpochs(start: Offset): void {
+    for (const { epoch: number, startOffset } of this.log.epochEntries) {
+      const first = this.batches.find(({ base }) => base >= startOffset);
+      if (first === undefined || startOffset <= start) continue;
+      expect(first.base).toBe(startOffset);
+      expect(new DataView(first.bytes.buffer, first.bytes.byteOffset).getInt32(12)).toBe(number);
+    }
+  }
+}
+
+describe('power cuts', () => {
+  test('what was synced survives, byte for byte, and nothing else appears', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 0, max: 2 ** 30 }),
+        fc.array(step, { maxLength: 80, size: 'max' }),
+        async (seed, steps) => {
+          await new History(seed).run(steps);
+        },
+      ),
+      { numRuns: Number(process.env['RUNS'] ?? 300) },
+    );
+  }, 60_000);
+});
