@@ -10,6 +10,7 @@
  *     subscribing, diverging epoch               truncating   truncate
  *      following   out of range                  truncating   restart
  *                  any other error               refused      none, until the deadline
+ *     following    the append failed             refused      none, until the deadline
  *     truncating   truncated                     preparing    sync
  *     refused      deadline                      preparing    sync
  *     any          detach                        detached     none
@@ -145,6 +146,11 @@ export class FollowerReplica {
       this.#advance();
     }
     return said.hasBatches ? APPEND : NONE;
+  }
+
+  /** The log took not all that the last statement brought: what comes next on the stream is of no use. */
+  appendFailed(nowMs: number): void {
+    if (this.#phase !== 'stopped') this.#refused(nowMs);
   }
 
   /** The log is on stable storage up to `endOffset`. True: the high watermark has moved. */

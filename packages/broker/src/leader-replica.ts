@@ -230,6 +230,18 @@ export class LeaderReplica {
   }
 
   /**
+   * The follower says itself that it copies no more: its log failed, say. It is behind from now on,
+   * without the lag time that a slow one is given.
+   */
+  followerLeft(brokerId: BrokerId): void {
+    const follower = this.#followers.find((each) => each.brokerId === brokerId);
+    if (follower === undefined) return;
+    follower.syncedEnd = NO_REPORT;
+    follower.lastCaughtUpMs = -Infinity;
+    follower.markMs = -Infinity;
+  }
+
+  /**
    * The change of the in-sync set that the present calls for, if any and if none is under way. It
    * counts as pending from this call on; settle it with `isrOutcome` or `applyState`.
    */
@@ -245,6 +257,13 @@ export class LeaderReplica {
       }
     }
     if (joining.length === 0 && leaving.length === 0) return undefined;
+    // The controller refuses sets with members that are fenced or about to stop.
+    for (const follower of this.#followers) {
+      const { brokerId, inSync } = follower;
+      if (inSync && !leaving.includes(brokerId) && brokers(brokerId)?.fenced === true) {
+        leaving.push(brokerId);
+      }
+    }
     const members = this.#isr.filter((id) => !leaving.includes(id)).concat(joining);
     const isr: IsrMember[] = [];
     for (const brokerId of members) {

@@ -1,0 +1,407 @@
+/**
+ * The follower's end of the stream to one leader: all partitions that this broker follows there.
+ *
+ *     down ──(somebody to follow)──> up ──(break)──> waiting ──(at once, then with growing waits)──> up
+ *
+ * Batches are appended as they come; what is appended is synced when the turn ends, and acknowledged when
+ * it is durable, all partitions of a turn in one message. A stream with nothing to say is silent but for
+ * the leader's sign of life.
+ */
+import { assert } from '@relevo/base/assert';
+import { errorCodeOf, messageOf } from '@relevo/base/errors';
+import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset } from '@relevo/base/ids';
+import { RpcError } from '@relevo/base/ports';
+import type {
+  Channel,
+  Clock,
+  Logger,
+  MessageStream,
+  Random,
+  TimerHandle,
+  Timers,
+  Transport,
+} from '@relevo/base/ports';
+import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import type { EpochEnd } from '@relevo/broker/divergence';
+import type { FollowerEffect } from '@relevo/broker/follower-replica';
+import { LogError } from '@relevo/log/log-error';
+import {
+  ReplicationService as methods,
+  followerMessage,
+  followerPosition,
+} from '@relevo/rpc/gen/cluster/replication';
+import type {
+  FollowerMessage,
+  FollowerPosition,
+  LeaderMessage,
+  LeaderPart,
+  PartitionKey,
+} from '@relevo/rpc/gen/cluster/replication';
+import type { FollowerRole, Partition } from './partition.ts';
+import type { PartitionMetrics } from './partition-metrics.ts';
+import { ALIVE_INTERVAL_MS } from './replication-session.ts';
+import type { Turn } from './turn.ts';
+
+/** Batches that the leader may send beyond what was appended here. */
+export const CREDIT_BYTES: number = 16 * 1024 * 1024;
+/** Credit is given back in portions of this, or with the next acknowledgement. */
+const CREDIT_PORTION_BYTES = CREDIT_BYTES / 8;
+/** Positions in one message. */
+const POSITIONS_MAX = 1_000;
+/** A leader from which nothing was heard for so long is dialled anew. */
+export const SILENCE_MAX_MS: number = 3 * ALIVE_INTERVAL_MS;
+
+export interface LeaderLinkDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly transport: Transport;
+  readonly turn: Turn;
+  readonly logger: Logger;
+  readonly metrics: PartitionMetrics;
+  readonly clusterId: string;
+  readonly localId: BrokerId;
+  readonly brokerEpoch: () => BrokerEpoch;
+}
+
+interface Followed {
+  readonly partition: Partition;
+  readonly role: FollowerRole;
+  /** On the stream that is up; 0: it has not subscribed there. */
+  handle: number;
+}
+
+export class LeaderLink {
+  readonly leaderId: BrokerId;
+  readonly address: string;
+  /** Under which this broker dialled. */
+  readonly brokerEpoch: BrokerEpoch;
+  readonly #deps: LeaderLinkDeps;
+  readonly #followed = new Map<Partition, Followed>();
+  readonly #byHandle = new Map<number, Followed>();
+  #channel: Channel | undefined;
+  #stream: MessageStream<FollowerMessage> | undefined;
+  #nextHandle = 1;
+  #attempts = 0;
+  #redial: TimerHandle | undefined;
+  #watch: TimerHandle | undefined;
+  #retry: TimerHandle | undefined;
+  #retryMs = Infinity;
+  #heardMs = 0;
+  #closed = false;
+  // Of the next message.
+  #positions: FollowerPosition[] = [];
+  readonly #toAcknowledge = new Set<Followed>();
+  #unsubscribe: PartitionKey[] = [];
+  #credit = 0;
+
+  constructor(leaderId: BrokerId, address: string, deps: LeaderLinkDeps) {
+    this.leaderId = leaderId;
+    this.address = address;
+    this.brokerEpoch = deps.brokerEpoch();
+    this.#deps = deps;
+  }
+
+  get size(): number {
+    return this.#followed.size;
+  }
+  get isUp(): boolean {
+    return this.#stream !== undefined;
+  }
+
+  follows(partition: Partition): boolean {
+    return this.#followed.has(partition);
+  }
+
+  /** Takes the place of what was followed in the partition before. */
+  follow(partition: Partition, role: FollowerRole): void {
+    assert(!this.#closed, 'a closed link follows nobody');
+    this.#forget(partition);
+    const followed = { partition, role, handle: 0 };
+    this.#followed.set(partition, followed);
+    if (this.#stream !== undefined) this.#obey(followed, role.replica.attach());
+    else if (this.#redial === undefined) this.#dial();
+  }
+
+  /** The partition has another leader, or no log any more. */
+  unfollow(partition: Partition): void {
+    const had = this.#forget(partition);
+    if (had === undefined || had.handle === 0 || this.#stream === undefined) return;
+    this.#unsubscribe.push({ topicId: partition.topicId, partition: partition.number });
+    this.#deps.turn.atEnd(this.#flush);
+  }
+
+  #forget(partition: Partition): Followed | undefined {
+    const followed = this.#followed.get(partition);
+    if (followed === undefined) return undefined;
+    this.#followed.delete(partition);
+    this.#toAcknowledge.delete(followed);
+    this.#byHandle.delete(followed.handle);
+    return followed;
+  }
+
+  /** The partition's log is durable further than it was, or to its end. */
+  synced(partition: Partition): void {
+    const followed = this.#followed.get(partition);
+    if (followed === undefined) return;
+    const { replica } = followed.role;
+    if (replica.phase === 'following') {
+      this.#toAcknowledge.add(followed);
+      this.#deps.turn.atEnd(this.#flush);
+    } else if (
+      replica.phase === 'preparing' &&
+      partition.log.syncedEndOffset === partition.logEndOffset
+    ) {
+      const position = { lastEpoch: partition.lastEpoch, endOffset: partition.logEndOffset };
+      this.#obey(followed, replica.prepared(position, this.#deps.clock.monotonicMs()));
+    }
+  }
+
+  /** Subscriptions that were refused, or not answered, are stated again when it is time. */
+  readonly #retryDue = (): void => {
+    this.#retry = undefined;
+    if (this.#stream === undefined) return;
+    const nowMs = this.#deps.clock.monotonicMs();
+    let nextMs = Infinity;
+    for (const followed of this.#followed.values()) {
+      const { replica } = followed.role;
+      if (nowMs >= replica.deadlineMs) this.#obey(followed, replica.deadline(nowMs));
+      nextMs = Math.min(nextMs, replica.deadlineMs);
+    }
+    if (nextMs < Infinity) this.#retryAt(nextMs);
+  };
+
+  #retryAt(timeMs: number): void {
+    if (this.#retry !== undefined && this.#retryMs <= timeMs) return;
+    const { clock, timers } = this.#deps;
+    this.#retry?.cancel();
+    this.#retryMs = timeMs;
+    this.#retry = timers.after(Math.max(1, timeMs - clock.monotonicMs()), this.#retryDue);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#down();
+    this.#redial?.cancel();
+    this.#channel?.close();
+    this.#followed.clear();
+  }
+
+  // ------------------------------------------------------------------------------- the stream
+
+  #dial(): void {
+    this.#redial = undefined;
+    if (this.#closed || this.#followed.size === 0) return;
+    this.#channel ??= this.#deps.transport.dial(this.address);
+    const stream: MessageStream<FollowerMessage> = this.#channel.open(methods.replicate, {
+      onMessage: (message) => {
+        if (this.#stream === stream) this.#take(message);
+      },
+      onEnd: (error) => {
+        if (this.#stream === stream) this.#broken(error);
+      },
+    });
+    this.#stream = stream;
+    const { brokerEpoch, leaderId } = this;
+    const { clusterId, localId } = this.#deps;
+    stream.send(
+      followerMessage({
+        hello: { clusterId, brokerId: localId, brokerEpoch, leaderId },
+        creditBytes: CREDIT_BYTES,
+      }),
+    );
+    this.#heardMs = this.#deps.clock.monotonicMs();
+    this.#watchSilence();
+    for (const followed of this.#followed.values()) {
+      if (followed.role.replica.phase === 'detached') {
+        this.#obey(followed, followed.role.replica.attach());
+      }
+    }
+  }
+
+  #broken(error: RpcError | undefined): void {
+    this.#down();
+    if (this.#closed) return;
+    const { logger, random, timers } = this.#deps;
+    // The first try comes at once: a break is no news of the broker behind it.
+    const waitMs = this.#attempts === 0 ? 0 : backoffMs(DEFAULT_RETRY, this.#attempts - 1, random);
+    if (this.#attempts === 0) {
+      const why = error?.message ?? 'the leader ended it';
+      logger.info('replication stream broke', { leader: this.leaderId, why });
+    }
+    this.#attempts += 1;
+    this.#redial = timers.after(waitMs, () => this.#dial());
+  }
+
+  #down(): void {
+    this.#stream = undefined;
+    this.#watch?.cancel();
+    this.#retry?.cancel();
+    this.#retry = undefined;
+    this.#byHandle.clear();
+    this.#positions = [];
+    this.#toAcknowledge.clear();
+    this.#unsubscribe = [];
+    this.#credit = 0;
+    for (const followed of this.#followed.values()) {
+      followed.handle = 0;
+      followed.role.replica.detach();
+    }
+  }
+
+  #watchSilence(): void {
+    this.#watch = this.#deps.timers.after(SILENCE_MAX_MS, () => {
+      const { clock } = this.#deps;
+      if (clock.monotonicMs() - this.#heardMs < SILENCE_MAX_MS) {
+        this.#watchSilence();
+        return;
+      }
+      const message = `nothing was heard from broker ${this.leaderId} for ${SILENCE_MAX_MS} ms`;
+      const error = new RpcError('UNAVAILABLE', message);
+      this.#stream?.cancel(error);
+      if (this.#stream !== undefined) this.#broken(error);
+    });
+  }
+
+  // --------------------------------------------------------------------------------- messages
+
+  #take(message: LeaderMessage): void {
+    this.#heardMs = this.#deps.clock.monotonicMs();
+    if (message.hello !== undefined) this.#attempts = 0;
+    let bytes = 0;
+    for (const part of message.parts) {
+      bytes += part.batches.length;
+      const followed = this.#byHandle.get(part.handle);
+      if (followed !== undefined) this.#hear(followed, part);
+    }
+    if (bytes === 0) return;
+    this.#deps.metrics.replicationBytesIn.add(bytes);
+    this.#credit += bytes;
+    if (this.#credit >= CREDIT_PORTION_BYTES) this.#deps.turn.atEnd(this.#flush);
+  }
+
+  #hear(followed: Followed, part: LeaderPart): void {
+    const { partition, role } = followed;
+    const effect = role.replica.receive(
+      {
+        // Numbers of the leader of this epoch; the log checks what it appends.
+        leaderEpoch: part.leaderEpoch as LeaderEpoch,
+        error: errorCodeOf(part.error),
+        highWatermark: part.highWatermark as Offset,
+        logStartOffset: part.logStartOffset as Offset,
+        diverging: part.diverging as EpochEnd | undefined,
+        hasBatches: part.batches.length > 0,
+      },
+      partition,
+      this.#deps.clock.monotonicMs(),
+    );
+    partition.followerMoved(role);
+    if (effect.kind === 'append') this.#append(followed, part);
+    else this.#obey(followed, effect);
+    if (role.replica.phase === 'refused') this.#retryAt(role.replica.deadlineMs);
+  }
+
+  #append(followed: Followed, part: LeaderPart): void {
+    const { partition, role } = followed;
+    try {
+      partition.log.appendAsFollower(part.batches, this.#deps.clock.wallMs());
+      partition.sync();
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+      // Some of it may have been appended: what comes next would leave a gap.
+      role.replica.appendFailed(this.#deps.clock.monotonicMs());
+      if (followed.handle !== 0) this.#byHandle.delete(followed.handle);
+      const facts = { partition: partition.name, leader: this.leaderId, why: messageOf(error) };
+      this.#deps.logger.error('cannot append what the leader sent', facts);
+    }
+  }
+
+  #obey(followed: Followed, effect: FollowerEffect): void {
+    const { partition, role } = followed;
+    switch (effect.kind) {
+      case 'none':
+      case 'append':
+        return;
+      case 'sync':
+        this.#toAcknowledge.delete(followed);
+        // `synced` is called when the log is durable to its end, be it at once.
+        partition.sync();
+        return;
+      case 'subscribe':
+        this.#subscribe(followed, effect.position);
+        return;
+      case 'truncate':
+      case 'restart':
+        this.#truncate(followed, effect);
+        this.#obey(followed, role.replica.truncated(partition.logEndOffset));
+    }
+  }
+
+  #truncate(
+    followed: Followed,
+    effect: Extract<FollowerEffect, { kind: 'truncate' | 'restart' }>,
+  ): void {
+    const { partition, role } = followed;
+    const from = partition.logEndOffset;
+    this.#deps.metrics.truncations.add(1);
+    if (effect.kind === 'truncate') partition.log.truncateTo(effect.to);
+    else partition.log.truncateFullyAndStartAt(effect.at);
+    partition.followerMoved(role);
+    this.#deps.logger.info('truncated to follow the leader', {
+      partition: partition.name,
+      leader: this.leaderId,
+      leaderEpoch: role.replica.leaderEpoch,
+      from,
+      to: partition.logEndOffset,
+    });
+  }
+
+  #subscribe(
+    followed: Followed,
+    position: { readonly lastEpoch: LeaderEpoch; readonly endOffset: Offset },
+  ): void {
+    const { partition, role } = followed;
+    this.#byHandle.delete(followed.handle);
+    followed.handle = this.#nextHandle++;
+    this.#byHandle.set(followed.handle, followed);
+    this.#positions.push({
+      handle: followed.handle,
+      subscribe: { topicId: partition.topicId, partition: partition.number },
+      leaderEpoch: role.replica.leaderEpoch,
+      syncedEndOffset: position.endOffset,
+      lastEpoch: position.lastEpoch,
+      logStartOffset: partition.logStartOffset,
+    });
+    this.#deps.turn.atEnd(this.#flush);
+    this.#retryAt(role.replica.deadlineMs);
+  }
+
+  readonly #flush = (): void => {
+    const stream = this.#stream;
+    if (stream === undefined) return;
+    for (const { handle, role } of this.#toAcknowledge) {
+      this.#positions.push(
+        followerPosition({
+          handle,
+          leaderEpoch: role.replica.leaderEpoch,
+          syncedEndOffset: role.replica.syncedEndOffset,
+        }),
+      );
+    }
+    this.#toAcknowledge.clear();
+    const positions = this.#positions;
+    const unsubscribe = this.#unsubscribe;
+    const creditBytes = this.#credit;
+    if (positions.length === 0 && unsubscribe.length === 0 && creditBytes === 0) return;
+    this.#positions = [];
+    this.#unsubscribe = [];
+    this.#credit = 0;
+    // What is unsubscribed first may be subscribed anew in the same message.
+    stream.send(
+      followerMessage({ positions: positions.splice(0, POSITIONS_MAX), unsubscribe, creditBytes }),
+    );
+    while (positions.length > 0) {
+      stream.send(followerMessage({ positions: positions.splice(0, POSITIONS_MAX) }));
+    }
+  };
+}

@@ -1,0 +1,261 @@
+/**
+ * All that a broker does with the partitions it holds: the parts of this folder, joined.
+ *
+ *     image ──> reconciler ──> partitions (log + leader or follower) <── produce, fetch
+ *                                  │    ↑
+ *       replication server <───────┘    └─────── replication client
+ *     (pushes to followers)                     (copies from leaders)
+ */
+import type { BrokerEpoch, BrokerId, Offset } from '@relevo/base/ids';
+import type { Ports, Route } from '@relevo/base/ports';
+import type { BrokerView } from '@relevo/broker/leader-replica';
+import type { ClusterImage } from '@relevo/controller/image';
+import type { MetadataDelta } from '@relevo/controller/replay';
+import type { TopicSettings } from '@relevo/controller/topic-config';
+import type { LogDirectory } from '@relevo/log/log-directory';
+import type {
+  FetchRequest,
+  ListOffsetsRequest,
+  ListOffsetsResponse,
+} from '@relevo/rpc/gen/client/fetch';
+import type { ProduceRequest } from '@relevo/rpc/gen/client/produce';
+import type {
+  AlterPartitionsRequest,
+  AlterPartitionsResponse,
+} from '@relevo/rpc/gen/cluster/controller';
+import { FetchService } from './fetch-service.ts';
+import type { FetchReply } from './fetch-service.ts';
+import { IsrProposals } from './isr-proposals.ts';
+import type { Partition, PartitionDeps, PartitionEvents, ProduceReply } from './partition.ts';
+import { PartitionMetrics } from './partition-metrics.ts';
+import { PartitionTable } from './partition-table.ts';
+import { ProduceService } from './produce-service.ts';
+import { ProducerIds } from './producer-ids.ts';
+import type { ProducerIdBlock } from './producer-ids.ts';
+import { Reconciler } from './reconciler.ts';
+import { ReplicationClient } from './replication-client.ts';
+import { ReplicationServer } from './replication-server.ts';
+import { Turn } from './turn.ts';
+import { Upkeep } from './upkeep.ts';
+
+export interface PartitionManagerDeps extends Ports {
+  /** Opened and closed by the owner. */
+  readonly directory: LogDirectory;
+  /** Proposes in-sync sets to the active controller; rejects when the outcome is not known. */
+  readonly alterPartitions: (request: AlterPartitionsRequest) => Promise<AlterPartitionsResponse>;
+  readonly allocateProducerIds: (broker: {
+    readonly brokerId: BrokerId;
+    readonly brokerEpoch: BrokerEpoch;
+  }) => Promise<ProducerIdBlock>;
+  readonly image: () => ClusterImage;
+  /** Of this life of the broker; undefined until it is registered. */
+  readonly brokerEpoch: () => BrokerEpoch | undefined;
+  /** The controller has answered a heartbeat within the session timeout. */
+  readonly isLeaseValid: () => boolean;
+  /** A log has been synced, in so many ms: proof that the disk works. */
+  readonly synced: (tookMs: number) => void;
+}
+
+export interface PartitionManagerOptions {
+  readonly brokerId: BrokerId;
+  readonly clusterId: string;
+  readonly topicDefaults: TopicSettings;
+  /** `replica.lag.time.max.ms`. */
+  readonly replicaLagMs: number;
+  /** `log.retention.check.interval.ms`. */
+  readonly retentionCheckMs: number;
+}
+
+export interface PartitionsStatus {
+  readonly partitions: number;
+  readonly leading: number;
+  readonly following: number;
+  /** By name, with the reason. */
+  readonly offline: readonly { readonly partition: string; readonly reason: string }[];
+  readonly stray: readonly string[];
+  /** Partitions that the image has changed and that have not been looked at yet. */
+  readonly pending: number;
+  /** False until the image shows this broker as registered in this life. */
+  readonly isRegistered: boolean;
+  readonly inHandBytes: number;
+  readonly waitingFetches: number;
+  readonly links: readonly {
+    readonly leader: BrokerId;
+    readonly isUp: boolean;
+    readonly partitions: number;
+  }[];
+  readonly followers: readonly BrokerId[];
+}
+
+export class PartitionManager {
+  readonly #deps: PartitionManagerDeps;
+  readonly #options: PartitionManagerOptions;
+  readonly #table = new PartitionTable();
+  readonly #turn: Turn;
+  readonly #produce: ProduceService;
+  readonly #fetch: FetchService;
+  readonly #server: ReplicationServer;
+  readonly #client: ReplicationClient;
+  readonly #proposals: IsrProposals;
+  readonly #reconciler: Reconciler;
+  readonly #upkeep: Upkeep;
+  #closed = false;
+
+  constructor(deps: PartitionManagerDeps, options: PartitionManagerOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    const metrics = new PartitionMetrics(deps.metrics);
+    const turn = new Turn(deps.timers);
+    this.#turn = turn;
+    const { brokerId: localId, clusterId } = options;
+    const table = this.#table;
+    const image = deps.image;
+    const reviewIsr = (partition: Partition): void => this.#reviewIsr(partition);
+    const shared = { ...deps, turn, metrics, table, localId, clusterId, image, reviewIsr };
+    const brokerEpoch = (): BrokerEpoch => deps.brokerEpoch() ?? NOT_REGISTERED;
+    const producerIds = new ProducerIds(() =>
+      deps.allocateProducerIds({ brokerId: localId, brokerEpoch: brokerEpoch() }),
+    );
+    this.#produce = new ProduceService({ ...shared, producerIds });
+    this.#fetch = new FetchService(shared);
+    this.#server = new ReplicationServer({ ...shared, brokerEpoch });
+    this.#client = new ReplicationClient({ ...shared, brokerEpoch });
+    this.#proposals = new IsrProposals(shared);
+    const partition: PartitionDeps = {
+      ...shared,
+      events: this.#events(),
+      synced: deps.synced,
+      leaderOptions: { localId, replicaLagMs: options.replicaLagMs },
+    };
+    this.#reconciler = new Reconciler({ ...shared, ...options, partition });
+    this.#upkeep = new Upkeep({
+      ...shared,
+      produce: this.#produce,
+      proposals: this.#proposals,
+      reconciler: this.#reconciler,
+      retentionCheckMs: options.retentionCheckMs,
+    });
+  }
+
+  routes(): Route[] {
+    return [...this.#produce.routes(), ...this.#fetch.routes(), ...this.#server.routes()];
+  }
+
+  /** Replicas take up their parts once the image shows this broker as registered in this life. */
+  start(): void {
+    this.#reconciler.start();
+    this.#upkeep.start();
+  }
+
+  /** To be called with each change of the image, after `image()` gives the new one. */
+  applyImage(delta: MetadataDelta, image: ClusterImage): void {
+    if (this.#closed) return;
+    this.#reconciler.applyImage(delta);
+    if (delta.brokers.length === 0) return;
+    this.#client.applyImage(image);
+    // Who has come back may join in-sync sets.
+    for (const partition of this.#table.values()) {
+      const replica = partition.leader?.replica;
+      if (replica !== undefined && replica.isr.length < replica.replicas.length) {
+        this.#reviewIsr(partition);
+      }
+    }
+  }
+
+  /** Takes one batch as leader; see `ProduceService.produce`. For callers on this broker. */
+  produce(request: ProduceRequest, reply: ProduceReply): void {
+    this.#produce.produce(request, reply);
+  }
+
+  /** Reads as leader; what is returned gives the request up. For callers on this broker. */
+  fetch(request: FetchRequest, reply: FetchReply): () => void {
+    return this.#fetch.fetch(request, reply);
+  }
+
+  listOffsets(request: ListOffsetsRequest): Promise<ListOffsetsResponse> {
+    return this.#fetch.listOffsets(request);
+  }
+
+  status(): PartitionsStatus {
+    let leading = 0;
+    let following = 0;
+    const offline: { partition: string; reason: string }[] = [];
+    for (const { leader, follower, failure, name } of this.#table.values()) {
+      if (failure !== undefined) offline.push({ partition: name, reason: failure });
+      else if (leader !== undefined) leading += 1;
+      else if (follower !== undefined) following += 1;
+    }
+    return {
+      partitions: this.#table.size,
+      leading,
+      following,
+      offline,
+      stray: this.#reconciler.stray,
+      pending: this.#reconciler.pending,
+      isRegistered: this.#reconciler.isRegistered,
+      inHandBytes: this.#produce.inHandBytes,
+      waitingFetches: this.#fetch.waiting,
+      links: this.#client.links(),
+      followers: this.#server.followers,
+    };
+  }
+
+  /** One replica on this broker, for tests and for people who look into it. */
+  partition(topicId: string, partition: number): Partition | undefined {
+    return this.#table.find(topicId, partition);
+  }
+
+  /**
+   * Ends all parts: waiting requests are answered, streams end. The logs stay open for the owner of the
+   * directory to close, with the high watermarks that are returned.
+   */
+  close(): Promise<Map<string, Offset>> {
+    this.#closed = true;
+    this.#produce.stop();
+    this.#reconciler.close();
+    this.#upkeep.close();
+    this.#client.close();
+    for (const partition of this.#table.values()) partition.becomeIdle('SHUTTING_DOWN');
+    this.#server.close();
+    this.#fetch.close();
+    this.#proposals.close();
+    this.#turn.close();
+    return Promise.resolve(this.#upkeep.highWatermarks());
+  }
+
+  #events(): PartitionEvents {
+    return {
+      readable: (partition, bytes) => this.#fetch.readable(partition, bytes),
+      reviewIsr: (partition) => this.#reviewIsr(partition),
+      followerSynced: (partition) => this.#client.synced(partition),
+      roleChanged: (partition) => {
+        this.#client.roleChanged(partition, this.#deps.image());
+        this.#server.roleChanged(partition);
+        this.#fetch.roleChanged(partition);
+        if (partition.leader !== undefined) this.#reviewIsr(partition);
+      },
+      failed: (partition, reason) => {
+        this.#deps.logger.error('a replica is offline', { partition: partition.name, reason });
+      },
+    };
+  }
+
+  #reviewIsr(partition: Partition): void {
+    const replica = partition.leader?.replica;
+    if (replica === undefined || this.#closed) return;
+    const proposal = replica.proposeIsr(this.#brokerView, this.#deps.clock.monotonicMs());
+    if (proposal !== undefined) this.#proposals.propose(partition, replica, proposal);
+  }
+
+  /** All from one image (P4); of itself this broker knows best. */
+  readonly #brokerView = (id: BrokerId): BrokerView | undefined => {
+    const broker = this.#deps.image().brokers.get(id);
+    if (broker === undefined) return undefined;
+    if (id === this.#options.brokerId) {
+      return { epoch: this.#deps.brokerEpoch() ?? NOT_REGISTERED, fenced: false };
+    }
+    return { epoch: broker.epoch, fenced: broker.fenced || broker.shuttingDown };
+  };
+}
+
+const NOT_REGISTERED = -1 as BrokerEpoch;

@@ -1,0 +1,369 @@
+/**
+ * Makes the replicas on this broker what the image says they are. Changes name partitions; each is then
+ * compared with the image *as it is when its turn comes*, so that what was overtaken is never acted on,
+ * and a step may be repeated without harm.
+ *
+ *     image says                          this broker
+ *     ──────────                          ───────────
+ *     led here, another epoch than now    opens the log, begins the epoch
+ *     led here, same epoch                takes the in-sync set over
+ *     led elsewhere, another epoch        follows
+ *     no leader                           keeps the log, idle
+ *     no replica here, or no such topic   deletes the log, of that topic id alone
+ *
+ * A few partitions at a time: between them the loop turns, so that thousands of partitions starve no
+ * heartbeat. Nothing is done before the image shows this broker under the epoch that it has in this life:
+ * until then the image may speak of the life before, whose leader epochs must not be taken up again (P2).
+ */
+import { assert } from '@relevo/base/assert';
+import { messageOf } from '@relevo/base/errors';
+import { NO_BROKER } from '@relevo/base/ids';
+import type { BrokerEpoch, BrokerId, Uuid } from '@relevo/base/ids';
+import type { Clock, Disk, Logger, Timers } from '@relevo/base/ports';
+import type { ClusterImage, PartitionImage, TopicImage } from '@relevo/controller/image';
+import type { MetadataDelta } from '@relevo/controller/replay';
+import { minInSync, topicSettings } from '@relevo/controller/topic-config';
+import type { TopicSettings } from '@relevo/controller/topic-config';
+import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
+import type { LogConfig } from '@relevo/log/log-config';
+import type { LogDirectory } from '@relevo/log/log-directory';
+import { LogError } from '@relevo/log/log-error';
+import { Partition } from './partition.ts';
+import type { PartitionDeps } from './partition.ts';
+import type { PartitionTable } from './partition-table.ts';
+
+/** Partitions looked at before the loop turns. */
+export const PARTITIONS_PER_TURN = 32;
+/** How often the broker epoch is compared with the image until they agree. */
+const REGISTRATION_POLL_MS = 10;
+
+export interface ReconcilerDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly disk: Disk;
+  readonly logger: Logger;
+  readonly directory: LogDirectory;
+  readonly table: PartitionTable;
+  readonly partition: PartitionDeps;
+  readonly image: () => ClusterImage;
+  readonly brokerEpoch: () => BrokerEpoch | undefined;
+  readonly localId: BrokerId;
+  readonly topicDefaults: TopicSettings;
+}
+
+interface Key {
+  readonly topicId: Uuid;
+  readonly partition: number;
+}
+
+/** What was done since the last line in the log that told of it. */
+interface Tally {
+  leading: number;
+  following: number;
+  idle: number;
+  deleted: number;
+  /** Named while there are few. */
+  names: string[];
+}
+
+const NAMES_MAX = 5;
+
+export class Reconciler {
+  readonly #deps: ReconcilerDeps;
+  readonly #queue = new Map<string, Key>();
+  /** By topic; the image's topics are immutable, so that a new one means new settings. */
+  readonly #settings = new WeakMap<TopicImage, TopicSettings>();
+  readonly #deleting = new Map<string, Promise<void>>();
+  #stray: readonly string[] = [];
+  #scheduled = false;
+  #registered = false;
+  #closed = false;
+  #tally: Tally = newTally();
+
+  constructor(deps: ReconcilerDeps) {
+    this.#deps = deps;
+  }
+
+  /** Partitions that wait for their turn. */
+  get pending(): number {
+    return this.#queue.size;
+  }
+  /** Directories of partitions that the image does not place here: kept, for people to look at. */
+  get stray(): readonly string[] {
+    return this.#stray;
+  }
+  get isRegistered(): boolean {
+    return this.#registered;
+  }
+
+  start(): void {
+    this.#awaitRegistration();
+  }
+
+  applyImage(delta: MetadataDelta): void {
+    if (!this.#registered) return;
+    for (const { topic, partition } of delta.partitions) this.#add(topic.id, partition);
+    for (const topic of delta.removedTopics) this.#addAll(topic);
+    for (const topic of delta.reconfiguredTopics) this.#addAll(topic);
+  }
+
+  /** Looks at one partition again. */
+  again(partition: Partition): void {
+    this.#add(partition.topicId, partition.number);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#queue.clear();
+  }
+
+  /** The settings in force on the topic. */
+  settingsOf(topic: TopicImage): TopicSettings {
+    let settings = this.#settings.get(topic);
+    if (settings === undefined) {
+      settings = topicSettings(topic.config, this.#deps.topicDefaults);
+      this.#settings.set(topic, settings);
+    }
+    return settings;
+  }
+
+  // ---------------------------------------------------------------------------------- the queue
+
+  readonly #awaitRegistration = (): void => {
+    if (this.#closed) return;
+    const { brokerEpoch, image, localId, timers } = this.#deps;
+    const epoch = brokerEpoch();
+    if (epoch === undefined || image().brokers.get(localId)?.epoch !== epoch) {
+      timers.after(REGISTRATION_POLL_MS, this.#awaitRegistration);
+      return;
+    }
+    this.#registered = true;
+    for (const topic of image().topicsById.values()) this.#addAll(topic);
+    this.#takeStock();
+  };
+
+  #addAll(topic: TopicImage): void {
+    for (const number of topic.partitions.keys()) this.#add(topic.id, number);
+  }
+
+  #add(topicId: Uuid, partition: number): void {
+    const { image, table, localId } = this.#deps;
+    const known = image().topicsById.get(topicId)?.partitions[partition];
+    const isHere = table.find(topicId, partition) !== undefined;
+    if (!isHere && known?.replicas.includes(localId) !== true) return;
+    this.#queue.set(`${topicId}-${partition}`, { topicId, partition });
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    this.#deps.timers.soon(this.#work);
+  }
+
+  readonly #work = (): void => {
+    this.#scheduled = false;
+    let done = 0;
+    for (const [id, key] of this.#queue) {
+      if (this.#closed) return;
+      if (done++ === PARTITIONS_PER_TURN) break;
+      this.#queue.delete(id);
+      this.#reconcile(key);
+    }
+    if (this.#queue.size > 0) {
+      this.#scheduled = true;
+      this.#deps.timers.soon(this.#work);
+    } else {
+      this.#report();
+    }
+  };
+
+  // ------------------------------------------------------------------------------- one partition
+
+  #reconcile(key: Key): void {
+    const { image, table, localId } = this.#deps;
+    const topic = image().topicsById.get(key.topicId);
+    const wanted = topic?.partitions[key.partition];
+    const partition = table.find(key.topicId, key.partition);
+    if (topic === undefined || wanted === undefined || !wanted.replicas.includes(localId)) {
+      if (partition !== undefined) this.#delete(partition);
+      return;
+    }
+    const replica = partition ?? this.#host(topic, key.partition);
+    // Deleted under the same name not long ago: looked at again when that is through.
+    if (replica === undefined || replica.failure !== undefined) return;
+    const settings = this.settingsOf(topic);
+    if (replica.isOpen) configure(replica, settings);
+    else this.#open(replica, wanted, settings);
+    if (replica.isOpen && replica.failure === undefined) this.#assign(replica, wanted, settings);
+  }
+
+  #host(topic: TopicImage, number: number): Partition | undefined {
+    const identity = { topicId: topic.id, topic: topic.name, number };
+    const partition = new Partition(identity, this.#deps.partition);
+    const deleting = this.#deleting.get(partition.name);
+    if (deleting !== undefined) {
+      void deleting.then(() => this.#add(topic.id, number));
+      return undefined;
+    }
+    this.#deps.table.add(partition);
+    return partition;
+  }
+
+  #open(partition: Partition, wanted: PartitionImage, settings: TopicSettings): void {
+    const { directory, clock, logger } = this.#deps;
+    const { topic, number, topicId, name } = partition;
+    const options = {
+      topic,
+      partition: number,
+      topicId,
+      config: logConfigOf(settings),
+      nowMs: clock.wallMs(),
+      onOffline: (reason: LogError) => partition.fail(reason.message),
+    };
+    try {
+      this.#setForeignAside(partition);
+      partition.opened(directory.openLog(options), directory.highWatermark(name));
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+      const isr = wanted.isr;
+      logger.error('a log cannot be opened: the replica is offline', {
+        partition: name,
+        isr,
+        why: error.message,
+      });
+      partition.fail(error.message, error.kind === 'corrupt');
+    }
+  }
+
+  /** A directory of this name, but of a topic that is not: what it holds stays for people to look at. */
+  #setForeignAside(partition: Partition): void {
+    const { directory, image } = this.#deps;
+    const found = directory.partitions.find(({ name }) => name === partition.name);
+    const foreignId = found?.topicId;
+    if (foreignId === undefined || foreignId === partition.topicId) return;
+    if (image().topicsById.has(foreignId)) return;
+    this.setAside(partition.name, `it is of the topic id ${foreignId}, which was deleted`);
+  }
+
+  /** Renames the directory of a log that is not open, durably. */
+  setAside(name: string, why: string): void {
+    const { disk, directory, clock, logger } = this.#deps;
+    const from = `${directory.root}/${name}`;
+    if (!disk.exists(from)) return;
+    const to = `${from}.${clock.wallMs()}.set-aside`;
+    disk.rename(from, to);
+    disk.syncDirectoryNow(directory.root);
+    logger.warn('a partition directory was set aside', { from, to, why });
+  }
+
+  #assign(partition: Partition, wanted: PartitionImage, settings: TopicSettings): void {
+    const { localId } = this.#deps;
+    const { leader, leaderEpoch, replicas } = wanted;
+    if (leader === localId) {
+      const minIsr = minInSync(settings, replicas.length);
+      if (partition.leader?.replica.leaderEpoch === leaderEpoch) {
+        partition.applyLeaderState(wanted, minIsr);
+        return;
+      }
+      partition.becomeLeader(wanted, minIsr);
+      this.#count('leading', partition);
+    } else if (leader === NO_BROKER) {
+      if (partition.leader === undefined && partition.follower === undefined) return;
+      partition.becomeIdle();
+      this.#count('idle', partition);
+    } else if (partition.follower?.replica.leaderEpoch !== leaderEpoch) {
+      partition.becomeFollower(leader, leaderEpoch, wanted.uncleanEpoch);
+      this.#count('following', partition);
+    } else {
+      assert(partition.follower.leaderId === leader, 'one leader an epoch', {
+        partition: partition.name,
+        leaderEpoch,
+        leader,
+        follows: partition.follower.leaderId,
+      });
+    }
+  }
+
+  #delete(partition: Partition): void {
+    const { directory, table, logger } = this.#deps;
+    const { name } = partition;
+    table.remove(partition);
+    partition.forget();
+    this.#count('deleted', partition);
+    const deleting = directory.delete(name).then(
+      () => undefined,
+      (error: unknown) => {
+        logger.error('a log could not be deleted', { partition: name, why: messageOf(error) });
+      },
+    );
+    this.#deleting.set(name, deleting);
+    void deleting.then(() => {
+      if (this.#deleting.get(name) === deleting) this.#deleting.delete(name);
+    });
+  }
+
+  // ---------------------------------------------------------------------------- what people see
+
+  #takeStock(): void {
+    const { directory, image, localId, logger } = this.#deps;
+    this.#stray = directory.partitions
+      .filter(({ topicId, partition }) => {
+        const topic = topicId === undefined ? undefined : image().topicsById.get(topicId);
+        return topic?.partitions[partition]?.replicas.includes(localId) !== true;
+      })
+      .map(({ name }) => name);
+    if (this.#stray.length === 0) return;
+    logger.warn('stray partition directories: the cluster does not place these replicas here', {
+      count: this.#stray.length,
+      names: this.#stray.slice(0, NAMES_MAX),
+      do: 'they are kept; remove them when you are sure that nobody needs them',
+    });
+  }
+
+  #count(what: keyof Omit<Tally, 'names'>, partition: Partition): void {
+    this.#tally[what] += 1;
+    if (this.#tally.names.length <= NAMES_MAX) this.#tally.names.push(partition.name);
+  }
+
+  #report(): void {
+    const { leading, following, idle, deleted, names } = this.#tally;
+    const total = leading + following + idle + deleted;
+    if (total === 0) return;
+    this.#tally = newTally();
+    const named = total <= NAMES_MAX ? { partitions: names } : {};
+    const counts = { leading, following, withoutLeader: idle, deleted };
+    const told = Object.entries(counts).filter(([, count]) => count > 0);
+    this.#deps.logger.info('replicas took up their parts', {
+      ...Object.fromEntries(told),
+      ...named,
+    });
+  }
+}
+
+const newTally = (): Tally => ({ leading: 0, following: 0, idle: 0, deleted: 0, names: [] });
+
+function configure(partition: Partition, settings: TopicSettings): void {
+  const { log } = partition;
+  if (log.state !== 'online') return;
+  const config = logConfigOf(settings);
+  if (!sameConfig(config, log.config)) log.configure(config);
+}
+
+const logConfigOf = (settings: TopicSettings): LogConfig => ({
+  ...DEFAULT_LOG_CONFIG,
+  segmentBytes: settings.segmentBytes,
+  segmentMs: settings.segmentMs,
+  indexIntervalBytes: settings.indexIntervalBytes,
+  retentionMs: settings.retentionMs,
+  retentionBytes: settings.retentionBytes,
+  maxMessageBytes: settings.maxMessageBytes,
+  timestampType: settings.messageTimestampType,
+  flushMode: settings.flushMode,
+});
+
+const sameConfig = (a: LogConfig, b: LogConfig): boolean =>
+  a.segmentBytes === b.segmentBytes &&
+  a.segmentMs === b.segmentMs &&
+  a.indexIntervalBytes === b.indexIntervalBytes &&
+  a.retentionMs === b.retentionMs &&
+  a.retentionBytes === b.retentionBytes &&
+  a.maxMessageBytes === b.maxMessageBytes &&
+  a.timestampType === b.timestampType &&
+  a.flushMode === b.flushMode;

@@ -1,0 +1,198 @@
+/**
+ * What is done for all replicas now and then, by one timer each: requests that have waited too long,
+ * followers that lag, high watermarks to be written down, old segments to be deleted.
+ */
+import { messageOf } from '@relevo/base/errors';
+import { NO_BROKER } from '@relevo/base/ids';
+import type { BrokerId, Offset } from '@relevo/base/ids';
+import type { Clock, Logger, TimerHandle, Timers } from '@relevo/base/ports';
+import type { ClusterImage } from '@relevo/controller/image';
+import type { LogDirectory } from '@relevo/log/log-directory';
+import { LogError } from '@relevo/log/log-error';
+import { partitionImage } from './current-leader.ts';
+import type { IsrProposals } from './isr-proposals.ts';
+import type { Partition } from './partition.ts';
+import type { PartitionMetrics } from './partition-metrics.ts';
+import type { PartitionTable } from './partition-table.ts';
+import type { ProduceService } from './produce-service.ts';
+import type { Reconciler } from './reconciler.ts';
+
+export const TICK_MS = 500;
+export const CHECKPOINT_INTERVAL_MS = 5_000;
+/** Replicas whose retention is looked at before the loop turns. */
+const RETENTION_PER_TURN = 100;
+
+export interface UpkeepDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly logger: Logger;
+  readonly metrics: PartitionMetrics;
+  readonly directory: LogDirectory;
+  readonly table: PartitionTable;
+  readonly produce: ProduceService;
+  readonly proposals: IsrProposals;
+  readonly reconciler: Reconciler;
+  readonly image: () => ClusterImage;
+  readonly localId: BrokerId;
+  readonly reviewIsr: (partition: Partition) => void;
+  readonly retentionCheckMs: number;
+}
+
+export class Upkeep {
+  readonly #deps: UpkeepDeps;
+  readonly #written = new Map<string, Offset>();
+  /** Damaged replicas that have been given one chance to be copied anew. */
+  readonly #rebuilt = new Set<string>();
+  #timers: TimerHandle[] = [];
+  #closed = false;
+
+  constructor(deps: UpkeepDeps) {
+    this.#deps = deps;
+  }
+
+  start(): void {
+    this.#every(TICK_MS, () => this.#tick());
+    this.#every(CHECKPOINT_INTERVAL_MS, () => this.#checkpoint());
+    this.#every(this.#deps.retentionCheckMs, () => this.#retention());
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const timer of this.#timers) timer.cancel();
+  }
+
+  /** Of all replicas whose log is in order. */
+  highWatermarks(): Map<string, Offset> {
+    const all = new Map<string, Offset>();
+    for (const partition of this.#deps.table.values()) {
+      if (partition.isOpen && partition.failure === undefined) {
+        all.set(partition.name, partition.highWatermark);
+      }
+    }
+    return all;
+  }
+
+  #every(intervalMs: number, run: () => void): void {
+    const slot = this.#timers.length;
+    const again = (): void => {
+      if (this.#closed) return;
+      run();
+      this.#timers[slot] = this.#deps.timers.after(intervalMs, again);
+    };
+    this.#timers.push(this.#deps.timers.after(intervalMs, again));
+  }
+
+  // ------------------------------------------------------------------------------------ the tick
+
+  #tick(): void {
+    const { clock, table, produce, metrics, reviewIsr } = this.#deps;
+    const nowMs = clock.monotonicMs();
+    produce.expire(nowMs);
+    const counts = { partitions: 0, leaders: 0, underReplicated: 0, underMinIsr: 0, offline: 0 };
+    let lag = 0;
+    for (const partition of table.values()) {
+      counts.partitions += 1;
+      if (partition.failure !== undefined) {
+        counts.offline += 1;
+        this.#seeToFailed(partition);
+        continue;
+      }
+      const replica = partition.leader?.replica;
+      if (replica === undefined) continue;
+      counts.leaders += 1;
+      lag = Math.max(lag, replica.logEndOffset - replica.highWatermark);
+      const isSmall = replica.isr.length < replica.replicas.length;
+      if (isSmall) counts.underReplicated += 1;
+      if (!replica.hasEnoughInSync) counts.underMinIsr += 1;
+      if (isSmall || nowMs >= replica.nextDeadlineMs()) reviewIsr(partition);
+    }
+    metrics.partitions.set(counts.partitions);
+    metrics.leaders.set(counts.leaders);
+    metrics.underReplicated.set(counts.underReplicated);
+    metrics.underMinIsr.set(counts.underMinIsr);
+    metrics.offline.set(counts.offline);
+    metrics.watermarkLag.set(lag);
+    metrics.inHandBytes.set(produce.inHandBytes);
+  }
+
+  /**
+   * A failed leader resigns. A replica whose log is damaged, and which is out of the in-sync set while
+   * another leads, loses nothing that others do not have: its log is set aside and copied anew, once.
+   */
+  #seeToFailed(partition: Partition): void {
+    const { image, localId, proposals } = this.#deps;
+    const known = partitionImage(image(), partition.topicId, partition.number);
+    if (known === undefined) return;
+    if (known.leader === localId) {
+      if (known.isr.length > 1) proposals.resign(partition);
+      return;
+    }
+    const mayRebuild =
+      partition.isDamaged &&
+      known.leader !== NO_BROKER &&
+      !known.isr.includes(localId) &&
+      !this.#rebuilt.has(partition.name);
+    if (!mayRebuild) return;
+    this.#rebuilt.add(partition.name);
+    void this.#rebuild(partition);
+  }
+
+  async #rebuild(partition: Partition): Promise<void> {
+    const { directory, reconciler, table, logger } = this.#deps;
+    const { name } = partition;
+    try {
+      partition.forget();
+      await directory.drop(name);
+      if (this.#closed || table.find(partition.topicId, partition.number) !== partition) return;
+      reconciler.setAside(name, 'its log is damaged; it is copied anew from the leader');
+      table.remove(partition);
+      reconciler.again(partition);
+    } catch (error) {
+      logger.error('a damaged log could not be set aside', {
+        partition: name,
+        why: messageOf(error),
+      });
+    }
+  }
+
+  // --------------------------------------------------------------------- checkpoints, retention
+
+  #checkpoint(): void {
+    const changed = new Map<string, Offset>();
+    for (const [name, highWatermark] of this.highWatermarks()) {
+      if (this.#written.get(name) !== highWatermark) changed.set(name, highWatermark);
+    }
+    if (changed.size === 0) return;
+    const { directory, logger } = this.#deps;
+    directory.checkpoint(changed).then(
+      () => {
+        for (const [name, highWatermark] of changed) this.#written.set(name, highWatermark);
+      },
+      (error: unknown) => {
+        if (!this.#closed)
+          logger.error('checkpoints could not be written', { why: messageOf(error) });
+      },
+    );
+  }
+
+  #retention(): void {
+    this.#retainSome([...this.#deps.table.values()], 0);
+  }
+
+  #retainSome(partitions: readonly Partition[], from: number): void {
+    if (this.#closed) return;
+    const { clock, timers, logger } = this.#deps;
+    const end = Math.min(from + RETENTION_PER_TURN, partitions.length);
+    for (let at = from; at < end; at++) {
+      const partition = partitions[at];
+      if (partition?.isOpen !== true || partition.failure !== undefined) continue;
+      try {
+        partition.log.applyRetention(clock.wallMs(), partition.highWatermark);
+      } catch (error) {
+        if (!(error instanceof LogError)) throw error;
+        logger.error('retention failed', { partition: partition.name, why: error.message });
+      }
+    }
+    if (end < partitions.length) timers.soon(() => this.#retainSome(partitions, end));
+  }
+}
