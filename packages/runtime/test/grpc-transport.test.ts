@@ -1,3 +1,5 @@
+import { connect as connectHttp2 } from 'node:http2';
+import type { Settings } from 'node:http2';
 import { createServer, connect as connectTcp } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { Client, credentials, status as grpcStatus } from '@grpc/grpc-js';
@@ -384,6 +386,25 @@ describe('streams', () => {
     expect(events.messages).toStrictEqual(['a', 'b', 'c']);
   });
 
+  test('a good end, too, waits for those who pause', async () => {
+    const channel = await serve(...echoRoutes);
+    const events = new Recorder<string>();
+    const stream = channel.open(echoStream, {
+      onMessage: (message) => {
+        events.onMessage(message);
+        stream.pause();
+      },
+      onEnd: (error) => events.onEnd(error),
+    });
+    stream.send('only one');
+    stream.end();
+    await events.received(1);
+    await standsStill(() => events.ends);
+    expect(events.ends).toBe(0);
+    stream.resume();
+    expect(await events.ended).toBeUndefined();
+  });
+
   test('a message above the limit ends the stream with a clear error, on both sides', async () => {
     const channel = await serve(
       route(bytesStream, (stream) => ({
@@ -475,6 +496,19 @@ describe('listeners', () => {
       status: 'UNAVAILABLE',
       message: expect.stringContaining('shutting down'),
     });
+  });
+
+  test('windows are wide for those who send to us, stream by stream and in all', async () => {
+    const channel = await serve();
+    const session = connectHttp2(`http://${channel.address}`);
+    const settings = await new Promise<Settings>((resolve) =>
+      session.once('remoteSettings', resolve),
+    );
+    expect(settings.initialWindowSize).toBe(WINDOW_BYTES);
+    await vi.waitFor(() =>
+      expect(session.state.remoteWindowSize).toBeGreaterThanOrEqual(WINDOW_BYTES),
+    );
+    session.destroy();
   });
 
   test('garbage on the port disturbs nobody else', async () => {
