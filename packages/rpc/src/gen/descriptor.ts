@@ -297,7 +297,6 @@ export const DESCRIPTOR: object = {
                     timestamp_ms: { type: 'int64', id: 6 },
                     max_records: { type: 'uint64', id: 7 },
                     stop_at_end: { type: 'bool', id: 8 },
-                    forwarded: { type: 'bool', id: 15 },
                   },
                 },
                 ConsumedRecord: {
@@ -408,7 +407,6 @@ export const DESCRIPTOR: object = {
                     records: { rule: 'repeated', type: 'PlainRecord', id: 2 },
                     acks: { type: 'sint32', id: 3, options: { proto3_optional: true } },
                     timeout_ms: { type: 'uint32', id: 4, options: { proto3_optional: true } },
-                    forwarded: { type: 'bool', id: 15 },
                   },
                 },
                 Receipt: {

@@ -407,8 +407,6 @@ export interface ConsumeRequest {
   readonly maxRecords: number;
   /** End the stream when all that was committed at the call has been sent. */
   readonly stopAtEnd: boolean;
-  /** Set between brokers: do not forward again. */
-  readonly forwarded: boolean;
 }
 export type ConsumeRequestFrom =
   /** true: from the log's start. */
@@ -428,7 +426,6 @@ export const consumeRequest = (init: Partial<ConsumeRequest> = {}): ConsumeReque
   from: init.from ?? { case: undefined },
   maxRecords: init.maxRecords ?? 0,
   stopAtEnd: init.stopAtEnd ?? false,
-  forwarded: init.forwarded ?? false,
 });
 
 export const ConsumeRequestCodec: MessageCodec<ConsumeRequest> = messageCodec(
@@ -464,7 +461,6 @@ function sizeConsumeRequest(message: ConsumeRequest, encoder: Encoder): number {
   }
   if (message.maxRecords !== 0) size += 1 + uint64Size(message.maxRecords);
   if (message.stopAtEnd) size += 1 + 1;
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -506,10 +502,6 @@ function writeConsumeRequest(message: ConsumeRequest, encoder: Encoder): void {
     encoder.byte(64);
     encoder.bool(message.stopAtEnd);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
@@ -518,7 +510,6 @@ function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
   let from: ConsumeRequestFrom = { case: undefined };
   let maxRecords: number = 0;
   let stopAtEnd: boolean = false;
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -549,15 +540,12 @@ function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
       case 64:
         stopAtEnd = decoder.bool();
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, partitions, from, maxRecords, stopAtEnd, forwarded };
+  return { topic, partitions, from, maxRecords, stopAtEnd };
 }
 
 export interface ConsumedRecord {

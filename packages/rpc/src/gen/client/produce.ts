@@ -455,8 +455,6 @@ export interface SendRequest {
   readonly acks: number | undefined;
   /** 30,000 when absent. */
   readonly timeoutMs: number | undefined;
-  /** Set between brokers: do not forward again. */
-  readonly forwarded: boolean;
 }
 
 /** Makes a SendRequest; what is left out has proto3's default. */
@@ -465,7 +463,6 @@ export const sendRequest = (init: Partial<SendRequest> = {}): SendRequest => ({
   records: init.records ?? [],
   acks: init.acks,
   timeoutMs: init.timeoutMs,
-  forwarded: init.forwarded ?? false,
 });
 
 export const SendRequestCodec: MessageCodec<SendRequest> = messageCodec(
@@ -481,7 +478,6 @@ function sizeSendRequest(message: SendRequest, encoder: Encoder): number {
     size += 1 + encoder.close(encoder.open(), sizePlainRecord(item, encoder));
   if (message.acks !== undefined) size += 1 + sint32Size(message.acks);
   if (message.timeoutMs !== undefined) size += 1 + uint32Size(message.timeoutMs);
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -503,10 +499,6 @@ function writeSendRequest(message: SendRequest, encoder: Encoder): void {
     encoder.byte(32);
     encoder.uint32(message.timeoutMs);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readSendRequest(decoder: Decoder, end: number): SendRequest {
@@ -514,7 +506,6 @@ function readSendRequest(decoder: Decoder, end: number): SendRequest {
   const records: PlainRecord[] = [];
   let acks: number | undefined = undefined;
   let timeoutMs: number | undefined = undefined;
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -530,15 +521,12 @@ function readSendRequest(decoder: Decoder, end: number): SendRequest {
       case 32:
         timeoutMs = decoder.uint32();
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, records, acks, timeoutMs, forwarded };
+  return { topic, records, acks, timeoutMs };
 }
 
 export interface Receipt {
@@ -807,8 +795,8 @@ export interface ProduceService {
    */
   readonly stream: Method<ProduceRequest, ProduceResponse, 'bidi'>;
   /**
-   * Writes plain records through any broker (it forwards to the leaders). Without a producer id a retry
-   * after an unknown outcome may write twice.
+   * Writes plain records through any broker, which writes to the leaders. A call that is repeated by its
+   * caller after an unknown outcome may write twice.
    */
   readonly send: Method<SendRequest, SendResponse, 'unary'>;
   /** Gives an idempotent producer its id and epoch. Any broker answers. */

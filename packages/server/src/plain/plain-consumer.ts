@@ -1,0 +1,322 @@
+/**
+ * One `Consume` call: fetches from the leaders of its partitions, one request under way per partition,
+ * and sends what it decodes. It fetches no faster than the caller takes.
+ */
+import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
+import { NO_BROKER, partitionName } from '@relevo/base/ids';
+import { RpcError } from '@relevo/base/ports';
+import type { MessageStream, Random, Timers } from '@relevo/base/ports';
+import { backoffMs } from '@relevo/base/retry';
+import type { ClusterImage, TopicImage } from '@relevo/controller/image';
+import { readBatchHeader } from '@relevo/record/batch-header';
+import type { CompressionCodecs } from '@relevo/record/compression';
+import { unpackRecords } from '@relevo/record/records';
+import { batchesOf } from '@relevo/record/validate';
+import {
+  FetchService as methods,
+  consumedRecords,
+  fetchPartition,
+  fetchRequest,
+  listOffsetsPartition,
+  listOffsetsRequest,
+  type ConsumedRecord,
+  type ConsumedRecords,
+  type ConsumeRequest,
+  type FetchedPartition,
+  type FetchRequest,
+  type FetchResponse,
+} from '@relevo/rpc/gen/client/fetch';
+import { recordHeader } from '@relevo/rpc/gen/client/produce';
+import type { Transport } from '@relevo/base/ports';
+import type { LeaderCalls } from './leader-calls.ts';
+
+const FETCH_WAIT_MS = 2000;
+const FETCH_BYTES = 1024 * 1024;
+const PARTITION_BYTES = 256 * 1024;
+const UNPACKED_BYTES_MAX = 64 * 1024 * 1024;
+const LOOKUP_DEADLINE_MS = 5000;
+const RETRY = { initialMs: 20, maxMs: 500, factor: 2, jitter: 0.2 };
+const EARLIEST = -2;
+const LATEST = -1;
+
+export interface PlainConsumerDeps {
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly transport: Transport;
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
+  readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
+  readonly image: () => ClusterImage;
+}
+
+interface Position {
+  readonly partition: number;
+  /** Undefined: still to be looked up. */
+  offset: number | undefined;
+  /** Where to stop; undefined: never. */
+  endOffset: number | undefined;
+  busy: boolean;
+  failures: number;
+}
+
+export class PlainConsumer {
+  readonly #deps: PlainConsumerDeps;
+  readonly #request: ConsumeRequest;
+  readonly #stream: MessageStream<ConsumedRecords>;
+  readonly #topic: TopicImage;
+  readonly #positions: readonly Position[];
+  #blocked = false;
+  #ended = false;
+  #sent = 0;
+
+  /** Throws a RelevoError when there is no such topic or partition. */
+  constructor(
+    deps: PlainConsumerDeps,
+    request: ConsumeRequest,
+    stream: MessageStream<ConsumedRecords>,
+  ) {
+    this.#deps = deps;
+    this.#request = request;
+    this.#stream = stream;
+    const topic = deps.image().topicsByName.get(request.topic);
+    if (topic === undefined) {
+      const message = `topic "${request.topic}" does not exist: create it with relevo topic create`;
+      throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
+    }
+    this.#topic = topic;
+    const all = topic.partitions.map((_, number) => number);
+    const wanted = request.partitions.length > 0 ? [...new Set(request.partitions)] : all;
+    for (const number of wanted) {
+      if (topic.partitions[number] !== undefined) continue;
+      const message = `${topic.name} has no partition ${number}: it has 0 to ${all.length - 1}`;
+      throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
+    }
+    const offset = request.from.case === 'offset' ? request.from.value : undefined;
+    this.#positions = wanted.map((partition) => ({
+      partition,
+      offset,
+      endOffset: undefined,
+      busy: false,
+      failures: 0,
+    }));
+  }
+
+  start(): void {
+    this.#go();
+  }
+
+  drained(): void {
+    this.#blocked = false;
+    this.#go();
+  }
+
+  /** The caller is gone, or the broker stops. */
+  stop(): void {
+    this.#ended = true;
+  }
+
+  /** Whatever can be asked for now is asked for, a request per leader. */
+  #go(): void {
+    if (this.#ended || this.#blocked) return;
+    if (this.#isDone()) {
+      this.#ended = true;
+      this.#stream.end();
+      return;
+    }
+    const byLeader = new Map<string, Position[]>();
+    for (const position of this.#positions) {
+      if (position.busy || this.#isAtEnd(position)) continue;
+      const address = this.#leaderAddress(position.partition);
+      if (address === undefined) {
+        this.#later([position]);
+        continue;
+      }
+      const others = byLeader.get(address);
+      if (others === undefined) byLeader.set(address, [position]);
+      else others.push(position);
+    }
+    for (const [address, positions] of byLeader) {
+      for (const position of positions) position.busy = true;
+      void this.#ask(address, positions);
+    }
+  }
+
+  async #ask(address: string, positions: readonly Position[]): Promise<void> {
+    try {
+      const lookUp = positions.filter((position) => this.#needsLookUp(position));
+      if (lookUp.length > 0) await this.#lookUp(address, lookUp);
+      const known = positions.filter((position) => !this.#needsLookUp(position));
+      const open = known.filter((position) => !this.#isAtEnd(position));
+      if (open.length > 0) await this.#fetch(address, open);
+      const unknown = positions.filter((position) => this.#needsLookUp(position));
+      for (const position of known) position.busy = false;
+      if (unknown.length > 0) this.#later(unknown);
+      this.#go();
+    } catch (error) {
+      if (error instanceof RelevoError) this.#fail(error);
+      else this.#later(positions);
+    }
+  }
+
+  #needsLookUp(position: Position): boolean {
+    return (
+      position.offset === undefined || (this.#request.stopAtEnd && position.endOffset === undefined)
+    );
+  }
+
+  /** Where to begin, and with `stop_at_end` where to stop. */
+  async #lookUp(address: string, positions: readonly Position[]): Promise<void> {
+    const { from, stopAtEnd } = this.#request;
+    const channel = this.#deps.transport.dial(address);
+    const ask = async (timestampMs: number): Promise<Map<number, number>> => {
+      const { partitions } = await channel.call(
+        methods.listOffsets,
+        listOffsetsRequest({
+          partitions: positions.map(({ partition }) =>
+            listOffsetsPartition({
+              topicId: this.#topic.id,
+              partition,
+              leaderEpoch: -1,
+              timestampMs,
+            }),
+          ),
+        }),
+        { deadlineMs: LOOKUP_DEADLINE_MS },
+      );
+      return new Map(
+        partitions.flatMap(({ partition, error, offset, message }): [number, number][] => {
+          const code = errorCodeOf(error);
+          if (code === 'NONE') return [[partition, offset]];
+          if (ERRORS[code].retriable) return [];
+          throw new RelevoError(code, message);
+        }),
+      );
+    };
+    try {
+      const latest = await ask(LATEST);
+      const begin =
+        from.case === 'earliest' || from.case === 'timestampMs'
+          ? await ask(from.case === 'earliest' ? EARLIEST : from.value)
+          : latest;
+      for (const position of positions) {
+        const end = latest.get(position.partition);
+        const start = begin.get(position.partition);
+        if (end === undefined || start === undefined) continue;
+        // No record is so late: begin with what comes.
+        position.offset ??= start < 0 ? end : start;
+        if (stopAtEnd) position.endOffset ??= end;
+      }
+    } finally {
+      channel.close();
+    }
+  }
+
+  async #fetch(address: string, positions: readonly Position[]): Promise<void> {
+    const response = await this.#deps.calls.call(address, (correlationId) =>
+      fetchRequest({
+        correlationId,
+        maxWaitMs: FETCH_WAIT_MS,
+        minBytes: 1,
+        maxBytes: FETCH_BYTES,
+        partitions: positions.map(({ partition, offset }) =>
+          fetchPartition({
+            topicId: this.#topic.id,
+            partition,
+            leaderEpoch: -1,
+            offset: offset ?? 0,
+            maxBytes: PARTITION_BYTES,
+          }),
+        ),
+      }),
+    );
+    for (const fetched of response.partitions) {
+      const position = positions.find(({ partition }) => partition === fetched.partition);
+      if (position !== undefined) await this.#take(position, fetched);
+    }
+  }
+
+  async #take(position: Position, fetched: FetchedPartition): Promise<void> {
+    const code = errorCodeOf(fetched.error);
+    if (code !== 'NONE') {
+      const name = partitionName(this.#topic.name, position.partition);
+      if (!ERRORS[code].retriable) throw new RelevoError(code, fetched.message || name);
+      throw new RpcError(ERRORS[code].status, fetched.message, { code });
+    }
+    position.failures = 0;
+    const records: ConsumedRecord[] = [];
+    for (const { at, complete } of batchesOf(fetched.batches)) {
+      if (!complete) break;
+      const header = readBatchHeader(fetched.batches, at);
+      if (!header.isControl) await this.#decode(position, { bytes: fetched.batches, at }, records);
+      position.offset = Math.max(position.offset ?? 0, header.nextOffset);
+    }
+    const { maxRecords } = this.#request;
+    const left = maxRecords === 0 ? records.length : maxRecords - this.#sent;
+    const some = records.slice(0, Math.max(0, left));
+    if (this.#ended || some.length === 0) return;
+    this.#sent += some.length;
+    if (!this.#stream.send(consumedRecords({ records: some }))) this.#blocked = true;
+  }
+
+  async #decode(
+    position: Position,
+    batch: { readonly bytes: Uint8Array; readonly at: number },
+    into: ConsumedRecord[],
+  ): Promise<void> {
+    const { bytes, at } = batch;
+    const from = position.offset ?? 0;
+    for (const record of await unpackRecords(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX)) {
+      if (record.offset < from || record.offset >= (position.endOffset ?? Infinity)) continue;
+      into.push({
+        partition: position.partition,
+        offset: record.offset,
+        timestampMs: record.timestamp,
+        key: record.key ?? undefined,
+        value: record.value ?? undefined,
+        headers: record.headers.map(([key, value]) =>
+          recordHeader({ key, value: value ?? undefined }),
+        ),
+      });
+    }
+  }
+
+  /** Tries these again after a while. */
+  #later(positions: readonly Position[]): void {
+    const attempt = Math.max(0, ...positions.map(({ failures }) => failures));
+    for (const position of positions) {
+      position.busy = true;
+      position.failures = attempt + 1;
+    }
+    if (!this.#deps.image().topicsById.has(this.#topic.id)) {
+      const message = `topic "${this.#topic.name}" was deleted`;
+      this.#fail(new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message));
+      return;
+    }
+    this.#deps.timers.after(backoffMs(RETRY, attempt, this.#deps.random), () => {
+      for (const position of positions) position.busy = false;
+      this.#go();
+    });
+  }
+
+  #fail(error: RelevoError): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    const { status } = ERRORS[error.code];
+    this.#stream.cancel(new RpcError(status, messageOf(error), { code: error.code }));
+  }
+
+  #isAtEnd({ offset, endOffset }: Position): boolean {
+    return offset !== undefined && endOffset !== undefined && offset >= endOffset;
+  }
+
+  #isDone(): boolean {
+    const { maxRecords, stopAtEnd } = this.#request;
+    if (maxRecords > 0 && this.#sent >= maxRecords) return true;
+    return stopAtEnd && this.#positions.every((position) => this.#isAtEnd(position));
+  }
+
+  #leaderAddress(partition: number): string | undefined {
+    const image = this.#deps.image();
+    const leader = image.topicsById.get(this.#topic.id)?.partitions[partition]?.leader ?? NO_BROKER;
+    return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
+  }
+}

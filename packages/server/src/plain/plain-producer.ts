@@ -1,0 +1,339 @@
+/**
+ * Plain records into batches: one lane per partition, one batch under way in each, with an idempotent
+ * producer of this broker's own, so that a failover while a batch is under way writes nothing twice. What
+ * comes to a lane meanwhile goes into its next batch.
+ */
+import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
+import { NO_BROKER, partitionName, producerEpoch, producerId } from '@relevo/base/ids';
+import type { Uuid } from '@relevo/base/ids';
+import type { Clock, Crc32c, Random, Timers, Transport } from '@relevo/base/ports';
+import { backoffMs } from '@relevo/base/retry';
+import type { ClusterImage, TopicImage } from '@relevo/controller/image';
+import { BatchBuilder, type HeaderInput } from '@relevo/record/batch-builder';
+import { sequenceAfter, TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
+import { partitionForKey } from '@relevo/record/murmur2';
+import {
+  ProduceService as methods,
+  produceRequest,
+  sendResponse,
+  type InitProducerIdRequest,
+  type InitProducerIdResponse,
+  type PlainRecord,
+  type ProduceRequest,
+  type ProduceResponse,
+  type Receipt,
+  type SendRequest,
+  type SendResponse,
+} from '@relevo/rpc/gen/client/produce';
+import { LeaderCalls } from './leader-calls.ts';
+
+export const SEND_TIMEOUT_DEFAULT_MS = 30_000;
+export const SEND_TIMEOUT_MAX_MS = 300_000;
+/** Records of one call. */
+export const SEND_RECORDS_MAX = 10_000;
+/** Waiting jobs go into one batch up to about so many bytes. */
+const BATCH_BYTES = 64 * 1024;
+const RETRY = { initialMs: 10, maxMs: 250, factor: 2, jitter: 0.2 };
+
+export interface PlainProducerDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly transport: Transport;
+  readonly crc32c: Crc32c;
+  readonly image: () => ClusterImage;
+  readonly initProducerId: (request: InitProducerIdRequest) => Promise<InitProducerIdResponse>;
+}
+
+interface StampedRecord extends PlainRecord {
+  readonly timestampMs: number;
+}
+
+/** The records of one call for one partition. */
+interface Job {
+  readonly records: readonly StampedRecord[];
+  readonly acks: number;
+  readonly endMs: number;
+  readonly resolve: (receipts: readonly Receipt[]) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface Lane {
+  readonly topicId: Uuid;
+  readonly topic: string;
+  readonly partition: number;
+  readonly queue: Job[];
+  busy: boolean;
+  /** Undefined: none yet, or the one before has lost track of what was written. */
+  producer: { readonly id: number; readonly epoch: number; sequence: number } | undefined;
+}
+
+export class PlainProducer {
+  readonly #deps: PlainProducerDeps;
+  readonly #calls: LeaderCalls<ProduceRequest, ProduceResponse>;
+  readonly #lanes = new Map<string, Lane>();
+  #turn = 0;
+
+  constructor(deps: PlainProducerDeps) {
+    this.#deps = deps;
+    this.#calls = new LeaderCalls(deps.transport, methods.stream);
+  }
+
+  close(): void {
+    this.#calls.close();
+  }
+
+  async send(request: SendRequest): Promise<SendResponse> {
+    const { records } = request;
+    const acks = request.acks ?? -1;
+    if (acks !== -1 && acks !== 1) {
+      const message = `acks is ${acks}: use -1 (all in-sync replicas) or 1 (the leader)`;
+      throw new RelevoError('INVALID_REQUIRED_ACKS', message);
+    }
+    if (records.length > SEND_RECORDS_MAX) {
+      const message = `${records.length} records in one call: send at most ${SEND_RECORDS_MAX}`;
+      throw new RelevoError('INVALID_REQUEST', message);
+    }
+    const topic = this.#topic(request.topic);
+    const timeoutMs = Math.min(request.timeoutMs ?? SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
+    const endMs = this.#deps.clock.monotonicMs() + timeoutMs;
+    const unkeyed = this.#turn++ % topic.partitions.length;
+    const byPartition = new Map<number, number[]>();
+    records.forEach((record, index) => {
+      const partition = partitionOf(topic, record, unkeyed);
+      const indexes = byPartition.get(partition);
+      if (indexes === undefined) byPartition.set(partition, [index]);
+      else indexes.push(index);
+    });
+    const receipts: Receipt[] = [];
+    const wallMs = this.#deps.clock.wallMs();
+    await Promise.all(
+      [...byPartition].map(async ([partition, indexes]) => {
+        const stamped = indexes.map((index) => withTimestamp(records[index], wallMs));
+        const job = { records: stamped, acks, endMs };
+        const made = await this.#enqueue(topic, partition, job);
+        indexes.forEach((index, i) => (receipts[index] = made[i] as Receipt));
+      }),
+    );
+    return sendResponse({ receipts });
+  }
+
+  #topic(name: string): TopicImage {
+    const topic = this.#deps.image().topicsByName.get(name);
+    if (topic !== undefined) return topic;
+    const message = `topic "${name}" does not exist: create it with relevo topic create ${name}`;
+    throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
+  }
+
+  #enqueue(
+    topic: TopicImage,
+    partition: number,
+    job: Omit<Job, 'resolve' | 'reject'>,
+  ): Promise<readonly Receipt[]> {
+    const key = `${topic.id}/${partition}`;
+    let lane = this.#lanes.get(key);
+    if (lane === undefined) {
+      const { id: topicId, name } = topic;
+      lane = { topicId, topic: name, partition, queue: [], busy: false, producer: undefined };
+      this.#lanes.set(key, lane);
+    }
+    const own = lane;
+    return new Promise((resolve, reject) => {
+      own.queue.push({ ...job, resolve, reject });
+      if (!own.busy) void this.#run(own, key);
+    });
+  }
+
+  async #run(lane: Lane, key: string): Promise<void> {
+    lane.busy = true;
+    while (lane.queue.length > 0) {
+      const jobs = takeJobs(lane.queue);
+      try {
+        const response = await this.#write(lane, jobs);
+        settle(lane, jobs, response);
+      } catch (error) {
+        for (const job of jobs) job.reject(error);
+      }
+    }
+    lane.busy = false;
+    // A deleted topic's lanes go; a live one's keep their producer.
+    if (!this.#deps.image().topicsById.has(lane.topicId)) this.#lanes.delete(key);
+  }
+
+  /** One batch, under the same sequence until it is settled. */
+  async #write(lane: Lane, jobs: readonly Job[]): Promise<ProduceResponse> {
+    const { clock, random } = this.#deps;
+    const endMs = Math.min(...jobs.map((job) => job.endMs));
+    let uncertain = false;
+    let last = 'the partition has no leader';
+    for (let attempt = 0; ; attempt++) {
+      const leftMs = endMs - clock.monotonicMs();
+      if (leftMs <= 0) throw this.#timedOut(lane, uncertain, last);
+      const address = this.#leaderAddress(lane);
+      if (address !== undefined) {
+        try {
+          const response = await this.#try(lane, jobs, { address, timeoutMs: leftMs });
+          const code = errorCodeOf(response.error);
+          if (code === 'NONE') return response;
+          last = response.message;
+          if (code === 'OUT_OF_ORDER_SEQUENCE_NUMBER' || code === 'INVALID_PRODUCER_EPOCH') {
+            lane.producer = undefined;
+            if (uncertain) throw new RelevoError(code, response.message);
+          } else if (!ERRORS[code].retriable) {
+            throw new RelevoError(code, response.message);
+          } else if (code !== 'NOT_ENOUGH_REPLICAS' && code !== 'DISK_FULL') {
+            uncertain = true;
+          }
+        } catch (error) {
+          if (error instanceof RelevoError) {
+            if (!uncertain) this.#forgetSequence(lane, error);
+            throw error;
+          }
+          uncertain = true;
+          last = messageOf(error);
+        }
+      }
+      await this.#pause(Math.min(leftMs, backoffMs(RETRY, attempt, random)));
+    }
+  }
+
+  async #try(
+    lane: Lane,
+    jobs: readonly Job[],
+    to: { readonly address: string; readonly timeoutMs: number },
+  ): Promise<ProduceResponse> {
+    lane.producer ??= await this.#newProducer();
+    const { producer } = lane;
+    // Built anew for each try: the leader that took the last one may be this process, and has
+    // patched its bytes.
+    const batch = buildBatch(jobs, producer, this.#deps.crc32c);
+    const response = await this.#calls.call(to.address, (correlationId) =>
+      produceRequest({
+        correlationId,
+        topicId: lane.topicId,
+        partition: lane.partition,
+        leaderEpoch: -1,
+        acks: jobs[0]?.acks ?? -1,
+        timeoutMs: Math.max(1, Math.floor(to.timeoutMs)),
+        batch,
+      }),
+    );
+    if (response.error === 0) {
+      const count = jobs.reduce((sum, job) => sum + job.records.length, 0);
+      producer.sequence = sequenceAfter(producer.sequence, count);
+    }
+    return response;
+  }
+
+  async #newProducer(): Promise<NonNullable<Lane['producer']>> {
+    const none = { producerId: -1, producerEpoch: -1 };
+    const made = await this.#deps.initProducerId(none);
+    return { id: made.producerId, epoch: made.producerEpoch, sequence: 0 };
+  }
+
+  #leaderAddress(lane: Lane): string | undefined {
+    const image = this.#deps.image();
+    const topic = image.topicsById.get(lane.topicId);
+    if (topic === undefined) {
+      const message = `topic "${lane.topic}" was deleted while the call was under way`;
+      throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
+    }
+    const leader = topic.partitions[lane.partition]?.leader ?? NO_BROKER;
+    return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
+  }
+
+  #timedOut(lane: Lane, uncertain: boolean, last: string): RelevoError {
+    const name = partitionName(lane.topic, lane.partition);
+    if (!uncertain) {
+      const message = `${name} took nothing in time, nothing was written: ${last}`;
+      return new RelevoError('REQUEST_TIMED_OUT', message);
+    }
+    lane.producer = undefined;
+    const message = `${name} did not confirm the records in time, whether they were written is unknown: ${last}`;
+    return new RelevoError('REQUEST_TIMED_OUT', message);
+  }
+
+  /** Nothing was appended, so the sequence stands; only an id that is of no use goes. */
+  #forgetSequence(lane: Lane, error: RelevoError): void {
+    if (error.code === 'UNKNOWN_PRODUCER_ID') lane.producer = undefined;
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resume) => this.#deps.timers.after(ms, resume));
+  }
+}
+
+function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): number {
+  const count = topic.partitions.length;
+  const { partition, key } = record;
+  if (partition !== undefined) {
+    if (partition >= 0 && partition < count) return partition;
+    throw new RelevoError(
+      'UNKNOWN_TOPIC_OR_PARTITION',
+      `${topic.name} has no partition ${partition}: it has 0 to ${count - 1}`,
+    );
+  }
+  return key === undefined ? unkeyed : partitionForKey(key, count);
+}
+
+function withTimestamp(record: PlainRecord | undefined, wallMs: number): StampedRecord {
+  if (record === undefined) throw new RangeError('a record is missing');
+  const timestampMs = record.timestampMs ?? wallMs;
+  if (timestampMs >= 0 && timestampMs <= TIMESTAMP_MAX_MS) return { ...record, timestampMs };
+  const message = `timestamp_ms is ${timestampMs}: use ms since 1970, from 0 to ${TIMESTAMP_MAX_MS}`;
+  throw new RelevoError('INVALID_TIMESTAMP', message);
+}
+
+/** The first job, and those behind it that fit into the same batch. A large one goes alone. */
+function takeJobs(queue: Job[]): Job[] {
+  const taken: Job[] = [];
+  let bytes = 0;
+  for (const job of queue) {
+    const size = job.records.reduce((sum, { key, value }) => {
+      return sum + 32 + (key?.length ?? 0) + (value?.length ?? 0);
+    }, 0);
+    const fits = bytes + size <= BATCH_BYTES && job.acks === taken[0]?.acks;
+    if (taken.length > 0 && !fits) break;
+    bytes += size;
+    taken.push(job);
+  }
+  queue.splice(0, taken.length);
+  return taken;
+}
+
+function buildBatch(
+  jobs: readonly Job[],
+  producer: NonNullable<Lane['producer']>,
+  crc32c: Crc32c,
+): Uint8Array {
+  const builder = new BatchBuilder();
+  for (const { records } of jobs) {
+    for (const { key, value, headers, timestampMs } of records) {
+      const pairs = headers.map((header): HeaderInput => [header.key, header.value ?? null]);
+      builder.append(key ?? null, value ?? null, pairs, timestampMs);
+    }
+  }
+  return builder.build(
+    {
+      producerId: producerId(producer.id),
+      producerEpoch: producerEpoch(producer.epoch),
+      baseSequence: producer.sequence,
+    },
+    crc32c,
+  );
+}
+
+function settle(lane: Lane, jobs: readonly Job[], response: ProduceResponse): void {
+  let offset = response.baseOffset;
+  for (const job of jobs) {
+    job.resolve(
+      job.records.map((record): Receipt => ({
+        partition: lane.partition,
+        offset: offset++,
+        leaderEpoch: response.leaderEpoch,
+        timestampMs: response.logAppendTimeMs >= 0 ? response.logAppendTimeMs : record.timestampMs,
+        syncedOn: response.syncedOn,
+      })),
+    );
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * `Produce.Send` and `Fetch.Consume`: plain records for callers without a batch encoder, from any broker.
+ */
+import { route } from '@relevo/base/ports';
+import type { Route } from '@relevo/base/ports';
+import type { CompressionCodecs } from '@relevo/record/compression';
+import { FetchService, type FetchRequest, type FetchResponse } from '@relevo/rpc/gen/client/fetch';
+import { ProduceService } from '@relevo/rpc/gen/client/produce';
+import { LeaderCalls } from './leader-calls.ts';
+import { PlainConsumer } from './plain-consumer.ts';
+import { PlainProducer, type PlainProducerDeps } from './plain-producer.ts';
+
+export interface PlainRecordsDeps extends PlainProducerDeps {
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
+}
+
+export class PlainRecords {
+  readonly #deps: PlainRecordsDeps;
+  readonly #producer: PlainProducer;
+  readonly #fetches: LeaderCalls<FetchRequest, FetchResponse>;
+  readonly #consumers = new Set<PlainConsumer>();
+
+  constructor(deps: PlainRecordsDeps) {
+    this.#deps = deps;
+    this.#producer = new PlainProducer(deps);
+    this.#fetches = new LeaderCalls(deps.transport, FetchService.stream);
+  }
+
+  routes(): Route[] {
+    return [
+      route(ProduceService.send, (request) => this.#producer.send(request)),
+      route(FetchService.consume, (request, stream) => {
+        const consumer = new PlainConsumer(
+          { ...this.#deps, calls: this.#fetches },
+          request,
+          stream,
+        );
+        this.#consumers.add(consumer);
+        consumer.start();
+        return {
+          onDrain: () => consumer.drained(),
+          onEnd: () => {
+            consumer.stop();
+            this.#consumers.delete(consumer);
+          },
+        };
+      }),
+    ];
+  }
+
+  close(): void {
+    for (const consumer of this.#consumers) consumer.stop();
+    this.#producer.close();
+    this.#fetches.close();
+  }
+}
