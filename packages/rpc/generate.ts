@@ -5,28 +5,16 @@
  *
  *     npm run generate
  */
-import { mkdirSync, readFileSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
 import protobuf from 'protobufjs';
+import { loadProto, loadRoot, moduleOf, protoPaths } from './proto-files.ts';
+import type { ProtoFile } from './proto-files.ts';
 
-const PACKAGE = dirname(fileURLToPath(import.meta.url));
-const PROTO = join(PACKAGE, '..', '..', 'proto');
-const OUTPUT = join(PACKAGE, 'src', 'gen');
+const OUTPUT = join(import.meta.dirname, 'src', 'gen');
 const COLUMNS = 100;
-
-/** A .proto file and what it declares, in its order. */
-interface ProtoFile {
-  /** Relative to `proto/`: relevo/client/v1/produce.proto */
-  readonly path: string;
-  /** Relative to `src/gen/`: client/produce */
-  readonly module: string;
-  readonly source: string;
-  readonly types: readonly protobuf.Type[];
-  readonly enums: readonly protobuf.Enum[];
-  readonly services: readonly protobuf.Service[];
-}
 
 /** The generated files by their path under `src/gen/`. */
 export async function generate(): Promise<ReadonlyMap<string, string>> {
@@ -41,64 +29,6 @@ export async function generate(): Promise<ReadonlyMap<string, string>> {
 
 const pretty = (source: string): Promise<string> =>
   format(source, { parser: 'typescript', printWidth: COLUMNS, singleQuote: true });
-
-// --------------------------------------------------------------------------------------------- input
-
-export const protoPaths = (): readonly string[] =>
-  readdirSync(PROTO, { recursive: true, encoding: 'utf8' })
-    .map((path) => path.replaceAll('\\', '/'))
-    .filter((path) => path.endsWith('.proto'))
-    .sort();
-
-/** All of `proto/`, with comments; field names as `keepCase` says. */
-export function loadRoot(keepCase: boolean): protobuf.Root {
-  const root = new protobuf.Root();
-  root.resolvePath = (_origin, target) => join(PROTO, target.replace(`${PROTO}/`, ''));
-  root.loadSync([...protoPaths()], {
-    keepCase,
-    alternateCommentMode: true,
-    preferTrailingComment: false,
-  });
-  return root.resolveAll();
-}
-
-function loadProto(): readonly ProtoFile[] {
-  const root = loadRoot(false);
-  const declared: protobuf.ReflectionObject[] = [];
-  collect(root, declared);
-  return protoPaths().map((path) => {
-    const own = declared.filter((object) => object.filename?.endsWith(path));
-    return {
-      path,
-      module: moduleOf(path),
-      source: readFileSync(join(PROTO, path), 'utf8'),
-      types: own.filter((object) => object instanceof protobuf.Type),
-      enums: own.filter((object) => object instanceof protobuf.Enum),
-      services: own.filter((object) => object instanceof protobuf.Service),
-    };
-  });
-}
-
-function collect(namespace: protobuf.NamespaceBase, into: protobuf.ReflectionObject[]): void {
-  for (const object of namespace.nestedArray) {
-    if (object instanceof protobuf.Type && object.nestedArray.length > 0) {
-      throw new Error(`${object.fullName} declares types within it: declare them beside it`);
-    }
-    const declares =
-      object instanceof protobuf.Type ||
-      object instanceof protobuf.Enum ||
-      object instanceof protobuf.Service;
-    if (declares) into.push(object);
-    else if (object instanceof protobuf.Namespace) collect(object, into);
-  }
-}
-
-/** relevo/client/v1/metadata_records.proto → client/metadata-records */
-function moduleOf(path: string): string {
-  const parts = /^relevo\/(\w+)\/v1\/(\w+)\.proto$/.exec(path);
-  if (parts === null) throw new Error(`${path} is not of the form relevo/PART/v1/NAME.proto`);
-  return `${parts[1]}/${parts[2]?.replaceAll('_', '-')}`;
-}
 
 // -------------------------------------------------------------------------------------------- modules
 
@@ -599,7 +529,10 @@ function resolvedType(type: protobuf.Type | null, method: protobuf.Method): prot
 
 async function main(): Promise<void> {
   const files = await generate();
-  rmSync(OUTPUT, { recursive: true, force: true });
+  mkdirSync(OUTPUT, { recursive: true });
+  for (const path of readdirSync(OUTPUT, { recursive: true, encoding: 'utf8' })) {
+    if (path.endsWith('.ts') && !files.has(path)) rmSync(join(OUTPUT, path));
+  }
   for (const [path, source] of files) {
     mkdirSync(dirname(join(OUTPUT, path)), { recursive: true });
     writeFileSync(join(OUTPUT, path), source);

@@ -11,7 +11,7 @@ import {
   followerPosition,
 } from '@relevo/rpc/gen/cluster/replication';
 import type { Codec } from '@relevo/base/ports';
-import { loadRoot } from '../generate.ts';
+import { loadRoot } from '../proto-files.ts';
 
 const SECONDS = 0.4;
 const root = loadRoot(false);

@@ -8,7 +8,7 @@ import { WireError } from '@relevo/rpc/wire';
 import { fetchPartition, FetchPartitionCodec } from '@relevo/rpc/gen/client/fetch';
 import { ErrorCode } from '@relevo/rpc/gen/common/errors';
 import { RaftMessageCodec, raftMessage, raftVoteRequest } from '@relevo/rpc/gen/cluster/raft';
-import { loadRoot } from '../generate.ts';
+import { loadRoot } from '../proto-files.ts';
 
 const MODULES: readonly Record<string, unknown>[] = await Promise.all([
   import('@relevo/rpc/gen/client/admin'),

@@ -1,5 +1,5 @@
-import { Client, credentials, loadPackageDefinition } from '@grpc/grpc-js';
-import type { GrpcObject } from '@grpc/grpc-js';
+import { credentials, loadPackageDefinition } from '@grpc/grpc-js';
+import type { Client, GrpcObject } from '@grpc/grpc-js';
 import { loadFileDescriptorSetFromBuffer, loadSync } from '@grpc/proto-loader';
 import type { Listener } from '@relevo/base/ports';
 import { route } from '@relevo/base/ports';
