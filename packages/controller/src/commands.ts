@@ -226,4 +226,3 @@ export interface Commands {
 export type CommandKind = keyof Commands;
 export type CommandOf<Kind extends CommandKind> = Commands[Kind]['command'];
 export type AnswerOf<Kind extends CommandKind> = Commands[Kind]['answer'];
-export type Command = CommandOf<CommandKind>;

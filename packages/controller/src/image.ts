@@ -92,9 +92,3 @@ export function isEligible(image: ClusterImage, id: BrokerId): boolean {
   const broker = image.brokers.get(id);
   return broker !== undefined && !broker.fenced && !broker.shuttingDown;
 }
-
-export function partitionCount(image: ClusterImage): number {
-  let count = 0;
-  for (const topic of image.topicsById.values()) count += topic.partitions.length;
-  return count;
-}

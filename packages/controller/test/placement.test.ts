@@ -93,7 +93,7 @@ describe('placement', () => {
     made.shutDown(1);
     made.create('t', { partitions: 9 });
     for (const { replicas } of made.topic('t').partitions) {
-      expect([...replicas].sort()).toEqual([2, 3, 4]);
+      expect([...replicas].toSorted((a, b) => a - b)).toEqual([2, 3, 4]);
     }
   });
 

@@ -1,7 +1,6 @@
 /** The metadata log on its way: encoded, published, followed. */
 import { brokerId, leaderEpoch, logIndex, partitionEpoch, term } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
-import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, Metrics } from '@relevo/base/ports';
 import { EMPTY_IMAGE } from '@relevo/controller/image';
 import { imageHash } from '@relevo/controller/image-hash';
@@ -182,7 +181,7 @@ class Receiver implements MessageStream<MetadataLogPart> {
     this.ended = true;
   }
 
-  cancel(_: RpcError): void {
+  cancel(): void {
     this.ended = true;
   }
 
