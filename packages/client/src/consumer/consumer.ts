@@ -200,7 +200,8 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
 
   #iterate<Item>(take: () => Item | undefined): AsyncIterableIterator<Item> {
     const next = (): Promise<IteratorResult<Item, undefined>> => {
-      if (this.#failure !== undefined) return Promise.reject(this.#failure.error);
+      const failure = this.#metFailure();
+      if (failure !== undefined) return Promise.reject(failure);
       void this.start().catch(() => undefined);
       if (this.#closed) return Promise.resolve({ done: true, value: undefined });
       let value: Item | undefined;
@@ -210,6 +211,8 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
         return Promise.reject(callError('consuming', error));
       }
       if (value !== undefined) return Promise.resolve({ done: false, value });
+      const met = this.#metFailure();
+      if (met !== undefined) return Promise.reject(met);
       return new Promise((resolve, reject) => {
         this.#waiters.push({
           serve: () => {
@@ -498,6 +501,11 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     if (this.#closed) return;
     this.#failure ??= { error, reader };
     for (const waiter of this.#waiters.clear()) waiter.end(error);
+  }
+
+  /** Asked anew each time: reading may have met one. */
+  #metFailure(): ClientError | undefined {
+    return this.#failure?.error;
   }
 
   #close(error: ClientError | undefined): void {

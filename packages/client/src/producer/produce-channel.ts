@@ -10,10 +10,13 @@ import { ProduceService } from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ClientPorts } from '../client-ports.ts';
 import type { Connections } from '../connections.ts';
+import { deferred } from '../waiting.ts';
 import type { ProducerBatch } from './producer-batch.ts';
 
 /** The broker's own time-out comes first: it knows more. */
 const GRACE_MS = 1_000;
+/** How long the broker has to take the last of what it does not answer. */
+const FAREWELL_MS = 500;
 
 /** Who sends on the channel: a partition's writer. */
 export interface ChannelUser {
@@ -54,6 +57,8 @@ export class ProduceChannel {
   #watchdog: TimerHandle | undefined;
   #failedInARow = 0;
   #closed = false;
+  /** The stream, after we closed it. */
+  readonly #ended = deferred<void>();
 
   constructor(
     address: string,
@@ -86,7 +91,8 @@ export class ProduceChannel {
     if (!stream.send({ ...request, correlationId })) this.#isFull = true;
   }
 
-  close(): void {
+  /** Resolves when what needs no answer has been passed on, or will not be soon. */
+  async close(): Promise<void> {
     this.#closed = true;
     this.#reopenTimer?.cancel();
     this.#watchdog?.cancel();
@@ -95,6 +101,10 @@ export class ProduceChannel {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.end();
+    if (stream === undefined || this.#options.answered) return;
+    const timer = this.#ports.timers.after(FAREWELL_MS, () => this.#ended.resolve());
+    await this.#ended.promise;
+    timer.cancel();
   }
 
   #open(): MessageStream<ProduceRequest> {
@@ -110,6 +120,7 @@ export class ProduceChannel {
       },
       onEnd: (error) => {
         if (this.#stream === stream) this.#onEnd(error);
+        else if (this.#closed) this.#ended.resolve();
       },
     });
     this.#stream = stream;

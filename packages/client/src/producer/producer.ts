@@ -204,7 +204,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
     for (const writer of [...this.#active]) {
       writer.close((outcomeUnknown) => closedError('the producer', outcomeUnknown));
     }
-    for (const channel of this.#channels.values()) channel.close();
+    await Promise.all([...this.#channels.values()].map((channel) => channel.close()));
     this.#channels.clear();
     this.#drained?.resolve();
     this.#deps.onClosed();
