@@ -27,10 +27,12 @@ export class GroupCommit {
     this.#next = undefined;
     const running = this.#run();
     this.#running = running;
-    const done = (): void => {
-      if (this.#running === running && this.#next === undefined) this.#running = undefined;
-    };
-    running.then(done, done);
+    void this.#settle(running);
     return running;
+  }
+
+  async #settle(running: Promise<void>): Promise<void> {
+    await running.catch(() => undefined);
+    if (this.#running === running && this.#next === undefined) this.#running = undefined;
   }
 }

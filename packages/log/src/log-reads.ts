@@ -3,7 +3,6 @@
  * of their CRCs. A read off the loop may find, when it comes back, that the log was truncated or the
  * segment deleted: then it begins again.
  */
-import { defined } from '@relevo/base/assert';
 import type { Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Logger } from '@relevo/base/ports';
@@ -12,6 +11,7 @@ import { LogError } from './log-error.ts';
 import { ReadFault, ReadPlan } from './read-plan.ts';
 import type { ReadRequest } from './read-plan.ts';
 import type { RecentWrites } from './recent-writes.ts';
+import type { SegmentList } from './segment-list.ts';
 import type { Segment } from './segment.ts';
 import { firstRecordSince } from './time-lookup.ts';
 import type { Decompressor, TimestampedOffset } from './time-lookup.ts';
@@ -21,7 +21,7 @@ const NOTHING: Uint8Array = new Uint8Array(0);
 /** What the reads need of the log. */
 export interface ReadHost {
   readonly directory: string;
-  readonly segments: readonly Segment[];
+  readonly segments: SegmentList;
   readonly recent: RecentWrites;
   readonly deps: {
     readonly crc32c: Crc32c;
@@ -37,18 +37,6 @@ export interface ReadHost {
 }
 
 export type ReadWish = Pick<ReadRequest, 'from' | 'upTo' | 'maxBytes' | 'atLeastOne'>;
-
-/** The segment that holds `offset`, or would. */
-export function segmentOf(segments: readonly Segment[], offset: Offset): Segment {
-  let low = 0;
-  let high = segments.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (defined(segments[middle], 'a segment').baseOffset <= offset) low = middle + 1;
-    else high = middle;
-  }
-  return defined(segments[low - 1], 'the segment of an offset in the log');
-}
 
 export class LogReads {
   readonly #host: ReadHost;
@@ -67,7 +55,7 @@ export class LogReads {
     }
     const upTo = Math.min(wish.upTo, end) as Offset;
     if (from >= upTo) return NOTHING;
-    const segment = segmentOf(segments, from);
+    const segment = segments.of(from);
     // What was just written is not checked again.
     if (recent.covers(from)) return this.#readNow({ ...wish, upTo, segment, crc32c: undefined });
     return this.#readLater({ ...wish, upTo, segment, crc32c: deps.crc32c });
@@ -117,7 +105,7 @@ export class LogReads {
     const { segments } = this.#host;
     const { start } = this.#host.range();
     const generation = this.#host.generation();
-    for (const segment of [...segments]) {
+    for (const segment of [...segments.all]) {
       if (segment.isRemoved || (segment.latest?.timestamp ?? -1) < timestampMs) continue;
       const found = await this.#firstSince(segment, timestampMs, generation);
       if (generation !== this.#host.generation()) return this.offsetForTimestamp(timestampMs, upTo);

@@ -14,86 +14,37 @@ import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { BatchError } from '@relevo/record/batch-error';
-import {
-  patchBatch,
-  patchLogAppendTime,
-  readBatchHeader,
-  sizeInBytesAt,
-} from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
-import { encodeCheckpoint, replaceFileDurably, replaceFileNow } from './checkpoint-file.ts';
+import { replaceFileDurably } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
-import {
-  DELETED_SUFFIX,
-  EPOCH_FILE,
-  METADATA_FILE,
-  OFFSET_INDEX_SUFFIX,
-  TIME_INDEX_SUFFIX,
-  TRUNCATION_FILE,
-} from './file-names.ts';
+import { DELETED_SUFFIX, EPOCH_FILE, METADATA_FILE } from './file-names.ts';
 import { checkFollowerBatches } from './follower-batches.ts';
-import type { FreeSpace } from './free-space.ts';
 import { GroupCommit } from './group-commit.ts';
+import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
-import { TIMESTAMP_AFTER_MAX_MS } from './log-config.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError, isDiskError } from './log-error.ts';
-import { LogReads, segmentOf } from './log-reads.ts';
-import { ReadFault } from './read-plan.ts';
+import { LogReads } from './log-reads.ts';
+import type {
+  AppendResult,
+  Appended,
+  PartitionLogDeps,
+  PartitionLogOptions,
+  SegmentInfo,
+} from './log-types.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
 import type { ProducerState } from './producer-state.ts';
+import { ReadFault } from './read-plan.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
+import { RecoveryPoint } from './recovery-point.ts';
 import { recoverLog } from './recovery.ts';
-import type { RecoveredLog, RecoveryOptions } from './recovery.ts';
-import { SegmentCache } from './segment-cache.ts';
+import type { RecoveredLog } from './recovery.ts';
 import { isOverAge, segmentsToDrop } from './retention.ts';
+import { SegmentCache } from './segment-cache.ts';
+import { SegmentList } from './segment-list.ts';
 import { Segment } from './segment.ts';
-import type { Decompressor, TimestampedOffset } from './time-lookup.ts';
-
-export interface PartitionLogOptions extends RecoveryOptions {
-  /** Wall clock, for messages only. */
-  readonly nowMs: number;
-}
-
-export interface PartitionLogDeps {
-  readonly disk: Disk;
-  readonly crc32c: Crc32c;
-  readonly logger: Logger;
-  /** Shared by the logs of a broker; each defaults to one of the log's own. */
-  readonly cache?: SegmentCache;
-  readonly writes?: WriteCount;
-  /** Appends are refused where it says no. Default: only where the disk does. */
-  readonly space?: FreeSpace;
-  /** For the timestamps in compressed batches; without it they are told by the batch. */
-  readonly codecs?: Decompressor;
-  /** Called once, when the log goes offline. */
-  readonly onOffline?: (reason: LogError) => void;
-}
-
-export interface Appended {
-  readonly kind: 'appended';
-  readonly baseOffset: Offset;
-  readonly nextOffset: Offset;
-  readonly bytes: number;
-}
-
-/** The batch was appended before; nothing was done. */
-export interface Duplicate {
-  readonly kind: 'duplicate';
-  readonly baseOffset: Offset;
-  readonly nextOffset: Offset;
-  /** The latest timestamp of the batch that was appended. */
-  readonly timestamp: number;
-}
-
-export type AppendResult = Appended | Duplicate;
-
-export interface SegmentInfo {
-  readonly baseOffset: Offset;
-  readonly nextOffset: Offset;
-  readonly sizeBytes: number;
-}
+import type { TimestampedOffset } from './time-lookup.ts';
 
 const ZERO = 0 as Offset;
 /** Producer snapshots are kept for this many of the latest segments. */
@@ -106,20 +57,19 @@ export class PartitionLog {
   readonly #crc32c: Crc32c;
   readonly #logger: Logger;
   readonly #deps: PartitionLogDeps;
-  readonly #cache: SegmentCache;
-  readonly #segments: Segment[];
+  readonly #segments: SegmentList;
   readonly #epochs: LeaderEpochCache;
   readonly #producers: ProducerState;
   readonly #snapshots: ProducerSnapshots;
   readonly #durability: Durability;
   readonly #commit: GroupCommit;
+  readonly #epochCommit: GroupCommit;
   readonly #recent: RecentWrites;
   readonly #reads: LogReads;
   #config: LogConfig;
   #startOffset: Offset;
   #endOffset: Offset;
-  #recoveryPoint: Offset;
-  #truncationFileExists = false;
+  readonly #recoveryPoint: RecoveryPoint;
   /** Of the epochs as they came from the file. */
   #durableEpochsVersion = 0;
   /** Counts truncations, for reads that were under way. */
@@ -158,23 +108,31 @@ export class PartitionLog {
     this.#crc32c = deps.crc32c;
     this.#logger = deps.logger;
     this.#deps = deps;
-    this.#cache = cache;
-    this.#segments = recovered.segments;
     this.#epochs = recovered.epochs;
     this.#producers = recovered.producers;
     this.#snapshots = recovered.snapshots;
-    this.#recoveryPoint = recovered.recoveryPoint;
-    this.#truncationFileExists = recovered.hasTruncationFile;
-    this.#endOffset = this.#active.nextOffset;
-    const firstOffset = defined(this.#segments[0], 'the first segment').baseOffset;
+    this.#recoveryPoint = new RecoveryPoint(deps.disk, options.directory, recovered);
+    const { disk } = deps;
+    const { directory, config } = options;
+    const { indexIntervalBytes } = config;
+    const firstOffset = defined(recovered.segments[0], 'the first segment').baseOffset;
+    this.#endOffset = defined(recovered.segments.at(-1), 'the last segment').nextOffset;
     this.#startOffset = clamp(options.logStartOffset ?? firstOffset, firstOffset, this.#endOffset);
     this.#epochs.advanceStart(this.#startOffset);
-    this.#durability = new Durability(deps.disk, options.directory, this.#endOffset);
+    this.#durability = new Durability(disk, directory, this.#endOffset);
+    this.#segments = new SegmentList(recovered.segments, {
+      disk,
+      directory,
+      durability: this.#durability,
+      newSegment: (baseOffset) =>
+        new Segment({ disk, directory, baseOffset, indexIntervalBytes, cache }),
+    });
     if (!recovered.isDurable) {
       this.#durability.parentChanged();
       this.#durability.replaced(`${options.directory}/${METADATA_FILE}`);
     }
     this.#commit = new GroupCommit(() => this.#makeDurable());
+    this.#epochCommit = new GroupCommit(() => this.#writeEpochs());
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#reads = new LogReads({
       directory: options.directory,
@@ -204,7 +162,7 @@ export class PartitionLog {
   }
   /** For the data directory's checkpoint: after a crash, all below is taken without a check. */
   get recoveryPoint(): Offset {
-    return this.#recoveryPoint;
+    return this.#recoveryPoint.offset;
   }
   get latestEpoch(): LeaderEpoch {
     return this.#epochs.latestEpoch;
@@ -218,14 +176,10 @@ export class PartitionLog {
     return this.#epochs.entries;
   }
   get sizeBytes(): number {
-    return this.#segments.reduce((sum, segment) => sum + segment.sizeBytes, 0);
+    return this.#segments.sizeBytes;
   }
   get segments(): readonly SegmentInfo[] {
-    return this.#segments.map(({ baseOffset, nextOffset, sizeBytes }) => ({
-      baseOffset,
-      nextOffset,
-      sizeBytes,
-    }));
+    return this.#segments.infos();
   }
   get state(): 'online' | 'offline' | 'closed' {
     return this.#state;
@@ -247,10 +201,6 @@ export class PartitionLog {
     return encodeSnapshot(this.#producers, this.#deps.crc32c);
   }
 
-  get #active(): Segment {
-    return defined(this.#segments.at(-1), 'the active segment');
-  }
-
   // ---------------------------------------------------------------------------------- appending
 
   /**
@@ -264,7 +214,8 @@ export class PartitionLog {
       const message = `${this.directory}: epoch ${epoch} is below the latest, ${this.latestEpoch}`;
       throw new LogError('oldLeaderEpoch', message);
     }
-    const header = this.#prepare(batch, epoch, nowMs);
+    const place = { baseOffset: this.#endOffset, leaderEpoch: epoch };
+    const header = prepareBatch(batch, place, nowMs, this.#config, this.#crc32c);
     const repeat = this.#producers.check(header);
     if (repeat !== undefined) {
       return {
@@ -297,7 +248,7 @@ export class PartitionLog {
       const { segmentBytes } = this.#config;
       if (
         run.length > 0 &&
-        !this.#active.hasRoomFor(at + size - from, header.lastOffset, segmentBytes)
+        !this.#segments.active.hasRoomFor(at + size - from, header.lastOffset, segmentBytes)
       ) {
         this.#append(batches.subarray(from, at), run);
         run = [];
@@ -316,32 +267,6 @@ export class PartitionLog {
     this.#epochs.begin(epoch, this.#endOffset);
   }
 
-  #prepare(batch: Uint8Array, epoch: LeaderEpoch, nowMs: number): BatchHeader {
-    const { maxMessageBytes, timestampType, timestampAfterMaxMs } = this.#config;
-    if (batch.length > maxMessageBytes) {
-      const message = `the batch has ${batch.length} bytes, max.message.bytes is ${maxMessageBytes}`;
-      throw new LogError('tooLarge', message);
-    }
-    try {
-      readBatchHeader(batch);
-      if (sizeInBytesAt(batch) !== batch.length) {
-        throw new BatchError('BAD_LENGTH', `${batch.length} bytes for ${sizeInBytesAt(batch)}`);
-      }
-      patchBatch(batch, 0, { baseOffset: this.#endOffset, leaderEpoch: epoch });
-      if (timestampType === 'LogAppendTime') patchLogAppendTime(batch, 0, nowMs, this.#crc32c);
-      const header = readBatchHeader(batch);
-      checkTimestamp(
-        header,
-        timestampType,
-        nowMs + (timestampAfterMaxMs ?? TIMESTAMP_AFTER_MAX_MS),
-      );
-      return header;
-    } catch (error) {
-      if (!(error instanceof BatchError)) throw error;
-      throw new LogError('badBatch', `the batch is bad: ${error.message}`, { cause: error });
-    }
-  }
-
   /** Writes batches that fit one segment, and takes them into account. */
   #append(bytes: Uint8Array, headers: readonly BatchHeader[]): void {
     const first = defined(headers[0], 'the first batch');
@@ -352,7 +277,7 @@ export class PartitionLog {
     });
     if (this.#deps.space?.take(bytes.length) === false) throw this.#full('the reserve is reached');
     this.#rollIfNeeded(bytes.length, last.lastOffset, first.maxTimestamp);
-    const segment = this.#active;
+    const segment = this.#segments.active;
     try {
       segment.write(bytes);
     } catch (error) {
@@ -386,7 +311,7 @@ export class PartitionLog {
   }
 
   #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {
-    const segment = this.#active;
+    const segment = this.#segments.active;
     if (segment.sizeBytes === 0 && lastOffset - segment.baseOffset < 2 ** 31) return;
     const { segmentBytes, segmentMs } = this.#config;
     const fits = segment.hasRoomFor(bytes, lastOffset, segmentBytes);
@@ -395,21 +320,14 @@ export class PartitionLog {
   }
 
   #roll(): void {
-    const sealed = this.#active;
-    assert(sealed.nextOffset > sealed.baseOffset, 'only a segment with records is rolled');
-    const segment = this.#newSegment(this.#endOffset);
     try {
-      segment.create();
+      this.#segments.add();
     } catch (error) {
       if (isDiskError(error, 'FULL')) throw this.#full(messageOf(error));
       throw this.#goOffline('a segment could not be made', error);
     }
-    this.#segments.push(segment);
-    this.#durability.namesChanged();
     try {
-      sealed.seal();
-      this.#durability.replaced(sealed.path(OFFSET_INDEX_SUFFIX));
-      this.#durability.replaced(sealed.path(TIME_INDEX_SUFFIX));
+      this.#segments.sealPrevious();
       this.#writeSnapshot();
     } catch (error) {
       throw this.#goOffline('indexes could not be written', error);
@@ -419,19 +337,7 @@ export class PartitionLog {
   #writeSnapshot(): void {
     const path = this.#snapshots.write(this.#endOffset, this.#producers);
     if (path !== undefined) this.#durability.replaced(path);
-    this.#snapshots.prune(this.#segments.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO);
-  }
-
-  #newSegment(baseOffset: Offset): Segment {
-    const { indexIntervalBytes } = this.#config;
-    const { directory } = this;
-    return new Segment({
-      disk: this.#disk,
-      cache: this.#cache,
-      directory,
-      baseOffset,
-      indexIntervalBytes,
-    });
+    this.#snapshots.prune(this.#segments.all.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO);
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -466,18 +372,15 @@ export class PartitionLog {
    */
   async advanceRecoveryPoint(atMost: Offset): Promise<void> {
     this.#assertOnline();
-    if (Math.min(atMost, this.#endOffset) <= this.#recoveryPoint) return;
+    if (Math.min(atMost, this.#endOffset) <= this.#recoveryPoint.offset) return;
     if (this.#durability.end < this.#endOffset) await this.#commit.request();
-    await this.#writeEpochs();
-    const point = Math.min(atMost, this.#durability.end) as Offset;
-    if (point > this.#recoveryPoint) this.#recoveryPoint = point;
+    await this.#epochCommit.request();
+    this.#recoveryPoint.raise(Math.min(atMost, this.#durability.end) as Offset);
   }
 
   /** The checkpoint of the data directory durably says `point` for this log. */
   recoveryPointWritten(point: Offset): void {
-    if (!this.#truncationFileExists || point > this.#recoveryPoint) return;
-    this.#truncationFileExists = false;
-    this.#disk.remove(`${this.directory}/${TRUNCATION_FILE}`);
+    if (this.#state === 'online') this.#recoveryPoint.written(point);
   }
 
   /** Segments below the recovery point are not read after a crash: the file must know their epochs. */
@@ -526,7 +429,7 @@ export class PartitionLog {
   /** The latest timestamp in the log. */
   get latestTimestamp(): number | undefined {
     let latest: number | undefined;
-    for (const segment of this.#segments) {
+    for (const segment of this.#segments.all) {
       const timestamp = segment.latest?.timestamp;
       if (timestamp !== undefined && timestamp > (latest ?? -1)) latest = timestamp;
     }
@@ -548,8 +451,8 @@ export class PartitionLog {
     }
     const from = this.#endOffset;
     try {
-      const end = segmentOf(this.#segments, offset).batchStart(offset);
-      this.#lowerRecoveryPoint(end);
+      const end = this.#segments.of(offset).batchStart(offset);
+      this.#recoveryPoint.lower(end);
       this.#cut(end);
     } catch (error) {
       throw this.#goOffline('a truncation failed', error);
@@ -562,30 +465,11 @@ export class PartitionLog {
 
   #cut(offset: Offset): void {
     this.#generation++;
-    const dropped: Segment[] = [];
-    while (this.#segments.length > 1 && this.#active.baseOffset >= offset) {
-      const segment = defined(this.#segments.pop(), 'the last segment');
-      segment.markDeleted();
-      dropped.push(segment);
-    }
-    if (dropped.length > 0) {
-      // They must not come back between what is appended from now on.
-      this.#disk.syncDirectoryNow(this.directory);
-      for (const segment of dropped) {
-        this.#durability.removed(segment);
-      }
-    }
-    const segment = this.#active;
-    this.#endOffset = segment.truncateTo(offset);
-    this.#epochs.truncateTo(this.#endOffset);
-    this.#recent.truncateTo(this.#endOffset);
-    if (segment.sizeBytes > 0) this.#durability.truncated(segment, this.#endOffset);
-    else {
-      // The next append cannot go to a new file: it would bear the same name.
-      segment.file().datasyncNow();
-      this.#durability.lower(this.#endOffset);
-    }
-    this.#snapshots.load(this.#producers, this.#segments, this.#endOffset);
+    this.#segments.truncateTo(offset);
+    this.#endOffset = offset;
+    this.#epochs.truncateTo(offset);
+    this.#recent.truncateTo(offset);
+    this.#snapshots.load(this.#producers, this.#segments.all, offset);
     this.#durability.namesChanged();
   }
 
@@ -594,16 +478,10 @@ export class PartitionLog {
     this.#assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
     try {
-      this.#lowerRecoveryPoint(ZERO);
+      this.#recoveryPoint.lower(ZERO);
       this.#generation++;
-      const dropped = this.#segments.splice(0).reverse();
-      for (const segment of dropped) segment.markDeleted();
       this.#snapshots.clear();
-      const segment = this.#newSegment(offset);
-      segment.create();
-      this.#segments.push(segment);
-      this.#disk.syncDirectoryNow(this.directory);
-      for (const removed of dropped) this.#durability.removed(removed);
+      this.#segments.restartAt(offset);
     } catch (error) {
       throw this.#goOffline('emptying the log failed', error);
     }
@@ -612,18 +490,8 @@ export class PartitionLog {
     this.#epochs.clear();
     this.#producers.clear();
     this.#recent.truncateTo(ZERO);
-    this.#durability.restart(offset);
     this.#logger.info('truncated fully', facts);
     this.#makeDurableLater();
-  }
-
-  /** Before a truncation below it: after a crash, offsets above may be missing, and rightly so. */
-  #lowerRecoveryPoint(offset: Offset): void {
-    if (offset >= this.#recoveryPoint) return;
-    const path = `${this.directory}/${TRUNCATION_FILE}`;
-    replaceFileNow(this.#disk, path, encodeCheckpoint([String(offset)]));
-    this.#truncationFileExists = true;
-    this.#recoveryPoint = offset;
   }
 
   // ------------------------------------------------------------------------ cutting at the start
@@ -651,33 +519,27 @@ export class PartitionLog {
   applyRetention(nowMs: number, highWatermark: Offset): number {
     this.#assertOnline();
     const config = this.#config;
-    const active = this.#active;
+    const active = this.#segments.active;
     if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
       if (isOverAge(active, config, nowMs)) this.#roll();
     }
     const limits = { config, nowMs, highWatermark, logStartOffset: this.#startOffset };
-    const dropped = segmentsToDrop(this.#segments, limits);
-    if (dropped.length > 0) this.#dropOldest(dropped);
-    return dropped.length;
+    const count = segmentsToDrop(this.#segments.all, limits);
+    if (count > 0) this.#dropOldest(count);
+    return count;
   }
 
-  #dropOldest(dropped: readonly Segment[]): void {
-    const from = this.#startOffset;
-    const start = defined(this.#segments[dropped.length], 'a segment that stays').baseOffset;
+  #dropOldest(count: number): void {
+    const facts = { directory: this.directory, from: this.#startOffset };
     try {
       // What the batches that go tell of producers must be told by a snapshot.
+      const start = defined(this.#segments.all[count], 'a segment that stays').baseOffset;
       if ((this.#snapshots.latest ?? ZERO) < start) this.#writeSnapshot();
-      for (const segment of dropped) {
-        segment.markDeleted();
-        this.#durability.removed(segment);
-      }
+      this.#advanceStart(this.#segments.dropOldest(count));
     } catch (error) {
       throw this.#goOffline('old segments could not be deleted', error);
     }
-    this.#segments.splice(0, dropped.length);
-    this.#advanceStart(start);
-    const facts = { directory: this.directory, from, to: this.#startOffset };
-    this.#logger.info('deleted old segments', { ...facts, segments: dropped.length });
+    this.#logger.info('deleted old segments', { ...facts, to: this.#startOffset, segments: count });
     this.#makeDurableLater();
   }
 
@@ -690,28 +552,27 @@ export class PartitionLog {
   async close(): Promise<boolean> {
     if (this.#state !== 'online') {
       await this.#commit.idle();
-      this.#letGo();
+      this.#segments.close();
       return false;
     }
     this.#state = 'closed';
     try {
       await this.#writeAll();
-      this.#recoveryPoint = this.#endOffset;
+      this.#recoveryPoint.raise(this.#endOffset);
       return true;
     } catch {
       return false;
     } finally {
-      this.#letGo();
+      this.#segments.close();
     }
   }
 
   async #writeAll(): Promise<void> {
-    const segment = this.#active;
+    const segment = this.#segments.active;
     if (segment.indexesChanged) {
       try {
         segment.writeIndexes();
-        this.#durability.replaced(segment.path(OFFSET_INDEX_SUFFIX));
-        this.#durability.replaced(segment.path(TIME_INDEX_SUFFIX));
+        this.#segments.indexesWritten(segment);
         this.#writeSnapshot();
       } catch (error) {
         if (!isDiskError(error, 'FULL'))
@@ -720,7 +581,7 @@ export class PartitionLog {
     }
     if (this.#durability.hasWork) await this.#commit.request();
     await this.#commit.idle();
-    await this.#writeEpochs();
+    await this.#epochCommit.request();
   }
 
   /** Removes the log with all its files. Its directory's name is free when this returns. */
@@ -736,13 +597,9 @@ export class PartitionLog {
 
   async #removeAll(deleted: string, parent: string): Promise<void> {
     await this.#commit.idle();
-    this.#letGo();
+    this.#segments.close();
     await this.#disk.syncDirectory(parent);
     this.#disk.removeTree(deleted);
-  }
-
-  #letGo(): void {
-    for (const segment of this.#segments) segment.close();
   }
 
   // ----------------------------------------------------------------------------------- failures
@@ -781,21 +638,6 @@ const appended = (baseOffset: Offset, nextOffset: Offset, bytes: number): Append
   nextOffset,
   bytes,
 });
-
-function checkTimestamp(
-  header: BatchHeader,
-  type: LogConfig['timestampType'],
-  latestMs: number,
-): void {
-  if (type === 'LogAppendTime') return;
-  if (header.timestampType !== 'createTime') {
-    throw new LogError('badTimestamp', 'the topic wants create times, the batch has append times');
-  }
-  if (header.maxTimestamp > latestMs) {
-    const message = `timestamp ${header.maxTimestamp} is ahead of the leader's clock by too much`;
-    throw new LogError('badTimestamp', message);
-  }
-}
 
 const clamp = (value: Offset, low: Offset, high: Offset): Offset =>
   Math.max(low, Math.min(value, high)) as Offset;

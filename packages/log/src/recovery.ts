@@ -7,16 +7,12 @@
  * cases: below the recovery point it is corruption, and the log refuses to open; above it, `torn-tail.ts`
  * tells damage, which is corruption too, from a torn tail, which is cut. What is kept is synced before
  * it counts.
- *
- * The recovery point of the data directory's checkpoint may be too high for a log that was truncated
- * below it since, and crashed before the next checkpoint: then the file `truncation-checkpoint`, durable
- * before the truncation, lowers it.
  */
 import type { Offset, Uuid } from '@relevo/base/ids';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { ScanEnd } from './batch-scan.ts';
-import { decodeCheckpoint, readFile } from './checkpoint-file.ts';
+import { readFile } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   EPOCH_FILE,
@@ -24,7 +20,6 @@ import {
   METADATA_FILE,
   SNAPSHOT_SUFFIX,
   TEMPORARY_SUFFIX,
-  TRUNCATION_FILE,
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
@@ -35,6 +30,7 @@ import { readTopicId, writeTopicId } from './partition-metadata.ts';
 import { ProducerSnapshots } from './producer-snapshots.ts';
 import { ProducerState } from './producer-state.ts';
 import type { SegmentCache } from './segment-cache.ts';
+import { loweredRecoveryPoint } from './recovery-point.ts';
 import { Segment } from './segment.ts';
 import { corrupt, walkHeaders } from './segment-walk.ts';
 import { judgeTail } from './torn-tail.ts';
@@ -163,11 +159,9 @@ class Recovery {
 
   #recoveryPoint(): Offset | undefined {
     const { directory, recoveryPoint } = this.#options;
-    const bytes = readFile(this.#deps.disk, `${directory}/${TRUNCATION_FILE}`);
-    if (bytes === undefined) return recoveryPoint;
+    const lowered = loweredRecoveryPoint(this.#deps.disk, directory);
+    if (lowered === undefined) return recoveryPoint;
     this.#hasTruncationFile = true;
-    const stated = Number(decodeCheckpoint(bytes)?.[0]);
-    const lowered = Number.isSafeInteger(stated) ? stated : ZERO;
     return Math.min(recoveryPoint ?? lowered, lowered) as Offset;
   }
 

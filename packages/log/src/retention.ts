@@ -17,19 +17,19 @@ export function isOverAge(segment: Segment, config: LogConfig, nowMs: number): b
   return latest !== undefined && latest < nowMs - config.retentionMs;
 }
 
-/** The oldest segments that are over age, over size or below the log start; never the active one. */
-export function segmentsToDrop(segments: readonly Segment[], limits: RetentionLimits): Segment[] {
+/** How many of the oldest are over age, over size or below the log start; never the active one. */
+export function segmentsToDrop(segments: readonly Segment[], limits: RetentionLimits): number {
   const { config, nowMs, highWatermark, logStartOffset } = limits;
   const sizeBytes = segments.reduce((sum, segment) => sum + segment.sizeBytes, 0);
   let spareBytes = config.retentionBytes < 0 ? -1 : sizeBytes - config.retentionBytes;
-  const dropped: Segment[] = [];
+  let count = 0;
   for (const segment of segments.slice(0, -1)) {
     if (segment.nextOffset > highWatermark) break;
     const isOverSize = spareBytes >= segment.sizeBytes;
     const isBelow = segment.nextOffset <= logStartOffset;
     if (!isOverSize && !isBelow && !isOverAge(segment, config, nowMs)) break;
-    dropped.push(segment);
+    count++;
     spareBytes -= segment.sizeBytes;
   }
-  return dropped;
+  return count;
 }

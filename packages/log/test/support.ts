@@ -6,7 +6,7 @@ import type { Disk, LogFields, Logger } from '@relevo/base/ports';
 import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
 import { PartitionLog } from '@relevo/log/partition-log';
-import type { PartitionLogDeps, PartitionLogOptions } from '@relevo/log/partition-log';
+import type { PartitionLogDeps, PartitionLogOptions } from '@relevo/log/log-types';
 import { BatchBuilder, NO_HEADERS } from '@relevo/record/batch-builder';
 import { nextOffsetAt, sizeInBytesAt } from '@relevo/record/batch-header';
 import { crc32c } from '@relevo/record/crc32c';

@@ -1,0 +1,53 @@
+/** How a partition log is opened, and what its calls give. */
+import type { Offset } from '@relevo/base/ids';
+import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import type { FreeSpace } from './free-space.ts';
+import type { LogError } from './log-error.ts';
+import type { WriteCount } from './recent-writes.ts';
+import type { RecoveryOptions } from './recovery.ts';
+import type { SegmentCache } from './segment-cache.ts';
+import type { Decompressor } from './time-lookup.ts';
+
+export interface PartitionLogOptions extends RecoveryOptions {
+  /** Wall clock, for messages only. */
+  readonly nowMs: number;
+}
+
+export interface PartitionLogDeps {
+  readonly disk: Disk;
+  readonly crc32c: Crc32c;
+  readonly logger: Logger;
+  /** Shared by the logs of a broker; each defaults to one of the log's own. */
+  readonly cache?: SegmentCache;
+  readonly writes?: WriteCount;
+  /** Appends are refused where it says no. Default: only where the disk does. */
+  readonly space?: FreeSpace;
+  /** For the timestamps in compressed batches; without it they are told by the batch. */
+  readonly codecs?: Decompressor;
+  /** Called once, when the log goes offline. */
+  readonly onOffline?: (reason: LogError) => void;
+}
+
+export interface Appended {
+  readonly kind: 'appended';
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  readonly bytes: number;
+}
+
+/** The batch was appended before; nothing was done. */
+export interface Duplicate {
+  readonly kind: 'duplicate';
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  /** The latest timestamp of the batch that was appended. */
+  readonly timestamp: number;
+}
+
+export type AppendResult = Appended | Duplicate;
+
+export interface SegmentInfo {
+  readonly baseOffset: Offset;
+  readonly nextOffset: Offset;
+  readonly sizeBytes: number;
+}

@@ -1,0 +1,60 @@
+/**
+ * All below the recovery point was synced, and is taken as it is after a crash. The data directory's
+ * checkpoint holds it, and is written now and then. A truncation below it cannot wait for that: after a
+ * crash the missing offsets would pass for damage. So a file in the log's own directory,
+ * `truncation-checkpoint`, is made durable before, and lowers the recovery point until the checkpoint
+ * has caught up.
+ */
+import type { Offset } from '@relevo/base/ids';
+import type { Disk } from '@relevo/base/ports';
+import { decodeCheckpoint, encodeCheckpoint, readFile, replaceFileNow } from './checkpoint-file.ts';
+import { TRUNCATION_FILE } from './file-names.ts';
+
+export class RecoveryPoint {
+  readonly #disk: Disk;
+  readonly #path: string;
+  #offset: Offset;
+  #isLowered: boolean;
+
+  constructor(
+    disk: Disk,
+    directory: string,
+    found: { readonly recoveryPoint: Offset; readonly hasTruncationFile: boolean },
+  ) {
+    this.#disk = disk;
+    this.#path = `${directory}/${TRUNCATION_FILE}`;
+    this.#offset = found.recoveryPoint;
+    this.#isLowered = found.hasTruncationFile;
+  }
+
+  get offset(): Offset {
+    return this.#offset;
+  }
+
+  raise(offset: Offset): void {
+    if (offset > this.#offset) this.#offset = offset;
+  }
+
+  /** Durable when this returns. */
+  lower(offset: Offset): void {
+    if (offset >= this.#offset) return;
+    replaceFileNow(this.#disk, this.#path, encodeCheckpoint([String(offset)]));
+    this.#isLowered = true;
+    this.#offset = offset;
+  }
+
+  /** The checkpoint durably says `offset`. */
+  written(offset: Offset): void {
+    if (!this.#isLowered || offset > this.#offset) return;
+    this.#isLowered = false;
+    this.#disk.remove(this.#path);
+  }
+}
+
+/** What a truncation has lowered the recovery point to; undefined when none has. */
+export function loweredRecoveryPoint(disk: Disk, directory: string): Offset | undefined {
+  const bytes = readFile(disk, `${directory}/${TRUNCATION_FILE}`);
+  if (bytes === undefined) return undefined;
+  const stated = Number(decodeCheckpoint(bytes)?.[0]);
+  return (Number.isSafeInteger(stated) ? stated : 0) as Offset;
+}
