@@ -13,12 +13,14 @@
  * Whoever is fenced leads nothing and is in no in-sync set but those where it is the last: it holds all
  * that was acknowledged there, and nobody else is sure to. Only a broker that comes back with another
  * data directory leaves those too (K8): its copy is gone, and such a partition has no leader until
- * somebody allows an unclean election.
+ * somebody allows an unclean election. One that crashed may have lost the end of what was not fsynced
+ * before it was acknowledged (flush.mode=os): it leads again, but as after an unclean election.
  *
  * Within a decision, changes of partitions come before the broker's fencing or registration and after
  * its unfencing, so that at no point in between a partition is led by a fenced broker.
  */
 import { RelevoError } from '@relevo/base/errors';
+import { NO_BROKER } from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId } from '@relevo/base/ids';
 import type {
   BrokerStateAnswer,
@@ -35,7 +37,7 @@ import type { BrokerCondition, Conditions } from './elections.ts';
 import type { BrokerImage, ClusterImage, PartitionImage } from './image.ts';
 import { isEligible } from './image.ts';
 import type { PartitionChangeRecord } from './records.ts';
-import { uncleanAllowed } from './topic-config.ts';
+import { topicSettings, uncleanAllowed } from './topic-config.ts';
 
 export function decideRegistration(
   image: ClusterImage,
@@ -56,11 +58,14 @@ export function decideRegistration(
     );
   }
   const brokerEpoch: BrokerEpoch = image.nextBrokerEpoch;
+  const otherDisk = known !== undefined && known.directoryId !== directoryId;
   const changes = withdraw(image, defaults, {
     brokerId,
     becomes: 'gone',
-    evenWhereLast: known !== undefined && known.directoryId !== directoryId,
+    evenWhereLast: otherDisk,
   });
+  if (!command.nothingLost && !otherDisk)
+    changes.push(...doubts(image, brokerId, changes, defaults));
   const { clientAddress, peerAddress, rack } = command;
   return {
     records: [
@@ -79,6 +84,42 @@ export function decideRegistration(
     atomic: false,
     response: { brokerEpoch },
   };
+}
+
+/**
+ * Of partitions that trust the page cache (flush.mode=os) and whose last in-sync replica has crashed: what
+ * it had not synced may be gone, though acknowledged. It still is the best copy there is, so it stays in
+ * the in-sync set; but whoever leads next does so as after an unclean election.
+ */
+function doubts(
+  image: ClusterImage,
+  brokerId: BrokerId,
+  decided: readonly PartitionChangeRecord[],
+  defaults: ClusterDefaults,
+): PartitionChangeRecord[] {
+  const changes: PartitionChangeRecord[] = [];
+  // An unclean election has put another one in its place there.
+  const replaced = new Set(
+    decided.flatMap(({ topicId, partition, isr }) =>
+      isr === undefined ? [] : [`${topicId} ${partition}`],
+    ),
+  );
+  for (const topic of image.topicsById.values()) {
+    if (topicSettings(topic.config, defaults.topic).flushMode !== 'os') continue;
+    topic.partitions.forEach(({ isr }, partition) => {
+      if (isr.length !== 1 || isr[0] !== brokerId) return;
+      if (replaced.has(`${topic.id} ${partition}`)) return;
+      changes.push({
+        kind: 'partitionChange',
+        topicId: topic.id,
+        partition,
+        leader: NO_BROKER,
+        isr: undefined,
+        unclean: true,
+      });
+    });
+  }
+  return changes;
 }
 
 function checkCluster(image: ClusterImage, command: RegisterBroker): void {

@@ -49,7 +49,7 @@ export interface RegisterBroker {
   readonly rack: string;
   /** The session of the incarnation before has ended, or cannot be alive any more. */
   readonly predecessorGone: boolean;
-  /** The last run ended well, or all that was acknowledged had been fsynced. */
+  /** The last run ended well; else what was not fsynced (flush.mode=os) may be lost. */
   readonly nothingLost: boolean;
 }
 

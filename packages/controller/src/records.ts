@@ -113,6 +113,6 @@ export interface PartitionChangeRecord {
   readonly partition: number;
   readonly leader: BrokerId | undefined;
   readonly isr: readonly BrokerId[] | undefined;
-  /** The leader was not in sync: records may have been lost. */
+  /** The leader was not in sync, or crashed without having synced: records may have been lost. */
   readonly unclean: boolean;
 }

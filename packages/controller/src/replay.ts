@@ -317,7 +317,7 @@ export class ImageDelta {
     };
     assert(
       !record.unclean || (leader !== undefined && after.isr.length === 1),
-      'an unclean election names a leader and resets the in-sync set to it',
+      'an unclean change names a leader, or nobody, and leaves one in sync',
       { topic: draft.name, partition },
     );
     this.#check(draft, partition, after);

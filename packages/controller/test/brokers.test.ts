@@ -67,6 +67,23 @@ describe('registration', () => {
     expect(cluster.show('t')).toBe('1* (2) (3) e2 v4');
   });
 
+  test('the last one in sync that crashed leads as after an unclean election, where nothing was fsynced', () => {
+    for (const [flush, uncleanEpoch] of [
+      ['sync', -1],
+      ['os', 2],
+    ] as const) {
+      const cluster = three();
+      cluster.create('t', { ...onAll, config: new Map([['flush.mode', flush]]) });
+      cluster.create('u', { ...onAll, config: new Map([['flush.mode', flush]]) });
+      expect(cluster.propose('t', [1])).toBe('NONE');
+      cluster.fence(1);
+      cluster.register(1, { incarnationId: 'second', predecessorGone: true, nothingLost: false });
+      cluster.unfence(1);
+      expect(cluster.partition('t')).toMatchObject({ leader: 1, isr: [1], uncleanEpoch });
+      expect(cluster.partition('u')).toMatchObject({ isr: [2, 3], uncleanEpoch: -1 });
+    }
+  });
+
   test('the last one in sync that comes back with another disk does not lead: its copy is gone', () => {
     const cluster = three();
     cluster.create('t', onAll);

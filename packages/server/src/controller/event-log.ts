@@ -60,11 +60,11 @@ export class EventLog {
       'in-sync set grown',
       known.filter(({ before, after }) => size(before) < size(after)),
     );
-    for (const { after, topic, partition } of known) {
-      if (after.uncleanEpoch !== after.leaderEpoch || after.leader === NO_BROKER) continue;
-      this.#logger.warn('unclean election: records may have been lost', {
+    for (const { before, after, topic, partition } of known) {
+      if (before?.uncleanEpoch === after.uncleanEpoch) continue;
+      this.#logger.warn('acknowledged records may have been lost: no replica is sure to have all', {
         partition: partitionName(topic.name, partition),
-        leader: after.leader,
+        best: after.isr[0],
         leaderEpoch: after.leaderEpoch,
       });
     }

@@ -74,7 +74,7 @@ export interface BrokerLifecycleOptions {
   readonly peerAddress: string;
   /** Empty: none. */
   readonly rack: string;
-  /** The last run ended well, or all that was acknowledged had been fsynced. */
+  /** The last run ended well; else what was not fsynced (flush.mode=os) may be lost. */
   readonly nothingLost: boolean;
   /** Default: 250 ms. */
   readonly heartbeatIntervalMs: number;

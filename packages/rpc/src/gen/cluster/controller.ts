@@ -31,7 +31,9 @@ export interface RegisterBrokerRequest {
   readonly clientAddress: string;
   readonly peerAddress: string;
   readonly rack: string;
-  /** The last run ended well, or every acknowledged record was fsynced (flush.mode=sync). */
+  /**
+   * The last run ended well. Else what was not fsynced before it was acknowledged (flush.mode=os) may be lost.
+   */
   readonly nothingLost: boolean;
 }
 

@@ -946,7 +946,7 @@ export interface PartitionChange {
   readonly partition: number;
   readonly leader: number | undefined;
   readonly isr: IdList | undefined;
-  /** The leader was not in sync: records may have been lost. */
+  /** The leader was not in sync, or crashed without having synced: records may have been lost. */
   readonly unclean: boolean;
 }
 
