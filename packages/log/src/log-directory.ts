@@ -105,7 +105,7 @@ export class LogDirectory {
   static open(options: LogDirectoryOptions, deps: LogDirectoryDeps): LogDirectory {
     let lock: { release(): void } | undefined;
     try {
-      deps.disk.makeDirectory(options.root);
+      makeDurably(options.root, deps.disk);
       lock = deps.disk.lock(options.root);
       return new LogDirectory(options, deps, lock);
     } catch (error) {
@@ -281,6 +281,19 @@ export class LogDirectory {
     this.#logStarts.forget(name);
   }
 }
+
+/** Makes the directory and those above it, and their names durable: with the name goes all that is in it. */
+function makeDurably(root: string, disk: Disk): void {
+  const made: string[] = [];
+  for (let path = root; path !== '' && !disk.exists(path); path = parentOf(path)) made.push(path);
+  disk.makeDirectory(root);
+  for (const path of made.reverse()) {
+    const parent = parentOf(path);
+    disk.syncDirectoryNow(parent === '' ? (path.startsWith('/') ? '/' : '.') : parent);
+  }
+}
+
+const parentOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
 
 function takeOwnership(
   options: LogDirectoryOptions,

@@ -444,7 +444,11 @@ export class PartitionLog {
    */
   truncateTo(offset: Offset): Offset {
     this.#assertOnline();
-    if (offset >= this.#endOffset) return this.#endOffset;
+    if (offset >= this.#endOffset) {
+      // An epoch of an own leadership without a record is forgotten too.
+      this.#epochs.truncateTo(this.#endOffset);
+      return this.#endOffset;
+    }
     if (offset < this.#startOffset) {
       this.truncateFullyAndStartAt(offset);
       return offset;
