@@ -69,7 +69,8 @@ export function fromGrpcStatus(
 
 /** What grpc-js says of a connection that could not be made, in fewer words. */
 function plain(details: string, address: string): string {
-  const reason = /Last error: (?:Error: )?(.*?)\. Resolution note/.exec(details)?.[1];
+  const reason = /Last error: (?:Error: )?(.*?)(?: \(\S+Z\))?\. Resolution note/.exec(details)?.[1];
+  if (reason === 'Failed to connect') return `the connection to ${address} broke as it was made`;
   if (reason !== undefined) return `cannot connect to ${address}: ${reason}`;
   if (details.startsWith('Name resolution failed')) {
     return `cannot connect to ${address}: its host name is not known here`;

@@ -78,10 +78,12 @@ test('a dead address is refused at once, each time, and reached as soon as it is
   const refusedMs: number[] = [];
   for (let i = 0; i < 30; i++) {
     const askedAtMs = performance.now();
-    await expect(channel.call(echo, 'x', { deadlineMs: 5000 })).rejects.toMatchObject({
-      status: 'UNAVAILABLE',
-      message: expect.stringMatching(/^cannot connect to .*(ECONNREFUSED|ECONNRESET)/),
-    });
+    const error: RpcError = await channel
+      .call(echo, 'x', { deadlineMs: 5000 })
+      .then(expect.unreachable, (thrown) => thrown);
+    expect(error.status).toBe('UNAVAILABLE');
+    // While the kernel still buries the process, connections break as they are made.
+    expect(error.message).toMatch(/ECONNREFUSED|ECONNRESET|broke as it was made/);
     refusedMs.push(performance.now() - askedAtMs);
   }
   expect(median(refusedMs)).toBeLessThan(50);
@@ -113,8 +115,10 @@ test('while the server is away, calls in a tight loop reach it soon after it lis
   }
   const reachedAtMs = performance.now();
   await second;
-  expect(failures).toBeGreaterThan(5);
-  expect(reachedAtMs - backAtMs).toBeLessThan(100);
+  const afterMs = reachedAtMs - backAtMs;
+  console.info('refused', failures, 'times, reached', afterMs.toFixed(1), 'ms after it listened');
+  expect(failures).toBeGreaterThan(20);
+  expect(afterMs).toBeLessThan(400);
 });
 
 test('a frozen server that takes connections but says nothing ends calls at their deadline', async () => {
