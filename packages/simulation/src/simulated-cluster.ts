@@ -5,6 +5,7 @@ import { resolveConfig } from '@relevo/server/config/node-config';
 import type { NodeConfig } from '@relevo/server/config/node-config';
 import { createNode } from '@relevo/server/node';
 import type { Node } from '@relevo/server/node';
+import { simulatedCodecs } from './simulated-codecs.ts';
 import type { ReplicaOnDisk } from './replica-checker.ts';
 import type { SimulatedProcess } from './simulated-process.ts';
 import type { World } from './world.ts';
@@ -87,7 +88,8 @@ export class SimulatedCluster {
     const broker = this.#broker(id);
     broker.stopping = false;
     broker.process.boot((ports: Ports) => {
-      const node = createNode(broker.config, ports);
+      const node = createNode(broker.config, { ...ports, codecs: simulatedCodecs });
+      node.onFatal((reason) => this.#world.fail(reason));
       broker.node = node;
       node.start().catch((error: unknown) => {
         // The process would end here with an exit code; no plan of ours makes a start fail.
