@@ -4,7 +4,6 @@ import { brokerId, uuid, uuidFromBytes } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
 import type { Random, Route, TimerHandle, Timers } from '@relevo/base/ports';
-import type { AnswerOf, CommandKind, CommandOf } from '@relevo/controller/commands';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
 import { describeTopicSettings, type TopicSettings } from '@relevo/controller/topic-config';
 import {
@@ -22,6 +21,7 @@ import {
   type ElectPreferredLeadersRequest,
   type ElectPreferredLeadersResponse,
 } from '@relevo/rpc/gen/client/admin';
+import type { ControllerService } from '../controller/controller-service.ts';
 import type { ControllerCalls } from './controller-calls.ts';
 import { describeCluster, type QuorumView } from './describe-cluster.ts';
 import { viewTopic } from './metadata-view.ts';
@@ -30,9 +30,7 @@ import { viewTopic } from './metadata-view.ts';
 const IMAGE_WAIT_MS = 2000;
 
 /** The part of the controller that executes commands; rejects NOT_CONTROLLER where it is not active. */
-export type Execute = <Kind extends CommandKind>(
-  command: CommandOf<Kind> & { readonly kind: Kind },
-) => Promise<AnswerOf<Kind>>;
+export type Execute = ControllerService['execute'];
 
 export interface AdminServiceDeps {
   readonly timers: Timers;

@@ -1,0 +1,130 @@
+/**
+ * A broker process: where a node meets the real ports. Reads the configuration, starts the node, serves
+ * HTTP, and stops in order on SIGTERM or SIGINT.
+ */
+import { readFileSync } from 'node:fs';
+import { messageOf } from '@relevo/base/errors';
+import { codecs } from '@relevo/runtime/compression';
+import { startHttpServer, type HttpServer } from '@relevo/runtime/http-server';
+import { createPorts, type NodePorts } from '@relevo/runtime/ports';
+import { parse } from 'yaml';
+import { ConfigError, resolveConfig, type NodeConfig } from './config/node-config.ts';
+import { createNode, StartError, type Node } from './node.ts';
+
+/** Exit codes: done; failed while starting or running; not to be started like this (sysexits' EX_CONFIG). */
+const EXIT = { ok: 0, failed: 1, configuration: 78 } as const;
+
+/** Open calls may take so long to end once the broker leads nothing any more. */
+const FORCED_EXIT_MS = 30_000;
+
+/** Runs a broker until it is told to stop; resolves with the process's exit code. */
+export async function runBroker(
+  configFile: string,
+  flags: Readonly<Record<string, string>> = {},
+): Promise<number> {
+  let config: NodeConfig;
+  try {
+    config = readConfig(configFile, flags);
+  } catch (error) {
+    process.stderr.write(`${messageOf(error)}\n`);
+    return EXIT.configuration;
+  }
+  const ports = createPorts({
+    logger: { level: config['log.level'], pretty: config['log.pretty'], to: 'stdout' },
+    describe: true,
+  });
+  const stop = stopSignal(ports);
+  const node = createNode(config, { ...ports, codecs });
+  let http: HttpServer | undefined;
+  try {
+    await node.start();
+    http = await serveHttp(config, ports, node);
+  } catch (error) {
+    await node.stop().catch((late: unknown) => ports.logger.error('stop failed', { error: late }));
+    return failedToStart(error, ports);
+  }
+  const fatal = new Promise<StartError>((resolve) => node.onFatal(resolve));
+  const cause = await Promise.race([stop, fatal]);
+  const failed = cause instanceof StartError;
+  ports.logger.info('stopping', { cause: failed ? cause.message : cause });
+  const forced = setTimeout(() => {
+    ports.logger.error('the stop took too long', { limitMs: FORCED_EXIT_MS });
+    ports.logger.flush();
+    process.exit(EXIT.failed);
+  }, FORCED_EXIT_MS);
+  forced.unref();
+  await node.stop();
+  await http?.close();
+  ports.logger.info('stopped');
+  ports.logger.flush();
+  return failed ? failedToStart(cause, ports) : EXIT.ok;
+}
+
+function readConfig(file: string, flags: Readonly<Record<string, string>>): NodeConfig {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`the configuration file cannot be read: ${messageOf(error)}`);
+  }
+  let parsed: unknown;
+  try {
+    parsed = parse(text);
+  } catch (error) {
+    throw new ConfigError(`${file} is not YAML: ${messageOf(error)}`);
+  }
+  return resolveConfig({ file: parsed, environment: process.env, flags, fileName: file });
+}
+
+/** One line that says what is wrong and what to do, and the exit code that fits it. */
+function failedToStart(error: unknown, ports: NodePorts): number {
+  const configuration = error instanceof StartError && error.kind === 'configuration';
+  const expected = error instanceof StartError || !(error instanceof TypeError);
+  ports.logger.error('the broker cannot start', {
+    reason: messageOf(error),
+    ...(expected ? {} : { error }),
+  });
+  ports.logger.flush();
+  process.stderr.write(`relevo: the broker cannot start: ${messageOf(error)}\n`);
+  return configuration ? EXIT.configuration : EXIT.failed;
+}
+
+function serveHttp(
+  config: NodeConfig,
+  ports: NodePorts,
+  node: Node,
+): Promise<HttpServer> | undefined {
+  const listener = config['listener.http'];
+  if (listener === 'none') return undefined;
+  const colon = listener.lastIndexOf(':');
+  return startHttpServer({
+    host: listener.slice(0, colon).replace(/^\[|\]$/g, ''),
+    port: Number(listener.slice(colon + 1)),
+    metrics: ports.metrics,
+    unhealthy: () => node.unhealthy(),
+    unready: () => node.unready(),
+  });
+}
+
+/** Resolves at the first SIGTERM or SIGINT with its name; the second ends the process at once. */
+function stopSignal(ports: NodePorts): Promise<string> {
+  process.on('uncaughtException', (error) => crash(error, ports));
+  process.on('unhandledRejection', (error) => crash(error, ports));
+  return new Promise((resolve) => {
+    let asked = false;
+    const ask = (signal: NodeJS.Signals): void => {
+      if (asked) process.exit(EXIT.failed);
+      asked = true;
+      resolve(signal);
+    };
+    process.on('SIGTERM', ask);
+    process.on('SIGINT', ask);
+  });
+}
+
+/** A broken invariant: what is on disk is safe, what is in memory is not to be trusted. */
+function crash(error: unknown, ports: NodePorts): never {
+  ports.logger.error('crashed', { error });
+  ports.logger.flush();
+  process.exit(EXIT.failed);
+}

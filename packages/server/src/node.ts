@@ -1,0 +1,422 @@
+/**
+ * One node, built from ports alone: what `main.ts` runs on a machine and `simulation` in a seeded world.
+ *
+ *   start: data directory ─> listener ─> quorum (controllers) ─> metadata ─> partitions ─> registration
+ *   stop:  leaderships away ─> quorum leadership away ─> partitions ─> listener ─> quorum ─> directory
+ */
+import { RelevoError, messageOf } from '@relevo/base/errors';
+import { brokerId, uuidFromBytes } from '@relevo/base/ids';
+import type { Uuid } from '@relevo/base/ids';
+import type { Listener, Ports, Route } from '@relevo/base/ports';
+import { LogDirectory } from '@relevo/log/log-directory';
+import { LogError } from '@relevo/log/log-error';
+import type { CompressionCodecs } from '@relevo/record/compression';
+import { AdminService, type Execute } from './api/admin-service.ts';
+import { ControllerCalls } from './api/controller-calls.ts';
+import { MetadataService } from './api/metadata-service.ts';
+import { PlainRecords } from './plain/plain-records.ts';
+import { notController } from './controller/controller-errors.ts';
+import { ControllerService } from './controller/controller-service.ts';
+import { clusterDefaultsOf } from './config/defaults.ts';
+import type { NodeConfig } from './config/node-config.ts';
+import { BrokerLifecycle } from './lifecycle/broker-lifecycle.ts';
+import { ControllerClient } from './lifecycle/controller-client.ts';
+import { DiskProof } from './lifecycle/disk-proof.ts';
+import { MetadataFollower } from './metadata/metadata-follower.ts';
+import { MetadataPublisher } from './metadata/metadata-publisher.ts';
+import { PartitionManager } from './partitions/partition-manager.ts';
+import { ProducerIds, type ProducerIdBlock } from './partitions/producer-ids.ts';
+import { Quorum } from './quorum/quorum.ts';
+import { quorumView } from './quorum/quorum-view.ts';
+
+/** Why a node cannot start. `configuration`: a retry as it is cannot help. */
+export class StartError extends Error {
+  override readonly name = 'StartError';
+  readonly kind: 'configuration' | 'failed';
+
+  constructor(kind: 'configuration' | 'failed', message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.kind = kind;
+  }
+}
+
+/** How long calls under way may take to end when the listener closes. */
+const LISTENER_GRACE_MS = 500;
+/** The quorum's leadership moves within a round trip, or not at all. */
+const TRANSFER_LIMIT_MS = 1000;
+
+export interface Node {
+  /** Rejects with a StartError. Resolves when the node listens; see `unready` for when it serves. */
+  start(): Promise<void>;
+  /** In order, moving leadership away first; may be called at any time, also when `start` failed. */
+  stop(): Promise<void>;
+  /** Why it should be given no work at present; undefined: it serves. */
+  unready(): string | undefined;
+  /** Why it should be restarted; undefined: it is well. */
+  unhealthy(): string | undefined;
+  /** Called once when the node cannot go on. */
+  onFatal(listener: (reason: StartError) => void): void;
+}
+
+/** What a node is built from: the ports, and the codecs for the plain services and timestamps. */
+export interface NodePorts extends Ports {
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
+}
+
+export const createNode = (config: NodeConfig, ports: NodePorts): Node =>
+  new RelevoNode(config, ports);
+
+class RelevoNode implements Node {
+  readonly #config: NodeConfig;
+  readonly #ports: NodePorts;
+  #parts: Parts | undefined;
+  #starting = false;
+  #stopping: Promise<void> | undefined;
+  #fatal: StartError | undefined;
+  readonly #fatalListeners: ((reason: StartError) => void)[] = [];
+
+  constructor(config: NodeConfig, ports: NodePorts) {
+    this.#config = config;
+    this.#ports = { ...ports, logger: ports.logger.child({ node: config['node.id'] }) };
+  }
+
+  async start(): Promise<void> {
+    this.#starting = true;
+    const directory = openDirectory(this.#config, this.#ports);
+    let parts: Parts;
+    try {
+      parts = new Parts(this.#config, this.#ports, directory, (reason) => this.#failed(reason));
+    } catch (error) {
+      await directory.close(new Map());
+      throw startError(error);
+    }
+    this.#parts = parts;
+    try {
+      await parts.start();
+    } catch (error) {
+      throw startError(error);
+    }
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#parts?.stop(this.#fatal !== undefined) ?? Promise.resolve();
+    return this.#stopping;
+  }
+
+  unready(): string | undefined {
+    if (this.#stopping !== undefined) return 'the node is stopping';
+    if (this.#parts === undefined) return this.#starting ? 'the node is starting' : 'not started';
+    return this.#parts.unready();
+  }
+
+  unhealthy(): string | undefined {
+    return this.#fatal?.message;
+  }
+
+  onFatal(listener: (reason: StartError) => void): void {
+    this.#fatalListeners.push(listener);
+  }
+
+  #failed(reason: StartError): void {
+    if (this.#fatal !== undefined) return;
+    this.#fatal = reason;
+    for (const listener of this.#fatalListeners) listener(reason);
+  }
+}
+
+/** Everything that exists once the data directory is open. */
+class Parts {
+  readonly #config: NodeConfig;
+  readonly #ports: NodePorts;
+  readonly #directory: LogDirectory;
+  readonly #publisher: MetadataPublisher;
+  readonly #quorum: Quorum | undefined;
+  readonly #controller: ControllerService | undefined;
+  readonly #follower: MetadataFollower | undefined;
+  readonly #client: ControllerClient;
+  readonly #diskProof: DiskProof;
+  readonly #lifecycle: BrokerLifecycle | undefined;
+  readonly #partitions: PartitionManager | undefined;
+  readonly #calls: ControllerCalls;
+  readonly #admin: AdminService;
+  readonly #metadata: MetadataService;
+  readonly #plain: PlainRecords | undefined;
+  #listener: Listener | undefined;
+
+  constructor(
+    config: NodeConfig,
+    ports: NodePorts,
+    directory: LogDirectory,
+    onFatal: (reason: StartError) => void,
+  ) {
+    this.#config = config;
+    this.#ports = ports;
+    this.#directory = directory;
+    const isController = config['process.roles'].includes('controller');
+    const isBroker = config['process.roles'].includes('broker');
+    const nodeId = brokerId(config['node.id']);
+    const clusterId = config['cluster.id'];
+    const controllers = config['controller.quorum.voters'].map(({ address }) => address);
+    const sessionTimeoutMs = config['broker.session.timeout.ms'];
+    const defaults = clusterDefaultsOf(config);
+
+    this.#publisher = new MetadataPublisher(ports);
+    const publisher = this.#publisher;
+    const image = (): ReturnType<MetadataPublisher['image']> => publisher.image();
+    if (isController) {
+      const controller = new ControllerService(
+        { ...ports, publisher, propose: (data) => quorum.propose(data) },
+        {
+          nodeId,
+          clusterId,
+          sessionTimeoutMs,
+          handBackDelayMs: config['leader.handback.delay.ms'],
+          defaults,
+          addressOf: (id) =>
+            config['controller.quorum.voters'].find((voter) => voter.id === id)?.address,
+        },
+      );
+      const quorum = this.#makeQuorum(controller, onFatal);
+      this.#controller = controller;
+      this.#quorum = quorum;
+    } else {
+      this.#follower = new MetadataFollower(
+        { ...ports, publisher },
+        { nodeId, clusterId, controllers },
+      );
+    }
+    this.#client = new ControllerClient({ ...ports, publisher }, { controllers, sessionTimeoutMs });
+    this.#diskProof = new DiskProof(ports, { directory: directory.root });
+    if (isBroker) {
+      this.#lifecycle = this.#makeLifecycle(onFatal);
+      this.#partitions = this.#makePartitions(this.#lifecycle);
+    }
+    this.#calls = new ControllerCalls({
+      ...ports,
+      isActive: () => this.#controller?.isActive() ?? false,
+      controllerAddress: () => {
+        const known = publisher.controller();
+        return known?.id === nodeId ? undefined : known?.address;
+      },
+    });
+    this.#admin = new AdminService({
+      ...ports,
+      calls: this.#calls,
+      execute: this.#execute(),
+      image,
+      quorum: () => quorumView(this.#quorum),
+      clusterId,
+      topicDefaults: defaults.topic,
+    });
+    this.#metadata = new MetadataService({
+      timers: ports.timers,
+      clusterId,
+      image,
+      controllerId: () => publisher.controller()?.id ?? -1,
+    });
+    if (this.#partitions !== undefined) {
+      this.#plain = this.#makePlainRecords();
+    }
+    // The partitions act before anybody is told.
+    publisher.subscribe((delta, changed) => {
+      this.#partitions?.applyImage(delta, changed);
+      this.#metadata.imageChanged(delta, changed);
+      this.#admin.imageChanged(changed);
+    });
+    publisher.onController(() => this.#metadata.controllerChanged());
+  }
+
+  async start(): Promise<void> {
+    const { transport, logger } = this.#ports;
+    const address = this.#config['listener.grpc'];
+    this.#listener = await transport.listen(address, this.#routes());
+    logger.info('listening', {
+      address: this.#listener.address,
+      advertised: this.#config['advertised.grpc'],
+      cluster: this.#config['cluster.id'],
+      directory: this.#directory.root,
+    });
+    await this.#quorum?.start();
+    this.#follower?.start();
+    this.#partitions?.start();
+    // Registration waits for a controller for as long as it takes; the node is up all the same.
+    void this.#lifecycle?.start();
+  }
+
+  async stop(abrupt: boolean): Promise<void> {
+    const { logger } = this.#ports;
+    const timeoutMs = abrupt ? 0 : this.#config['controlled.shutdown.timeout.ms'];
+    if (this.#lifecycle !== undefined) {
+      const outcome = await this.#lifecycle.shutdown(timeoutMs);
+      if (outcome === 'timedOut' && !abrupt) {
+        logger.warn('stopping without having been let go: leaderships move by failover', {
+          waitedMs: timeoutMs,
+        });
+      }
+    }
+    await this.#leaveQuorum();
+    this.#metadata.close();
+    this.#plain?.close();
+    const highWatermarks = (await this.#partitions?.close()) ?? new Map();
+    this.#follower?.close();
+    await this.#listener?.close(LISTENER_GRACE_MS);
+    this.#controller?.close();
+    await this.#quorum?.stop();
+    this.#client.close();
+    this.#calls.close();
+    this.#diskProof.close();
+    await this.#directory.close(highWatermarks);
+  }
+
+  unready(): string | undefined {
+    if (this.#publisher.controller() === undefined) return 'no active controller is known';
+    if (this.#lifecycle === undefined) return undefined;
+    if (this.#lifecycle.brokerEpoch === undefined) return 'the broker is not registered yet';
+    if (this.#lifecycle.fenced) return 'the broker is fenced';
+    return undefined;
+  }
+
+  async #leaveQuorum(): Promise<void> {
+    const quorum = this.#quorum;
+    if (quorum === undefined || !quorum.status().isLeader) return;
+    const { timers, logger } = this.#ports;
+    const limit = new Promise<void>((resolve) => timers.after(TRANSFER_LIMIT_MS, resolve));
+    const transfer = quorum.transferLeadership().catch((error: unknown) => {
+      logger.warn('leadership of the quorum could not be handed over', { error: messageOf(error) });
+    });
+    await Promise.race([transfer, limit]);
+  }
+
+  #routes(): Route[] {
+    return [
+      ...this.#metadata.routes(),
+      ...this.#admin.routes(),
+      ...(this.#controller?.routes() ?? []),
+      ...(this.#quorum?.routes() ?? []),
+      ...(this.#partitions?.routes() ?? []),
+      ...(this.#plain?.routes() ?? []),
+    ];
+  }
+
+  #execute(): Execute {
+    const controller = this.#controller;
+    if (controller !== undefined) return controller.execute.bind(controller);
+    return () => Promise.reject(notController(this.#publisher.controller()));
+  }
+
+  #makePlainRecords(): PlainRecords {
+    const producerIds = new ProducerIds(() => this.#allocateProducerIds());
+    return new PlainRecords({
+      ...this.#ports,
+      image: () => this.#publisher.image(),
+      initProducerId: (request) => producerIds.init(request),
+    });
+  }
+
+  #allocateProducerIds(): Promise<ProducerIdBlock> {
+    const epoch = this.#lifecycle?.brokerEpoch;
+    if (epoch === undefined) {
+      const message = 'this broker is not registered with the controller yet: try again shortly';
+      return Promise.reject(new RelevoError('LEADER_NOT_AVAILABLE', message));
+    }
+    const broker = { brokerId: brokerId(this.#config['node.id']), brokerEpoch: epoch };
+    return this.#client.allocateProducerIds(broker);
+  }
+
+  #makeQuorum(controller: ControllerService, onFatal: (reason: StartError) => void): Quorum {
+    const config = this.#config;
+    return new Quorum(
+      {
+        ...this.#ports,
+        onCommitted: (entries) => controller.onCommitted(entries),
+        restoreSnapshot: (bytes, index) => controller.restoreSnapshot(bytes, index),
+        takeSnapshot: () => controller.takeSnapshot(),
+        onLeadership: (leadership) => controller.onLeadership(leadership),
+        onFailure: (error) =>
+          onFatal(new StartError('failed', `the quorum has ended: ${messageOf(error)}`)),
+      },
+      {
+        nodeId: brokerId(config['node.id']),
+        clusterId: config['cluster.id'],
+        directoryId: this.#directory.directoryId,
+        directory: this.#directory.root,
+        voters: config['controller.quorum.voters'],
+        electionTimeoutMs: config['controller.quorum.election.timeout.ms'],
+        heartbeatIntervalMs: config['controller.quorum.heartbeat.interval.ms'],
+      },
+    );
+  }
+
+  #makeLifecycle(onFatal: (reason: StartError) => void): BrokerLifecycle {
+    const config = this.#config;
+    return new BrokerLifecycle(
+      {
+        ...this.#ports,
+        publisher: this.#publisher,
+        client: this.#client,
+        diskProof: this.#diskProof,
+        onFatal: (error: RelevoError) => onFatal(new StartError('configuration', error.message)),
+      },
+      {
+        clusterId: config['cluster.id'],
+        brokerId: brokerId(config['node.id']),
+        incarnationId: randomUuid(this.#ports),
+        directoryId: this.#directory.directoryId,
+        clientAddress: config['advertised.grpc'],
+        peerAddress: config['advertised.grpc'],
+        rack: config['broker.rack'],
+        nothingLost: this.#directory.wasCleanShutdown || config['flush.mode'] === 'sync',
+        heartbeatIntervalMs: config['broker.heartbeat.interval.ms'],
+        sessionTimeoutMs: config['broker.session.timeout.ms'],
+      },
+    );
+  }
+
+  #makePartitions(lifecycle: BrokerLifecycle): PartitionManager {
+    const config = this.#config;
+    return new PartitionManager(
+      {
+        ...this.#ports,
+        directory: this.#directory,
+        alterPartitions: (request) => this.#client.alterPartitions(request),
+        allocateProducerIds: (broker) => this.#client.allocateProducerIds(broker),
+        image: () => this.#publisher.image(),
+        brokerEpoch: () => lifecycle.brokerEpoch,
+        isLeaseValid: () => !lifecycle.fenced,
+        synced: (tookMs) => this.#diskProof.synced(tookMs),
+      },
+      {
+        brokerId: brokerId(config['node.id']),
+        clusterId: config['cluster.id'],
+        topicDefaults: clusterDefaultsOf(config).topic,
+        replicaLagMs: config['replica.lag.time.max.ms'],
+        retentionCheckMs: config['log.retention.check.interval.ms'],
+      },
+    );
+  }
+}
+
+const randomUuid = (ports: Pick<Ports, 'random'>): Uuid => uuidFromBytes(ports.random.bytes(16));
+
+function openDirectory(config: NodeConfig, ports: NodePorts): LogDirectory {
+  try {
+    return LogDirectory.open(
+      {
+        root: config['log.dir'].replace(/\/+$/, ''),
+        brokerId: brokerId(config['node.id']),
+        clusterId: config['cluster.id'],
+        newDirectoryId: () => randomUuid(ports),
+        reserveBytes: config['log.disk.reserve.bytes'],
+      },
+      ports,
+    );
+  } catch (error) {
+    throw startError(error);
+  }
+}
+
+function startError(error: unknown): StartError {
+  if (error instanceof StartError) return error;
+  const foreign = error instanceof LogError && error.kind === 'foreign';
+  return new StartError(foreign ? 'configuration' : 'failed', messageOf(error), { cause: error });
+}
