@@ -133,6 +133,8 @@ class Recovery {
     if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
     this.#snapshots.clear();
+    // They must not come back between what is appended from now on.
+    disk.syncDirectoryNow(directory);
     return this.#create();
   }
 
@@ -198,6 +200,7 @@ class Recovery {
       segments.findLastIndex((s) => s.baseOffset <= recoveryPoint),
     );
     const start = adoptSealed(segments, firstScanned).baseOffset;
+    this.#checkSealed(segments.slice(0, firstScanned));
     this.#loadEpochs(segments.slice(0, firstScanned));
     this.#epochs.truncateTo(start);
     const below = segments.slice(0, firstScanned);
@@ -234,6 +237,16 @@ class Recovery {
       segments: kept.length,
     });
     return this.#result(kept, end > ZERO, recoveryPoint);
+  }
+
+  /** One segment ends where the next begins, or there is a gap in what was synced. */
+  #checkSealed(segments: readonly Segment[]): void {
+    for (const segment of segments) {
+      const end = segment.scanEnd();
+      if (end === segment.nextOffset) continue;
+      const message = `it ends at offset ${end}, the next segment begins at ${segment.nextOffset}`;
+      throw corrupt(segment.path(LOG_SUFFIX), message);
+    }
   }
 
   /** Takes a batch that checks out and continues the log. */

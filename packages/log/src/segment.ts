@@ -245,6 +245,17 @@ export class Segment {
     return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
   }
 
+  /** Where the batches end, looked up at the end of the file. */
+  scanEnd(): Offset {
+    const { offsets } = this.indexes;
+    let end = this.baseOffset;
+    const from = offsets.entries === 0 ? 0 : offsets.positionAt(offsets.entries - 1);
+    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
+      end = header.nextOffset;
+    });
+    return end;
+  }
+
   /** Where the batch begins that holds `offset`. */
   batchStart(offset: Offset): Offset {
     let start = this.#nextOffset;
