@@ -500,6 +500,11 @@ export class RaftNode {
     };
   }
 
+  /** The newest in the log, committed or not: what this replica goes by. */
+  get configuration(): Configuration {
+    return this.#core.configuration;
+  }
+
   /** Entries `from`..`to` that are still in memory, for checks and dumps. */
   entries(from: LogIndex, to: LogIndex): readonly Entry[] {
     return this.#core.log.slice(from, to, Infinity);

@@ -1,0 +1,598 @@
+/**
+ * A voter of the metadata quorum: the consensus core of `@relevo/raft`, joined to the disk, to the streams
+ * between the controllers, and to the state machine (the controller). It decides nothing itself:
+ *
+ *     stream, timer, call ──▶ core ──Ready──▶ send, apply, write ──durable──▶ core, send what waited
+ */
+import { assert, defined } from '@relevo/base/assert';
+import { RelevoError, messageOf } from '@relevo/base/errors';
+import { brokerId } from '@relevo/base/ids';
+import type { BrokerId, LogIndex, Term, Uuid } from '@relevo/base/ids';
+import type {
+  Clock,
+  Crc32c,
+  Disk,
+  Logger,
+  Metrics,
+  Random,
+  Route,
+  TimerHandle,
+  Timers,
+  Transport,
+} from '@relevo/base/ports';
+import { makeConfiguration } from '@relevo/raft/configuration';
+import type { Configuration, MembershipChange } from '@relevo/raft/configuration';
+import { UNPINNED } from '@relevo/raft/messages';
+import type { Entry, Message } from '@relevo/raft/messages';
+import type { RaftOptions } from '@relevo/raft/options';
+import { RaftNode } from '@relevo/raft/raft-node';
+import type { PeerStatus } from '@relevo/raft/raft-node';
+import type { Ready, RoleName, SoftState } from '@relevo/raft/ready';
+import { LeaderWatch } from './leader-watch.ts';
+import { PeerService } from './peer-service.ts';
+import { Peers } from './peers.ts';
+import { QuorumMetrics } from './quorum-metrics.ts';
+import { METADATA_DIRECTORY, QuorumStorage } from './quorum-storage.ts';
+import { ReadyWriter } from './ready-writer.ts';
+import { Snapshots } from './snapshots.ts';
+import { WaitingCalls } from './waiting-calls.ts';
+import { VoterKeeper } from './voter-keeper.ts';
+
+/** A committed entry as the state machine gets it: `data` is empty for the consensus' own. */
+export interface AppliedEntry {
+  readonly index: LogIndex;
+  readonly term: Term;
+  readonly data: Uint8Array;
+}
+
+export interface QuorumLeadership {
+  /** It has committed and applied an entry of its own term: all that was ever committed is applied. */
+  readonly isLeader: boolean;
+  readonly term: Term;
+  /** Undefined while no leader is known. */
+  readonly leaderId: BrokerId | undefined;
+}
+
+/** The ports, and the state machine. Its callbacks may call the quorum; they may not throw. */
+export interface QuorumDeps {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly disk: Disk;
+  readonly transport: Transport;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly crc32c: Crc32c;
+  /** Entries to apply, in order, without gaps. Applied when it returns. */
+  readonly onCommitted: (entries: readonly AppliedEntry[]) => void;
+  /** Takes the place of everything up to `index`. */
+  readonly restoreSnapshot: (bytes: Uint8Array, index: LogIndex) => void;
+  /** The state after everything that was applied. */
+  readonly takeSnapshot: () => Uint8Array;
+  readonly onLeadership: (leadership: QuorumLeadership) => void;
+  /** The quorum has ended by itself: its disk failed, or a bug. The process should end. */
+  readonly onFailure?: (error: unknown) => void;
+}
+
+export interface QuorumOptions {
+  readonly nodeId: BrokerId;
+  readonly clusterId: string;
+  readonly directoryId: Uuid;
+  /** The data directory; the quorum has `__cluster_metadata-0` in it. */
+  readonly directory: string;
+  /** The first members of a new cluster; later its log says who they are. */
+  readonly voters: readonly { readonly id: number; readonly address: string }[];
+  /** A follower waits between this and twice this for its leader. Default: 500. */
+  readonly electionTimeoutMs?: number;
+  /** Default: 100; at most a third of the election timeout is used. */
+  readonly heartbeatIntervalMs?: number;
+  /** A snapshot is taken after so many entries. Default: 10,000. */
+  readonly snapshotEntries?: number;
+  /** … or so many bytes of them. Default: 16 MiB. */
+  readonly snapshotBytes?: number;
+  /** A voter that comes back with another disk is exchanged for it after so long. Default: 3,000. */
+  readonly wipedVoterDelayMs?: number;
+}
+
+export interface QuorumStatus {
+  readonly nodeId: BrokerId;
+  readonly role: RoleName | 'stopped';
+  /** As `onLeadership` said last. */
+  readonly isLeader: boolean;
+  readonly term: Term;
+  readonly leaderId: BrokerId | undefined;
+  readonly leaderAddress: string | undefined;
+  readonly commitIndex: LogIndex;
+  readonly appliedIndex: LogIndex;
+  readonly lastIndex: LogIndex;
+  readonly configuration: Configuration;
+  /** Of a leader. */
+  readonly peers: readonly QuorumPeer[];
+}
+
+export interface QuorumPeer extends PeerStatus {
+  /** Since when it was last heard of, ms. */
+  readonly silentForMs: number;
+}
+
+/** With a write that takes longer the leader hands over: its disk hangs (mistake 27). */
+const DISK_STALL_MS = 1500;
+/** Beyond its own time limit a transfer has failed. */
+const TRANSFER_GRACE_MS = 100;
+const NO_DATA = new Uint8Array(0);
+
+type State = 'new' | 'running' | 'stopped';
+
+export class Quorum {
+  readonly #deps: QuorumDeps;
+  readonly #options: QuorumOptions;
+  readonly #raft: Partial<RaftOptions>;
+  readonly #calls = new WaitingCalls();
+  readonly #peers: Peers;
+  readonly #service: PeerService;
+  readonly #metrics: QuorumMetrics;
+  readonly #watch: LeaderWatch;
+  #state: State = 'new';
+  #storage: QuorumStorage | undefined;
+  #stopping: Promise<void> | undefined;
+  #core: RaftNode | undefined;
+  #writer: ReadyWriter | undefined;
+  #snapshots: Snapshots | undefined;
+  #keeper: VoterKeeper | undefined;
+  #soft: SoftState | undefined;
+  #reported: QuorumLeadership | undefined;
+  /** The term in which our own first entry has been applied. */
+  #certainTerm: Term | undefined;
+  #appliedIndex: LogIndex = 0 as LogIndex;
+  #context = 0;
+  #timer: { readonly handle: TimerHandle; readonly dueMs: number } | undefined;
+  #pumpScheduled = false;
+  #pumping = false;
+  #leaderWaiters: (() => void)[] = [];
+
+  constructor(deps: QuorumDeps, options: QuorumOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#raft = raftOptions(options);
+    this.#metrics = new QuorumMetrics(deps.metrics);
+    this.#watch = new LeaderWatch(deps.logger);
+    this.#peers = new Peers(deps, {
+      nodeId: options.nodeId,
+      clusterId: options.clusterId,
+      addressOf: (id) => this.addressOf(id),
+      onUnreachable: (id, refused) => {
+        this.#with((core, nowMs) => core.peerUnreachable(id, { refused }, nowMs));
+      },
+    });
+    this.#service = new PeerService(options, deps.logger, {
+      closedBecause: () => this.#closedBecause(),
+      onCall: (from) => this.#peers.called(from),
+      onMessage: (message) => this.#receive(message),
+      onBroken: (from) => this.#peers.broken(from),
+    });
+  }
+
+  /** The service `Raft`; to be served before `start`. */
+  routes(): Route[] {
+    return this.#service.routes();
+  }
+
+  /**
+   * Reads what is on the disk and takes part. Rejects with a LogError where that is damaged or another
+   * node's: nothing was changed, and the node does not vote.
+   */
+  async start(): Promise<void> {
+    assert(this.#state === 'new', 'a quorum is started once', { state: this.#state });
+    const { nodeId, clusterId, directoryId, directory: root } = this.#options;
+    const directory = `${root}/${METADATA_DIRECTORY}`;
+    const options = { nodeId, clusterId, directoryId, directory };
+    const { storage, stored } = await QuorumStorage.open(options, this.#deps);
+    if (this.#isStopped()) return storage.close();
+    this.#storage = storage;
+    this.#state = 'running';
+    const { snapshot } = stored;
+    if (snapshot !== undefined) {
+      this.#deps.restoreSnapshot(snapshot.data, snapshot.index);
+      this.#appliedIndex = snapshot.index;
+    }
+    const core = new RaftNode(
+      {
+        self: { id: nodeId, directoryId },
+        recovered: { ...stored, bootstrap: this.#bootstrap() },
+        raft: this.#raft,
+      },
+      { random: this.#deps.random, nowMs: this.#deps.clock.monotonicMs() },
+    );
+    this.#core = core;
+    this.#writer = new ReadyWriter(
+      { ...this.#deps, storage },
+      {
+        onDurable: (ready) => this.#durable(ready),
+        onFailure: (error) => this.#fail(error),
+      },
+    );
+    this.#snapshots = new Snapshots(
+      { storage, core, takeSnapshot: this.#deps.takeSnapshot, logger: this.#deps.logger },
+      { ...this.#options, onFailure: (error) => this.#fail(error) },
+    );
+    this.#keeper = new VoterKeeper(this.#deps, {
+      voters: this.#options.voters,
+      delayMs: this.#options.wipedVoterDelayMs,
+      change: (change) => this.changeMembership(change),
+    });
+    this.#deps.logger.info('quorum joined', {
+      term: stored.hardState.term,
+      lastIndex: core.status().lastIndex,
+      snapshot: snapshot?.index ?? 0,
+      voters: core.status().configuration.voters.map(({ id }) => id),
+    });
+    this.#pump();
+  }
+
+  /** Ends it, wherever it is; hand leadership over before. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async #stop(): Promise<void> {
+    if (!this.#isStopped()) this.#end('the quorum of this node was stopped');
+    await this.#writer?.stop();
+    await this.#snapshots?.stop();
+    await this.#storage?.close();
+  }
+
+  // ----------------------------------------------------------------------------------------------- calls
+
+  /**
+   * Resolves with the entry's index when it is committed and applied here. Rejects with a RelevoError:
+   * NOT_CONTROLLER when this node does not lead (nothing was appended) or stops leading (the outcome is
+   * unknown), MESSAGE_TOO_LARGE, THROTTLED while too much waits for a majority. Proposals keep their order.
+   */
+  async propose(data: Uint8Array): Promise<LogIndex> {
+    const core = this.#running();
+    const result = core.propose([data], this.#nowMs());
+    if (!result.ok) throw this.#refusal(result.reason);
+    const done = this.#calls.forProposal(result.lastIndex, result.term);
+    this.#schedulePump();
+    return done;
+  }
+
+  /**
+   * Resolves when everything that was committed before this call is applied here, and this node was the
+   * leader meanwhile (invariant K3). Rejects with NOT_CONTROLLER or THROTTLED.
+   */
+  async readBarrier(): Promise<void> {
+    const core = this.#running();
+    const context = ++this.#context;
+    const result = core.readIndex(context, this.#nowMs());
+    if (!result.ok) throw this.#refusal(result.reason);
+    const done = this.#calls.forRead(context);
+    this.#schedulePump();
+    return done;
+  }
+
+  /**
+   * Resolves when another leads; `to` undefined: whoever is furthest. Rejects with NOT_CONTROLLER when
+   * this node does not lead, INVALID_REQUEST for a target that cannot, REQUEST_TIMED_OUT.
+   */
+  async transferLeadership(to?: BrokerId): Promise<void> {
+    const core = this.#running();
+    const result = core.transferLeadership(to, this.#nowMs());
+    if (!result.ok) {
+      if ('problem' in result) throw new RelevoError('INVALID_REQUEST', result.problem);
+      throw this.#refusal(result.reason);
+    }
+    this.#schedulePump();
+    const limitMs = defined(this.#raft.transferTimeoutMs, 'the time limit') + TRANSFER_GRACE_MS;
+    await new Promise<void>((resolve, reject) => {
+      const timer = this.#deps.timers.after(limitMs, () => {
+        const message = `leadership did not pass to node ${result.to} in ${limitMs} ms; it stays here`;
+        reject(new RelevoError('REQUEST_TIMED_OUT', message));
+      });
+      this.#leaderWaiters.push(() => {
+        timer.cancel();
+        resolve();
+      });
+    });
+  }
+
+  /**
+   * Resolves when the change is committed. Rejects with NOT_CONTROLLER, or INVALID_REQUEST where it may
+   * not be made now; the message says why.
+   */
+  async changeMembership(change: MembershipChange): Promise<void> {
+    const core = this.#running();
+    const result = core.changeMembership(change, this.#nowMs());
+    if (!result.ok) {
+      if ('problem' in result) throw new RelevoError('INVALID_REQUEST', result.problem);
+      throw this.#refusal(result.reason);
+    }
+    const done = this.#calls.forProposal(result.index, core.status().term);
+    this.#schedulePump();
+    await done;
+  }
+
+  status(): QuorumStatus {
+    const status = this.#core?.status();
+    const leaderId = this.#reported?.leaderId;
+    const nowMs = this.#nowMs();
+    return {
+      nodeId: this.#options.nodeId,
+      role: this.#state === 'running' && status !== undefined ? status.role : 'stopped',
+      isLeader: this.#state === 'running' && (this.#reported?.isLeader ?? false),
+      term: status?.term ?? (0 as Term),
+      leaderId,
+      leaderAddress: leaderId === undefined ? undefined : this.addressOf(leaderId),
+      commitIndex: status?.commitIndex ?? (0 as LogIndex),
+      appliedIndex: this.#appliedIndex,
+      lastIndex: status?.lastIndex ?? (0 as LogIndex),
+      configuration: status?.configuration ?? this.#bootstrap(),
+      peers: (status?.peers ?? []).map((peer) => ({
+        ...peer,
+        silentForMs: nowMs - peer.lastContactMs,
+      })),
+    };
+  }
+
+  /** host:port of a member; undefined for a stranger. */
+  addressOf(id: BrokerId): string | undefined {
+    const { voters, learners } = this.#core?.configuration ?? this.#bootstrap();
+    const member = [...voters, ...learners].find((candidate) => candidate.id === id);
+    return member?.address ?? this.#options.voters.find((voter) => voter.id === id)?.address;
+  }
+
+  // ---------------------------------------------------------------------------------------------- driving
+
+  #receive(message: Message): void {
+    this.#peers.heard(message.from.id);
+    this.#with((core, nowMs) => {
+      core.step(message, nowMs);
+      if (this.#soft?.role === 'leader') {
+        this.#keeper?.heard(message.from, core.configuration, nowMs);
+      }
+    });
+  }
+
+  /** Gives something to the core; its effects follow in the same turn of the loop. */
+  #with(act: (core: RaftNode, nowMs: number) => void): void {
+    const core = this.#core;
+    if (core === undefined || this.#state !== 'running') return;
+    try {
+      act(core, this.#nowMs());
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.#schedulePump();
+  }
+
+  #schedulePump(): void {
+    if (this.#pumpScheduled) return;
+    this.#pumpScheduled = true;
+    this.#deps.timers.soon(() => {
+      this.#pumpScheduled = false;
+      this.#pump();
+    });
+  }
+
+  /** Carries out whatever the core wants done. */
+  #pump(): void {
+    const core = this.#core;
+    if (core === undefined || this.#pumping) return;
+    this.#pumping = true;
+    try {
+      while (this.#state === 'running') {
+        const ready = core.ready(this.#nowMs());
+        if (ready === undefined) break;
+        this.#carryOut(ready);
+      }
+      if (this.#state === 'running') this.#armTimer(core);
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#pumping = false;
+    }
+  }
+
+  #carryOut(ready: Ready): void {
+    this.#peers.send(ready.messages);
+    if (ready.committed.length > 0) this.#apply(ready.committed);
+    if (ready.softState !== undefined) this.#roleChanged(ready.softState);
+    this.#report();
+    for (const { context, index } of ready.readStates) this.#calls.confirmRead(context, index);
+    for (const context of ready.droppedReads) this.#calls.dropRead(context);
+    this.#calls.answerReads(this.#appliedIndex);
+    this.#writer?.add(ready);
+  }
+
+  #durable(ready: Ready): void {
+    const core = this.#core;
+    if (core === undefined || this.#state !== 'running') return;
+    try {
+      const { snapshot } = ready;
+      if (snapshot !== undefined) {
+        this.#deps.restoreSnapshot(snapshot.data, snapshot.index);
+        this.#appliedIndex = snapshot.index;
+        this.#snapshots?.installed(snapshot.index);
+        this.#deps.logger.info('snapshot of the quorum installed', { index: snapshot.index });
+      }
+      core.persisted(ready.id, this.#nowMs());
+      this.#peers.send(ready.messagesAfterPersist);
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.#pump();
+  }
+
+  #apply(entries: readonly Entry[]): void {
+    this.#deps.onCommitted(
+      entries.map(({ index, term, kind, data }) => ({
+        index,
+        term,
+        data: kind === 'data' ? data : NO_DATA,
+      })),
+    );
+    const last = defined(entries.at(-1), 'a committed entry');
+    this.#appliedIndex = last.index;
+    // The newest of them, if any: terms do not fall along the log.
+    this.#certainTerm =
+      entries.findLast(({ kind }) => kind === 'leaderStart')?.term ?? this.#certainTerm;
+    this.#calls.applied(entries);
+    this.#snapshots?.applied(entries);
+  }
+
+  #armTimer(core: RaftNode): void {
+    const dueMs = Math.min(core.nextDeadlineMs(), this.#nowMs() + DISK_STALL_MS);
+    if (this.#timer !== undefined) {
+      if (this.#timer.dueMs <= dueMs) return;
+      this.#timer.handle.cancel();
+    }
+    const delayMs = Math.max(0, dueMs - this.#nowMs());
+    const handle = this.#deps.timers.after(delayMs, () => {
+      this.#timer = undefined;
+      this.#with((running, nowMs) => {
+        running.tick(nowMs);
+        this.#checkDisk(running, nowMs);
+        if (this.#soft?.role === 'leader') this.#keeper?.tick(running.status(), nowMs);
+        this.#watch.tick(
+          nowMs,
+          this.#options.nodeId,
+          () => running.configuration,
+          (id) => this.#peers.isUp(id),
+        );
+      });
+    });
+    this.#timer = { handle, dueMs };
+  }
+
+  #checkDisk(core: RaftNode, nowMs: number): void {
+    const stalledMs = this.#writer?.stalledForMs() ?? 0;
+    if (stalledMs < DISK_STALL_MS || this.#soft?.role !== 'leader') return;
+    const result = core.transferLeadership(undefined, nowMs);
+    if (!result.ok || core.status().transferTo === undefined) return;
+    this.#deps.logger.warn('the disk hangs: handing the quorum over', {
+      stalledMs: Math.round(stalledMs),
+      to: result.to,
+    });
+  }
+
+  // ------------------------------------------------------------------------------------------- leadership
+
+  #roleChanged(soft: SoftState): void {
+    const before = this.#soft;
+    this.#soft = soft;
+    this.#metrics.role(soft);
+    if (before?.role === 'leader' && (soft.role !== 'leader' || soft.term !== before.term)) {
+      this.#calls.dropProposals();
+      this.#keeper?.reset();
+    }
+    if (soft.role !== 'leader') for (const tell of this.#leaderWaiters.splice(0)) tell();
+    this.#watch.observe(soft, this.#nowMs());
+  }
+
+  /** A leader counts only once its own first entry is applied. */
+  #report(): void {
+    const soft = this.#soft;
+    if (soft === undefined) return;
+    const { role, term } = soft;
+    const isLeader = role === 'leader' && this.#certainTerm === term;
+    const leaderId = role === 'leader' && !isLeader ? undefined : soft.leaderId;
+    const before = this.#reported;
+    this.#metrics.applied(this.#appliedIndex);
+    const same =
+      before?.isLeader === isLeader && before.term === term && before.leaderId === leaderId;
+    if (same) return;
+    this.#reported = { isLeader, term, leaderId };
+    this.#deps.onLeadership(this.#reported);
+  }
+
+  // --------------------------------------------------------------------------------------------- the end
+
+  #fail(error: unknown): void {
+    if (this.#isStopped()) return;
+    this.#deps.logger.error('the quorum of this node has failed', { error: messageOf(error) });
+    this.#end(`the quorum of this node has failed: ${messageOf(error)}`);
+    this.#deps.onFailure?.(error);
+  }
+
+  #end(why: string): void {
+    this.#state = 'stopped';
+    this.#timer?.handle.cancel();
+    this.#peers.close();
+    this.#service.close();
+    this.#keeper?.reset();
+    this.#calls.dropAll(new RelevoError('NOT_CONTROLLER', `${why}; the outcome is unknown`));
+    for (const tell of this.#leaderWaiters.splice(0)) tell();
+    const before = this.#reported;
+    if (before === undefined || !before.isLeader) return;
+    this.#reported = { isLeader: false, term: before.term, leaderId: undefined };
+    this.#deps.onLeadership(this.#reported);
+  }
+
+  #isStopped(): boolean {
+    return this.#state === 'stopped';
+  }
+
+  #closedBecause(): string | undefined {
+    switch (this.#state) {
+      case 'running':
+        return undefined;
+      case 'new':
+        return 'the node is starting';
+      case 'stopped':
+        return 'the quorum of this node has stopped';
+    }
+  }
+
+  #running(): RaftNode {
+    const core = this.#core;
+    if (core !== undefined && this.#state === 'running') return core;
+    throw new RelevoError('NOT_CONTROLLER', this.#closedBecause() ?? 'the node is starting');
+  }
+
+  #refusal(reason: 'notLeader' | 'tooLarge' | 'busy' | 'transferring'): RelevoError {
+    switch (reason) {
+      case 'notLeader': {
+        const { leaderId, leaderAddress } = this.status();
+        const where = leaderId === undefined ? 'none is known' : `${leaderId} at ${leaderAddress}`;
+        return new RelevoError('NOT_CONTROLLER', `this node does not lead the quorum (${where})`);
+      }
+      case 'transferring':
+        return new RelevoError('NOT_CONTROLLER', 'leadership of the quorum is being handed over');
+      case 'tooLarge':
+        return new RelevoError('MESSAGE_TOO_LARGE', 'the entry is above the limit of the quorum');
+      case 'busy':
+        return new RelevoError('THROTTLED', 'too much waits for a majority of the quorum; retry');
+    }
+  }
+
+  #bootstrap(): Configuration {
+    const { voters, nodeId, directoryId } = this.#options;
+    return makeConfiguration(
+      voters.map(({ id, address }) => ({
+        id: brokerId(id),
+        directoryId: id === nodeId ? directoryId : UNPINNED,
+        address,
+      })),
+    );
+  }
+
+  #nowMs(): number {
+    return this.#deps.clock.monotonicMs();
+  }
+}
+
+const DEFAULT_ELECTION_MS = 500;
+const DEFAULT_HEARTBEAT_MS = 100;
+
+function raftOptions(options: QuorumOptions): Partial<RaftOptions> {
+  const minMs = options.electionTimeoutMs ?? DEFAULT_ELECTION_MS;
+  return {
+    election: { minMs, maxMs: 2 * minMs },
+    heartbeatMs: Math.min(options.heartbeatIntervalMs ?? DEFAULT_HEARTBEAT_MS, minMs / 3),
+    checkQuorumMs: 2 * minMs,
+    transferTimeoutMs: 2 * minMs,
+  };
+}
