@@ -3,10 +3,10 @@
  * On every controller it feeds the publisher and serves the metadata log; on the one that leads the
  * quorum it is active:
  *
- *   standby ──leads──▶ activating ──its first entry is applied──▶ active ──leads no more──▶ standby
+ *   standby ──leads──▶ activating ──an entry of its term is applied──▶ active ──leads no more──▶ standby
  *
- * Activating, it proposes an empty entry: once that is committed and applied, the committed image holds all
- * that earlier controllers decided (K3). Calls that arrive meanwhile wait.
+ * Activating, it proposes an empty entry, unless one of its term is applied already: with it the committed
+ * image holds all that was decided before (K3). Calls that arrive meanwhile wait.
  */
 import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
 import type { BrokerId, LogIndex, Term } from '@relevo/base/ids';
@@ -177,7 +177,9 @@ export class ControllerService {
     if (this.#state.name !== 'standby' && (!isLeader || this.#state.term !== term)) {
       this.#stand('another leads the quorum');
     }
-    if (isLeader && this.#state.name === 'standby' && !this.#closed) this.#activate(term);
+    if (!isLeader || this.#state.name !== 'standby' || this.#closed) return;
+    // The leader's own first entry may have been applied already, and with it everything before.
+    this.#activate(term, { barrier: this.#deps.publisher.image().term !== term });
   }
 
   // ------------------------------------------------------------------------------------- asked by others
@@ -231,18 +233,18 @@ export class ControllerService {
 
   // -------------------------------------------------------------------------------------- becoming active
 
-  #activate(term: Term): void {
-    const done = this.#becomeActive(term);
+  #activate(term: Term, how: { readonly barrier: boolean }): void {
+    const done = this.#becomeActive(term, how.barrier);
     this.#state = { name: 'activating', term, done };
     // Whoever waits for it is told; nobody may be waiting.
     done.catch(() => undefined);
   }
 
-  async #becomeActive(term: Term): Promise<void> {
+  async #becomeActive(term: Term, barrier: boolean): Promise<void> {
     const { publisher, propose, logger } = this.#deps;
     const mine = (): boolean => this.#state.name === 'activating' && this.#state.term === term;
     try {
-      await propose(encodeRecords([]));
+      await (barrier ? propose(encodeRecords([])) : undefined);
       if (!mine()) throw this.#refusal();
       this.#proposals.begin(publisher.image());
       await this.#proposals.execute({ kind: 'activate', clusterId: this.#options.clusterId });
@@ -297,7 +299,7 @@ export class ControllerService {
     if (leadership?.isLeader !== true || this.#closed) return;
     this.#deps.timers.after(RESTART_DELAY_MS, () => {
       if (this.#leadership === leadership && this.#state.name === 'standby' && !this.#closed) {
-        this.#activate(leadership.term);
+        this.#activate(leadership.term, { barrier: true });
       }
     });
   }
