@@ -13,13 +13,13 @@ import { ClientError, abortedError, callError, isRetriable, mayHaveHappened } fr
 import { sleep } from './waiting.ts';
 
 /** How long one broker may take before the next is tried, ms. */
-const ATTEMPT_MS = 5_000;
+const ATTEMPT_MS = 2_000;
 
 export interface AnyBrokerCall {
   /** Says in errors what was tried: `creating topic "orders"`. */
   readonly what: string;
   readonly timeoutMs: number;
-  /** Default: 5,000. */
+  /** Default: 2,000. */
   readonly attemptMs?: number;
   readonly signal?: AbortSignal | undefined;
   /** An address not to begin with. */

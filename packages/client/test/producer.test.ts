@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { ClientError } from '@relevo/client';
 import type { Delivery, Receipt } from '@relevo/client';
 import { readBatchHeader } from '@relevo/record/batch-header';
+import { decodeRecords } from '@relevo/record/records';
 import { World } from '@relevo/simulation/world';
 import { ModelCluster } from './model-cluster.ts';
 
@@ -327,6 +328,34 @@ describe('a failing cluster', () => {
       expect(cluster.values('orders', 0)).toEqual(['warm', ...kept, 'later']);
       expect(later.offset).toBe(kept.length + 1);
     }),
+  );
+
+  test(
+    'a new epoch is taken up by a partition only when nothing of the old one is under way',
+    scenario(async (cluster, world) => {
+      const client = await cluster.connect();
+      const producer = client.producer({ lingerMs: 0 });
+      const send = (partition: number, value: string): Promise<Receipt> =>
+        producer.send({ topic: 'orders', partition, value });
+      await Promise.all([send(0, 'warm'), send(1, 'warm')]);
+      let bumped = false;
+      let refusals = 0;
+      cluster.faults.refuse = ({ partition, batch }) => {
+        const [first] = decodeRecords(batch);
+        const value = Buffer.from(first?.value ?? []).toString();
+        if (partition === 0) return value === 'too large' ? 'MESSAGE_TOO_LARGE' : undefined;
+        if (!bumped) return 'THROTTLED';
+        return value === 'x' && refusals++ === 0 ? 'THROTTLED' : undefined;
+      };
+      const x = send(1, 'x');
+      await world.sleep(5);
+      await failure(send(0, 'too large'));
+      await send(0, 'under a new epoch');
+      bumped = true;
+      const y = send(1, 'y');
+      expect([(await x).offset, (await y).offset]).toEqual([1, 2]);
+      expect(cluster.values('orders', 1)).toEqual(['warm', 'x', 'y']);
+    }, 2),
   );
 
   test(

@@ -11,6 +11,9 @@ import { CallFailure } from '../any-broker.ts';
 import { callError } from '../errors.ts';
 import type { ClientError } from '../errors.ts';
 
+/** Batches wait for it: a broker that hangs is not waited for. */
+const ATTEMPT_MS = 1_000;
+
 export interface ProducerIdentity {
   readonly producerId: ProducerId;
   readonly producerEpoch: ProducerEpoch;
@@ -81,6 +84,7 @@ export class IdentitySource {
     const options = {
       what: 'getting a producer id',
       timeoutMs: this.#timeoutMs,
+      attemptMs: ATTEMPT_MS,
       signal: this.#abort.signal,
     };
     const request = {
