@@ -239,7 +239,7 @@ export class Partition implements EpochHistory, StatedPosition {
   }
 
   /** The log has failed, or could not be opened (L3, L4). */
-  fail(reason: string, isDamaged = this.#log?.offlineReason?.kind === 'corrupt'): void {
+  fail(reason: string, isDamaged: boolean = this.#log?.offlineReason?.kind === 'corrupt'): void {
     if (this.#failure !== undefined) return;
     this.#failure = reason;
     this.#isDamaged = isDamaged;

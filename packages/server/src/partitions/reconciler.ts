@@ -29,6 +29,7 @@ import type { LogConfig } from '@relevo/log/log-config';
 import type { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
 import { Partition } from './partition.ts';
+import { METADATA_DIRECTORY } from '../quorum/quorum-storage.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
 
@@ -304,7 +305,9 @@ export class Reconciler {
   #takeStock(): void {
     const { directory, image, localId, logger } = this.#deps;
     this.#stray = directory.partitions
-      .filter(({ topicId, partition }) => {
+      .filter(({ name, topicId, partition }) => {
+        // The controllers' own log looks like a partition's.
+        if (name === METADATA_DIRECTORY) return false;
         const topic = topicId === undefined ? undefined : image().topicsById.get(topicId);
         return topic?.partitions[partition]?.replicas.includes(localId) !== true;
       })
