@@ -4,6 +4,7 @@
  * and the replicas equal.
  */
 import { partitionName } from '@relevo/base/ids';
+import { ClientError } from '@relevo/client/errors';
 import type { Relevo } from '@relevo/client/relevo';
 import { History } from './history.ts';
 import type { Anomaly, Sent } from './history.ts';
@@ -89,9 +90,7 @@ class FailoverRun {
       connectClient(world, 'client', cluster.addresses),
     );
     this.#watch();
-    const { partitions } = this.#plan;
-    const created = client.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: 3 });
-    await world.within('a topic is made', START_WITHIN_MS, created);
+    await world.within('a topic is made', START_WITHIN_MS, this.#createTopic(client));
     const producers = await this.#startProducers(client);
     const follower = new ConsumerLoop('follower', client, world, this.#history);
     for (const fault of this.#plan.faults) await this.#goThrough(fault);
@@ -120,6 +119,21 @@ class FailoverRun {
       virtualMs: this.#world.nowMs,
       fingerprint: `${this.#world.trace.hash}-${this.#world.prng.recorder.last}`,
     };
+  }
+
+  /** The first broker answers before the others have registered: asks until there are enough. */
+  async #createTopic(client: Relevo): Promise<void> {
+    const { partitions } = this.#plan;
+    for (;;) {
+      try {
+        await client.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: 3 });
+        return;
+      } catch (error) {
+        const early = error instanceof ClientError && error.code === 'INVALID_REPLICATION_FACTOR';
+        if (!early) throw error;
+        await this.#world.sleep(20);
+      }
+    }
   }
 
   #watch(): void {
