@@ -1,6 +1,6 @@
 /**
  * Brokers and controllers in a simulated world, with the production controller, publisher and lifecycle.
- * The quorum alone is a stand-in: one log for all, a leader that the scenario names.
+ * The quorum is the production one too, or a stand-in: one log for all, a leader that the scenario names.
  */
 import { RelevoError } from '@relevo/base/errors';
 import { brokerId, logIndex, term } from '@relevo/base/ids';
@@ -18,6 +18,7 @@ import { DiskProof } from '@relevo/server/lifecycle/disk-proof';
 import { MetadataFollower } from '@relevo/server/metadata/metadata-follower';
 import { MetadataPublisher } from '@relevo/server/metadata/metadata-publisher';
 import type { CommittedEntry } from '@relevo/server/metadata/metadata-publisher';
+import { Quorum } from '@relevo/server/quorum/quorum';
 import type { SimulatedProcess } from '@relevo/simulation/simulated-process';
 import { World } from '@relevo/simulation/world';
 import type { LogLine } from '@relevo/simulation/world';
@@ -36,6 +37,8 @@ export interface Node {
   readonly client: ControllerClient;
   readonly lifecycle: BrokerLifecycle;
   readonly service: ControllerService | undefined;
+  /** Undefined with the stand-in. */
+  readonly voter: Quorum | undefined;
   fatal: RelevoError | undefined;
 }
 
@@ -119,8 +122,14 @@ export class ControllerWorld {
   readonly impostors: Node[] = [];
   readonly lines: LogLine[] = [];
   readonly #controllers: readonly number[];
+  readonly #realQuorum: boolean;
 
-  constructor(options: { readonly seed?: number; readonly controllers: readonly number[] }) {
+  constructor(options: {
+    readonly seed?: number;
+    readonly controllers: readonly number[];
+    readonly realQuorum?: boolean;
+  }) {
+    this.#realQuorum = options.realQuorum ?? false;
     this.world = new World({
       seed: options.seed ?? 1,
       onLog: (line) => this.lines.push(line),
@@ -151,7 +160,7 @@ export class ControllerWorld {
   /** Boots all, makes the first controller lead, waits until all serve. */
   async start(ids: readonly number[]): Promise<void> {
     await this.boot(ids);
-    this.quorum.lead(brokerId(this.#controllers[0] ?? 0));
+    if (!this.#realQuorum) this.quorum.lead(brokerId(this.#controllers[0] ?? 0));
     await this.until('all serve', () => ids.every((id) => !this.node(id).lifecycle.fenced));
   }
 
@@ -162,7 +171,7 @@ export class ControllerWorld {
     const node = this.#make(id, process, ports, options);
     if (options.impostorOf === undefined) this.nodes.set(id, node);
     else this.impostors.push(node);
-    const routes = node.service?.routes() ?? [];
+    const routes = [...(node.service?.routes() ?? []), ...(node.voter?.routes() ?? [])];
     await ports.transport.listen(`${name}:1`, routes);
     if (node.service === undefined) {
       const controllers = this.#addresses();
@@ -171,6 +180,8 @@ export class ControllerWorld {
         { clusterId: 'test', nodeId: id, controllers },
       );
       follower.start();
+    } else if (node.voter !== undefined) {
+      await node.voter.start();
     } else {
       this.quorum.catchUp(node, this.quorum.log.length);
       this.quorum.tell(node);
@@ -183,6 +194,8 @@ export class ControllerWorld {
   }
 
   #make(id: BrokerId, process: SimulatedProcess, ports: Ports, options: BootOptions): Node {
+    ports.disk.makeDirectory('/data');
+    ports.disk.syncDirectoryNow('/');
     const publisher = new MetadataPublisher(ports);
     const isController = options.impostorOf === undefined && this.#controllers.includes(id);
     const service = isController
@@ -190,7 +203,7 @@ export class ControllerWorld {
           {
             ...ports,
             publisher,
-            propose: (data) => this.quorum.propose(id, ports, data),
+            propose: (data) => voter?.propose(data) ?? this.quorum.propose(id, ports, data),
           },
           {
             nodeId: id,
@@ -202,11 +215,12 @@ export class ControllerWorld {
           },
         )
       : undefined;
+    const voter =
+      service !== undefined && this.#realQuorum ? this.#voter(id, ports, service) : undefined;
     const client = new ControllerClient(
       { ...ports, publisher },
       { controllers: this.#addresses(), sessionTimeoutMs: SESSION_MS },
     );
-    ports.disk.makeDirectory('/data');
     const address = `${process.name}:1`;
     const lifecycle = new BrokerLifecycle(
       {
@@ -237,9 +251,31 @@ export class ControllerWorld {
       client,
       lifecycle,
       service,
+      voter,
       fatal: undefined,
     };
     return node;
+  }
+
+  #voter(id: BrokerId, ports: Ports, service: ControllerService): Quorum {
+    return new Quorum(
+      {
+        ...ports,
+        onCommitted: (entries) => service.onCommitted(entries),
+        restoreSnapshot: (bytes, index) => service.restoreSnapshot(bytes, index),
+        takeSnapshot: () => service.takeSnapshot(),
+        onLeadership: (leadership) => service.onLeadership(leadership),
+        onFailure: (error) => this.world.fail(error),
+      },
+      {
+        nodeId: id,
+        clusterId: 'test',
+        directoryId: String(id).padStart(22, 'D') as Uuid,
+        directory: '/data',
+        voters: this.#controllers.map((voter) => ({ id: voter, address: `node-${voter}:1` })),
+        snapshotEntries: 20,
+      },
+    );
   }
 
   /** Of the active controller. */
@@ -252,6 +288,13 @@ export class ControllerWorld {
       if (node.process.alive && node.service?.isActive() === true) return node;
     }
     throw new Error('no controller is active');
+  }
+
+  /** Of the newest active controller, where there is one. */
+  hasActive(): boolean {
+    return [...this.nodes.values()].some(
+      ({ process, service }) => process.alive && service?.isActive() === true,
+    );
   }
 
   broker(id: number): BrokerImage | undefined {
