@@ -5,7 +5,9 @@ import type { CompressionCodecs } from '@relevo/record/compression';
 import { decodeRecords, unpackRecords } from '@relevo/record/records';
 import type { RecordView } from '@relevo/record/records';
 import type { LeaderEpoch, Offset } from '@relevo/base/ids';
+import { ReadFault } from './read-plan.ts';
 import type { Segment } from './segment.ts';
+import type { TimeIndexEntry } from './time-index.ts';
 
 const WINDOW_BYTES = 65_536;
 /** What a compressed batch may unpack to; beyond it, its first offset is the answer. */
@@ -21,7 +23,7 @@ export interface TimestampedOffset {
 
 /**
  * Of a compressed batch the first offset is given where no codec is at hand: the reader then begins a
- * little early. Throws a BatchError where the bytes are no batches.
+ * little early. Throws a BatchError where the bytes are no batches, a ReadFault where the index lies.
  */
 export async function firstRecordSince(
   segment: Segment,
@@ -36,6 +38,7 @@ export async function firstRecordSince(
     let at = 0;
     while (at < window.length && (at === 0 || window.length - at >= BATCH_OVERHEAD)) {
       const header = readBatchHeader(window, at);
+      if (entry !== undefined) checkEntry(entry, header);
       if (header.maxTimestamp >= timestampMs) {
         const batch =
           window.length - at >= header.sizeInBytes
@@ -48,6 +51,15 @@ export async function firstRecordSince(
     position += at;
   }
   return undefined;
+}
+
+/** The batch that an entry is of ends at its offset and has its timestamp, or the index lies. */
+function checkEntry(entry: TimeIndexEntry, header: BatchHeader): void {
+  const { baseOffset, lastOffset, maxTimestamp } = header;
+  const isOf = lastOffset === entry.offset && maxTimestamp === entry.timestamp;
+  if (isOf || lastOffset < entry.offset || baseOffset > entry.offset) return;
+  const what = `offset ${entry.offset}, timestamp ${entry.timestamp}`;
+  throw new ReadFault(`the time index has ${what}, the batch ${lastOffset}, ${maxTimestamp}`, true);
 }
 
 async function firstIn(

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { bytesEqual } from '@relevo/base/bytes';
 import type { Offset } from '@relevo/base/ids';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
@@ -127,23 +128,22 @@ describe('indexes', () => {
     const log = openLog(disk, { config: SETTINGS });
     append(
       log,
-      Array.from({ length: 80 }, (_, index) => ({ timestamps: [10 * index], valueBytes: 90 })),
+      Array.from({ length: 80 }, (_, index) => ({ timestamps: [10 * index], valueBytes: 20 })),
     );
     await log.close();
     const path = `${DIRECTORY}/00000000000000000000.timeindex`;
     const original = disk.contents(path);
-    const last = original.length / 12 - 1;
-    for (let entry = 0; entry < last; entry++) {
-      for (const place of [entry * 12 + 7, entry * 12 + 11]) {
-        const lying = original.slice();
-        lying[place] = (lying[place] ?? 0) + 1;
-        disk.port().open(path, 'existing').write(lying, 0);
-        const again = openLog(disk, { config: SETTINGS, cleanShutdown: true });
-        const end = again.segments[1]?.baseOffset ?? 0;
-        for (let wanted = 0; wanted < end; wanted++) {
-          const found = await again.offsetForTimestamp(10 * wanted, at(80));
-          expect(found?.offset).toBe(wanted);
-        }
+    for (let entry = 0; entry < original.length / 12 - 1; entry++) {
+      // Earlier than it is: a search for what lies between would begin too late.
+      const lying = original.slice();
+      const view = new DataView(lying.buffer);
+      view.setBigInt64(entry * 12, view.getBigInt64(entry * 12) - 25n);
+      disk.port().open(path, 'existing').write(lying, 0);
+      const again = openLog(disk, { config: SETTINGS, cleanShutdown: true });
+      const end = again.segments[1]?.baseOffset ?? 0;
+      for (let wanted = 0; wanted < end; wanted++) {
+        const found = await again.offsetForTimestamp(10 * wanted, at(80));
+        expect(found?.offset).toBe(wanted);
       }
     }
   });
@@ -167,14 +167,15 @@ describe('indexes', () => {
           for (const [index, { timestamps }] of made.entries()) {
             for (let within = 0; within < timestamps.length; within++) {
               const slice = await log.read(at(from + within), maxBytes, log.logEndOffset, true);
-              expect(slice.subarray(0, all[index]?.length)).toEqual(all[index]);
+              const wanted = all[index] ?? new Uint8Array(0);
+              expect(bytesEqual(slice.subarray(0, wanted.length), wanted)).toBe(true);
               expect(slice.length).toBeLessThanOrEqual(Math.max(maxBytes, all[index]?.length ?? 0));
             }
             from += timestamps.length;
           }
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
   });
 });
