@@ -44,7 +44,7 @@ export class Cluster {
   run<Kind extends CommandKind>(
     command: CommandOf<Kind> & { readonly kind: Kind },
   ): AnswerOf<Kind> {
-    const decision = decide(this.image, command, this.defaults);
+    const decision = decide<Kind>(this.image, command, this.defaults);
     if (decision.records.length > 0) this.apply(decision.records);
     return decision.response;
   }
@@ -62,7 +62,7 @@ export class Cluster {
   /** The code with which the command is refused; NONE if it is not. */
   refusal<Kind extends CommandKind>(command: CommandOf<Kind> & { readonly kind: Kind }): ErrorCode {
     try {
-      decide(this.image, command, this.defaults);
+      decide<Kind>(this.image, command, this.defaults);
       return 'NONE';
     } catch (error) {
       if (error instanceof RelevoError) return error.code;

@@ -198,7 +198,7 @@ export class ControllerWorld {
     ports.disk.syncDirectoryNow('/');
     const publisher = new MetadataPublisher(ports);
     const isController = options.impostorOf === undefined && this.#controllers.includes(id);
-    const service = isController
+    const service: ControllerService | undefined = isController
       ? new ControllerService(
           {
             ...ports,
@@ -215,7 +215,7 @@ export class ControllerWorld {
           },
         )
       : undefined;
-    const voter =
+    const voter: Quorum | undefined =
       service !== undefined && this.#realQuorum ? this.#voter(id, ports, service) : undefined;
     const client = new ControllerClient(
       { ...ports, publisher },
