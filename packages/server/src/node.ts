@@ -365,7 +365,7 @@ class Parts {
         clientAddress: config['advertised.grpc'],
         peerAddress: config['advertised.grpc'],
         rack: config['broker.rack'],
-        nothingLost: this.#directory.wasCleanShutdown || config['flush.mode'] === 'sync',
+        nothingLost: this.#directory.wasCleanShutdown,
         heartbeatIntervalMs: config['broker.heartbeat.interval.ms'],
         sessionTimeoutMs: config['broker.session.timeout.ms'],
       },
