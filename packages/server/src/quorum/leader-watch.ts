@@ -40,11 +40,15 @@ export class LeaderWatch {
     if (this.#complainAtMs === undefined || nowMs < this.#complainAtMs) return;
     this.#complainAtMs = nowMs + REPEAT_MS;
     const others = configuration().voters.filter(({ id }) => id !== self);
-    this.#logger.warn('waiting for a majority of the controllers', {
-      reachable: others.filter(({ id }) => reachable(id)).map(({ id }) => id),
-      missing: others
-        .filter(({ id }) => !reachable(id))
-        .map(({ id, address }) => `${id} at ${address}`),
-    });
+    const missing = others.filter(({ id }) => !reachable(id));
+    const facts = { reachable: others.filter(({ id }) => reachable(id)).map(({ id }) => id) };
+    if (missing.length === 0) {
+      this.#logger.warn('waiting for a leader of the quorum, or to be let in', facts);
+    } else {
+      this.#logger.warn('waiting for a majority of the controllers', {
+        ...facts,
+        missing: missing.map(({ id, address }) => `${id} at ${address}`),
+      });
+    }
   }
 }

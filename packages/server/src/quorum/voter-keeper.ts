@@ -27,8 +27,8 @@ export interface VoterKeeperOptions {
 }
 
 const DEFAULT_DELAY_MS = 3000;
-/** A newcomer that is silent for so long is not there. */
-const SILENT_MS = 1000;
+/** Whoever is silent for so long is not there; a voter without a leader asks about once a second. */
+const SILENT_MS = 2500;
 /** Between two looks, and after a step that was refused. */
 const PACE_MS = 200;
 
@@ -106,7 +106,9 @@ export class VoterKeeper {
       this.#newcomers.delete(member.id);
       return undefined;
     }
-    const oldAnswers = status.peers.find(({ id }) => id === member.id)?.responsive === true;
+    const lastAnswerMs =
+      status.peers.find(({ id }) => id === member.id)?.lastContactMs ?? -Infinity;
+    const oldAnswers = nowMs - lastAnswerMs < SILENT_MS;
     const isDue = nowMs - sinceMs >= (this.#options.delayMs ?? DEFAULT_DELAY_MS);
     return isDue && !oldAnswers ? { kind: 'remove', id: member.id } : undefined;
   }
