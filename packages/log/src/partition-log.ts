@@ -38,7 +38,7 @@ import type { ProducerState } from './producer-state.ts';
 import { ReadFault } from './read-plan.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
 import { RecoveryPoint } from './recovery-point.ts';
-import { recoverLog } from './recovery.ts';
+import { recoverLog, sureOfProducers } from './recovery.ts';
 import type { RecoveredLog } from './recovery.ts';
 import { isOverAge, segmentsToDrop } from './retention.ts';
 import { SegmentCache } from './segment-cache.ts';
@@ -47,8 +47,6 @@ import { Segment } from './segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
 
 const ZERO = 0 as Offset;
-/** Producer snapshots are kept for this many of the latest segments. */
-const SNAPSHOT_SEGMENTS = 3;
 
 export class PartitionLog {
   readonly directory: string;
@@ -334,10 +332,15 @@ export class PartitionLog {
     }
   }
 
+  #pruneSnapshots(): void {
+    const { durableOffset } = this.#recoveryPoint;
+    this.#snapshots.prune(sureOfProducers(durableOffset, this.#segments.first.baseOffset));
+  }
+
   #writeSnapshot(): void {
     const path = this.#snapshots.write(this.#endOffset, this.#producers);
     if (path !== undefined) this.#durability.replaced(path);
-    this.#snapshots.prune(this.#segments.all.at(-SNAPSHOT_SEGMENTS)?.baseOffset ?? ZERO);
+    this.#pruneSnapshots();
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -540,6 +543,7 @@ export class PartitionLog {
       const start = defined(this.#segments.all[count], 'a segment that stays').baseOffset;
       if ((this.#snapshots.latest ?? ZERO) < start) this.#writeSnapshot();
       this.#advanceStart(this.#segments.dropOldest(count));
+      this.#pruneSnapshots();
     } catch (error) {
       throw this.#goOffline('old segments could not be deleted', error);
     }

@@ -48,11 +48,11 @@ export class ProducerSnapshots {
     return this.#path(at);
   }
 
-  /** Removes those below `offset`, but for the last of all. */
-  prune(offset: Offset): void {
-    while (this.#offsets.length > 1) {
-      const [oldest = offset] = this.#offsets;
-      if (oldest >= offset) return;
+  /** Keeps the latest at or below `sure`, which `load` could take after a crash, and those after it. */
+  prune(sure: Offset): void {
+    for (;;) {
+      const [oldest, next] = this.#offsets;
+      if (oldest === undefined || next === undefined || next > sure) return;
       this.#offsets.shift();
       this.#deps.disk.remove(this.#path(oldest));
     }

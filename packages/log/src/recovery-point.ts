@@ -15,6 +15,7 @@ export class RecoveryPoint {
   readonly #path: string;
   #offset: Offset;
   #isLowered: boolean;
+  #written: Offset;
 
   constructor(
     disk: Disk,
@@ -24,11 +25,17 @@ export class RecoveryPoint {
     this.#disk = disk;
     this.#path = `${directory}/${TRUNCATION_FILE}`;
     this.#offset = found.recoveryPoint;
+    this.#written = found.recoveryPoint;
     this.#isLowered = found.hasTruncationFile;
   }
 
   get offset(): Offset {
     return this.#offset;
+  }
+
+  /** What it will be after a crash now. */
+  get durableOffset(): Offset {
+    return Math.min(this.#written, this.#offset) as Offset;
   }
 
   raise(offset: Offset): void {
@@ -45,7 +52,9 @@ export class RecoveryPoint {
 
   /** The checkpoint durably says `offset`. */
   written(offset: Offset): void {
-    if (!this.#isLowered || offset > this.#offset) return;
+    if (offset > this.#offset) return;
+    this.#written = offset;
+    if (!this.#isLowered) return;
     this.#isLowered = false;
     this.#disk.remove(this.#path);
   }

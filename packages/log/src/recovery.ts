@@ -73,6 +73,14 @@ export function recoverLog(options: RecoveryOptions, deps: RecoveryDeps): Recove
   return new Recovery(options, deps).run();
 }
 
+/**
+ * Up to where a producer snapshot is sure to tell of this log, and not of one that was truncated since:
+ * the recovery point, or where the first segment begins, for all before was below the high watermark
+ * when it was deleted.
+ */
+export const sureOfProducers = (recoveryPoint: Offset, firstBase: Offset): Offset =>
+  Math.max(recoveryPoint, firstBase) as Offset;
+
 class Recovery {
   readonly #options: RecoveryOptions;
   readonly #deps: RecoveryDeps;
@@ -204,7 +212,8 @@ class Recovery {
     this.#loadEpochs(segments.slice(0, firstScanned));
     this.#epochs.truncateTo(start);
     const below = segments.slice(0, firstScanned);
-    this.#producersUpTo = this.#snapshots.load(this.#producers, below, recoveryPoint);
+    const sure = sureOfProducers(recoveryPoint, bases[0] ?? ZERO);
+    this.#producersUpTo = this.#snapshots.load(this.#producers, below, sure);
     const kept = segments.slice(0, firstScanned);
     let foundBytes = 0;
     let keptBytes = 0;

@@ -30,6 +30,10 @@ export class SegmentList {
     return this.#segments;
   }
 
+  get first(): Segment {
+    return defined(this.#segments[0], 'the first segment');
+  }
+
   get active(): Segment {
     return defined(this.#segments.at(-1), 'the active segment');
   }

@@ -1,0 +1,290 @@
+import { describe, expect, test } from 'vitest';
+import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
+import { brokerId, uuid } from '@relevo/base/ids';
+import type { Uuid } from '@relevo/base/ids';
+import { LogDirectory } from '@relevo/log/log-directory';
+import type { LogDirectoryOptions } from '@relevo/log/log-directory';
+import type { LogError } from '@relevo/log/log-error';
+import { readMetaProperties } from '@relevo/log/meta-properties';
+import type { PartitionLog } from '@relevo/log/partition-log';
+import { crc32c } from '@relevo/record/crc32c';
+import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
+import {
+  NOW_MS,
+  OTHER_TOPIC_ID,
+  TOPIC_ID,
+  appendValues,
+  at,
+  config,
+  newDisk,
+  readValues,
+  recordingLogger,
+} from './support.ts';
+
+const DIRECTORY_ID = uuid('DDDDDDDDDDDDDDDDDDDDDD');
+
+function open(disk: SimulatedDisk, changes: Partial<LogDirectoryOptions> = {}): LogDirectory {
+  return LogDirectory.open(
+    {
+      root: '/data',
+      brokerId: brokerId(1),
+      clusterId: 'one',
+      newDirectoryId: () => DIRECTORY_ID,
+      ...changes,
+    },
+    { disk: disk.port(), crc32c, logger: recordingLogger() },
+  );
+}
+
+const openLog = (
+  directory: LogDirectory,
+  name = 'orders-0',
+  topicId: Uuid = TOPIC_ID,
+): PartitionLog =>
+  directory.openLog({
+    topic: name.slice(0, -2),
+    partition: Number(name.at(-1)),
+    topicId,
+    config: config(),
+    nowMs: NOW_MS,
+  });
+
+const messageOf = (run: () => unknown): string => {
+  try {
+    run();
+    return 'no error';
+  } catch (error) {
+    const { kind, message } = error as LogError;
+    return `${kind}: ${message}`;
+  }
+};
+
+const text = (disk: SimulatedDisk, name: string): string =>
+  utf8Decode(disk.contents(`/data/${name}`));
+
+describe('whose directory it is', () => {
+  test('a new one is marked, durably, and the mark is kept', () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    expect([directory.clusterId, directory.directoryId]).toEqual(['one', DIRECTORY_ID]);
+    disk.crash();
+    expect(text(disk, 'meta.properties')).toBe(
+      `version=1\ncluster.id=one\nnode.id=1\ndirectory.id=${DIRECTORY_ID}\n`,
+    );
+    const again = open(disk, { clusterId: undefined, newDirectoryId: () => OTHER_TOPIC_ID });
+    expect([again.clusterId, again.directoryId]).toEqual(['one', DIRECTORY_ID]);
+  });
+
+  test('another cluster’s, another broker’s and one that is in use are refused', () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    expect(messageOf(() => open(disk))).toMatch(/^locked: cannot use the data directory \/data/);
+    disk.crash();
+    expect(messageOf(() => open(disk, { clusterId: 'two' }))).toBe(
+      'foreign: /data holds data of cluster one, this is cluster two; ' +
+        'use another data directory, or move that one away',
+    );
+    expect(messageOf(() => open(disk, { brokerId: brokerId(2) }))).toBe(
+      'foreign: /data holds data of broker 1, this is broker 2; ' +
+        'correct the broker id or the data directory',
+    );
+    expect(open(disk).directoryId).toBe(directory.directoryId);
+  });
+
+  test.each(['', 'version=1\n', 'version=2\ncluster.id=one\nnode.id=1\n', 'garbage'])(
+    'meta.properties with %j is refused',
+    (content) => {
+      const disk = newDisk();
+      disk.port().open('/data/meta.properties', 'create').write(utf8Encode(content), 0);
+      expect(messageOf(() => open(disk))).toMatch(/^foreign: .*meta\.properties is damaged/);
+    },
+  );
+
+  test('comments and spaces are Kafka’s way too', () => {
+    const disk = newDisk();
+    const content = `#\n#Fri Nov 20\nnode.id = 7\ndirectory.id=${DIRECTORY_ID}\nversion=1\ncluster.id=x\n`;
+    disk.port().open('/data/meta.properties', 'create').write(utf8Encode(content), 0);
+    expect(readMetaProperties(disk.port(), '/data')).toEqual({
+      clusterId: 'x',
+      nodeId: 7,
+      directoryId: DIRECTORY_ID,
+    });
+  });
+
+  test('partitions without meta.properties are somebody’s: refused', () => {
+    const disk = newDisk();
+    openLog(open(disk));
+    disk.crash();
+    disk.port().makeDirectory('/data/orders-0');
+    disk.port().open('/data/orders-0/00000000000000000000.log', 'create').close();
+    disk.port().remove('/data/meta.properties');
+    expect(messageOf(() => open(disk))).toMatch(/^foreign: .*no meta\.properties/);
+  });
+});
+
+describe('a clean shutdown', () => {
+  test('spares the next start its recovery, once', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    expect(directory.wasCleanShutdown).toBe(false);
+    appendValues(openLog(directory), ['a', 'b']);
+    await directory.close(new Map([['orders-0', at(2)]]));
+    disk.crash();
+    const second = open(disk);
+    expect(second.wasCleanShutdown).toBe(true);
+    const log = openLog(second);
+    expect(second.highWatermark('orders-0')).toBe(2);
+    expect((await readValues(log)).size).toBe(2);
+    // Power fails before anything else: the mark must not be there again.
+    disk.crash();
+    expect(open(disk).wasCleanShutdown).toBe(false);
+  });
+
+  test('is not claimed when a log went offline, or could not be opened', async () => {
+    for (const spoil of ['offline', 'corrupt'] as const) {
+      const disk = newDisk();
+      const first = open(disk);
+      appendValues(openLog(first), ['a', 'b']);
+      await first.close(new Map());
+      const directory = open(disk);
+      if (spoil === 'corrupt') {
+        expect(() => openLog(directory, 'orders-0', OTHER_TOPIC_ID)).toThrowError(/belongs to/);
+      } else {
+        const log = openLog(directory);
+        appendValues(log, ['c']);
+        disk.fail({ operation: 'datasync' });
+        await expect(log.sync()).rejects.toThrowError(/offline/);
+        await directory.drop('orders-0');
+      }
+      await directory.close(new Map());
+      expect(open(disk).wasCleanShutdown).toBe(false);
+    }
+  });
+
+  test('leaves logs that were not opened as they are', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    appendValues(openLog(first, 'orders-0'), ['a']);
+    appendValues(openLog(first, 'orders-1'), ['b']);
+    await first.close(new Map());
+    const second = open(disk);
+    openLog(second, 'orders-0');
+    await second.close(new Map());
+    const third = open(disk);
+    expect(third.wasCleanShutdown).toBe(true);
+    expect((await readValues(openLog(third, 'orders-1'))).size).toBe(1);
+  });
+});
+
+describe('checkpoints', () => {
+  test('hold recovery points and high watermarks in Kafka’s format', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    const log = openLog(directory);
+    openLog(directory, 'orders-1');
+    appendValues(log, ['a', 'b', 'c']);
+    await directory.checkpoint(
+      new Map([
+        ['orders-0', at(2)],
+        ['orders-1', at(0)],
+      ]),
+    );
+    expect(text(disk, 'recovery-point-offset-checkpoint')).toBe('0\n2\norders 0 2\norders 1 0\n');
+    expect(text(disk, 'replication-offset-checkpoint')).toBe('0\n2\norders 0 2\norders 1 0\n');
+    disk.crash();
+    const again = open(disk);
+    expect(openLog(again).recoveryPoint).toBe(2);
+    expect(again.highWatermark('orders-0')).toBe(2);
+  });
+
+  test('keep where a log begins within its first segment', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    const log = openLog(directory);
+    appendValues(log, ['a', 'b', 'c']);
+    log.deleteRecordsBefore(at(2));
+    await directory.checkpoint(new Map([['orders-0', at(3)]]));
+    disk.crash();
+    expect(openLog(open(disk)).logStartOffset).toBe(2);
+  });
+
+  test('a damaged one costs a look at everything, no more', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    appendValues(openLog(directory), ['a', 'b']);
+    await directory.checkpoint(new Map([['orders-0', at(2)]]));
+    disk.port().open('/data/recovery-point-offset-checkpoint', 'existing').truncate(9);
+    disk.releaseLocks(undefined as never);
+    const log = openLog(open(disk));
+    expect([log.logEndOffset, log.recoveryPoint]).toEqual([2, 0]);
+  });
+
+  test('a new topic does not inherit the offsets of one of its name', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    appendValues(openLog(directory), ['a', 'b', 'c']);
+    await directory.checkpoint(new Map([['orders-0', at(3)]]));
+    await directory.delete('orders-0');
+    const log = openLog(directory, 'orders-0', OTHER_TOPIC_ID);
+    expect(directory.highWatermark('orders-0')).toBe(0);
+    appendValues(log, ['x']);
+    await log.sync();
+    disk.crash();
+    expect(openLog(open(disk), 'orders-0', OTHER_TOPIC_ID).logEndOffset).toBe(1);
+  });
+
+  test('are written though a log is offline', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    const [bad, good] = [openLog(directory, 'orders-0'), openLog(directory, 'orders-1')];
+    appendValues(bad, ['a']);
+    appendValues(good, ['a']);
+    disk.fail({ operation: 'datasync', path: /orders-0/ });
+    await expect(bad.sync()).rejects.toThrowError(/offline/);
+    await directory.checkpoint(
+      new Map([
+        ['orders-0', at(1)],
+        ['orders-1', at(1)],
+      ]),
+    );
+    expect(text(disk, 'recovery-point-offset-checkpoint')).toContain('orders 1 1\n');
+    expect(text(disk, 'recovery-point-offset-checkpoint')).not.toContain('orders 0 1\n');
+  });
+});
+
+describe('what is in the directory', () => {
+  test('partitions are listed with their topic ids, other things are left alone', async () => {
+    const disk = newDisk();
+    const directory = open(disk);
+    await openLog(directory, 'orders-0').sync();
+    openLog(directory, 'my-topic-3', OTHER_TOPIC_ID);
+    disk.port().makeDirectory('/data/controller');
+    disk.port().makeDirectory('/data/raft-0');
+    disk.port().makeDirectory('/data/old-1.AAAAAAAAAAAAAAAAAAAAAA.deleted/x');
+    await directory.close(new Map());
+    expect(open(disk).partitions).toEqual([
+      { name: 'my-topic-3', topic: 'my-topic', partition: 3, topicId: OTHER_TOPIC_ID },
+      { name: 'orders-0', topic: 'orders', partition: 0, topicId: TOPIC_ID },
+    ]);
+    expect(disk.port().exists('/data/controller')).toBe(true);
+    expect(disk.port().exists('/data/old-1.AAAAAAAAAAAAAAAAAAAAAA.deleted')).toBe(false);
+  });
+
+  test('a stray partition can be deleted', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    appendValues(openLog(first), ['a']);
+    await first.close(new Map());
+    const second = open(disk);
+    await second.delete('orders-0');
+    await second.delete('../meta.properties');
+    expect(disk.port().exists('/data/orders-0')).toBe(false);
+    expect(disk.port().exists('/data/meta.properties')).toBe(true);
+  });
+
+  test('a log is open once', () => {
+    const directory = open(newDisk());
+    openLog(directory);
+    expect(() => openLog(directory)).toThrowError(/open already/);
+  });
+});
