@@ -156,6 +156,14 @@ export class DiskImage {
     return mode;
   }
 
+  /** What a power cut would leave of a node, if nothing unsynced were kept; undefined: nothing. */
+  durable(parts: readonly string[]): TreeNode | undefined {
+    let node: TreeNode | undefined = this.#root;
+    for (const part of parts)
+      node = node?.kind === 'directory' ? node.durable.get(part) : undefined;
+    return node;
+  }
+
   /** A copy of the stable face, to be put back later with `restore`. */
   snapshot(): DirectoryNode {
     return copyDirectory(this.#root);

@@ -12,7 +12,7 @@ import { MetadataWatcher, show } from './metadata-watcher.ts';
 import type { PartitionState } from './metadata-watcher.ts';
 import { describeFault, drawPlan } from './plan.ts';
 import type { FaultPlan, Plan } from './plan.ts';
-import { compareReplicas } from './replica-checker.ts';
+import { compareReplicas, durableEnd } from './replica-checker.ts';
 import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
 import { ConsumerLoop, ProducerLoop, TOPIC, connectClient } from './workload.ts';
 import { World } from './world.ts';
@@ -23,6 +23,11 @@ const WHOLE_WITHIN_MS = 60_000;
 /** And in which a cluster that starts must have made a topic. */
 const START_WITHIN_MS = 30_000;
 const READ_WITHIN_MS = 60_000;
+
+/** Of so many acknowledgements one is held against the disks. */
+const DURABILITY_CHECK_EVERY = 16;
+/** The default of min.insync.replicas. */
+const MIN_IN_SYNC = 2;
 
 export interface RunFigures {
   readonly acknowledged: number;
@@ -71,6 +76,7 @@ class FailoverRun {
   readonly #failoverMs: number[] = [];
   readonly #wholeMs: number[] = [];
   #watcher: MetadataWatcher | undefined;
+  #acks = 0;
   /** What the next acknowledgement of a partition means, by partition. */
   readonly #awaited: Map<number, { sinceMs: number; epoch: number }> = new Map();
 
@@ -236,11 +242,24 @@ class FailoverRun {
     }
   }
 
-  #onAck({ partition, leaderEpoch }: Sent): void {
+  #onAck({ partition, leaderEpoch, offset }: Sent): void {
+    if (this.#acks++ % DURABILITY_CHECK_EVERY === 0) this.#checkDurable(partition, offset);
     const awaited = this.#awaited.get(partition);
     if (awaited === undefined || leaderEpoch <= awaited.epoch) return;
     this.#awaited.delete(partition);
     this.#failoverMs.push(this.#world.nowMs - awaited.sinceMs);
+  }
+
+  /** P6: what was acknowledged would outlive a power cut of any one broker. */
+  #checkDurable(partition: number, offset: number): void {
+    const name = partitionName(TOPIC, partition);
+    const ends = this.#cluster
+      .replicas()
+      .map(({ disk, dataDir }) => durableEnd(disk, dataDir, name));
+    if (ends.filter((end) => end > offset).length >= MIN_IN_SYNC) return;
+    this.#world.fail(
+      new Error(`${name} offset ${offset} is acknowledged; durable are ${ends.join(', ')} (P6)`),
+    );
   }
 
   // ------------------------------------------------------------------------------ convergence

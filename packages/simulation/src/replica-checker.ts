@@ -1,6 +1,7 @@
 /** Reads partition logs straight from simulated disks and holds the replicas against each other (P1). */
 import { bytesEqual, concatBytes } from '@relevo/base/bytes';
 import { partitionName } from '@relevo/base/ids';
+import { partsOf } from './simulated-disk.ts';
 import type { SimulatedDisk } from './simulated-disk.ts';
 
 const BATCH_LENGTH_AT = 8;
@@ -19,7 +20,10 @@ export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string
   const directory = `${dataDir}/${name}`;
   if (disk.lookup(directory) === undefined) return [];
   const files = disk.list(directory).filter((entry) => entry.name.endsWith('.log'));
-  const bytes = concatBytes(files.map((entry) => disk.contents(`${directory}/${entry.name}`)));
+  return batchesIn(concatBytes(files.map((entry) => disk.contents(`${directory}/${entry.name}`))));
+}
+
+function batchesIn(bytes: Uint8Array): StoredBatch[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const batches: StoredBatch[] = [];
   for (let at = 0; at + LAST_OFFSET_DELTA_AT + 4 <= bytes.length;) {
@@ -31,6 +35,18 @@ export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string
     at = end;
   }
   return batches;
+}
+
+/** The offset after the last whole batch that a power cut could not take from this disk. */
+export function durableEnd(disk: SimulatedDisk, dataDir: string, name: string): number {
+  const directory = disk.image.durable(partsOf(`${dataDir}/${name}`));
+  if (directory?.kind !== 'directory') return 0;
+  let end = 0;
+  for (const [fileName, node] of [...directory.durable].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (node.kind !== 'file' || !fileName.endsWith('.log')) continue;
+    for (const batch of batchesIn(node.durable.view())) end = batch.lastOffset + 1;
+  }
+  return end;
 }
 
 export interface ReplicaOnDisk {
