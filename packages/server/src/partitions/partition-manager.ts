@@ -6,6 +6,7 @@
  *       replication server <───────┘    └─────── replication client
  *     (pushes to followers)                     (copies from leaders)
  */
+import { RelevoError } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, Offset } from '@relevo/base/ids';
 import type { Ports, Route } from '@relevo/base/ports';
 import type { BrokerView } from '@relevo/broker/leader-replica';
@@ -18,7 +19,11 @@ import type {
   ListOffsetsRequest,
   ListOffsetsResponse,
 } from '@relevo/rpc/gen/client/fetch';
-import type { ProduceRequest } from '@relevo/rpc/gen/client/produce';
+import type {
+  InitProducerIdRequest,
+  InitProducerIdResponse,
+  ProduceRequest,
+} from '@relevo/rpc/gen/client/produce';
 import type {
   AlterPartitionsRequest,
   AlterPartitionsResponse,
@@ -29,7 +34,7 @@ import { IsrProposals } from './isr-proposals.ts';
 import type { Partition, PartitionDeps, PartitionEvents, ProduceReply } from './partition.ts';
 import { PartitionMetrics } from './partition-metrics.ts';
 import { PartitionTable } from './partition-table.ts';
-import { ProduceService } from './produce-service.ts';
+import { IN_HAND_BYTES_MAX, ProduceService } from './produce-service.ts';
 import { ProducerIds } from './producer-ids.ts';
 import type { ProducerIdBlock } from './producer-ids.ts';
 import { Reconciler } from './reconciler.ts';
@@ -64,6 +69,8 @@ export interface PartitionManagerOptions {
   readonly replicaLagMs: number;
   /** `log.retention.check.interval.ms`. */
   readonly retentionCheckMs: number;
+  /** Bytes appended and not yet answered above which producers are paused; default: 64 MiB. */
+  readonly inHandBytesMax?: number;
 }
 
 export interface PartitionsStatus {
@@ -92,6 +99,7 @@ export class PartitionManager {
   readonly #options: PartitionManagerOptions;
   readonly #table = new PartitionTable();
   readonly #turn: Turn;
+  readonly #producerIds: ProducerIds;
   readonly #produce: ProduceService;
   readonly #fetch: FetchService;
   readonly #server: ReplicationServer;
@@ -113,10 +121,12 @@ export class PartitionManager {
     const reviewIsr = (partition: Partition): void => this.#reviewIsr(partition);
     const shared = { ...deps, turn, metrics, table, localId, clusterId, image, reviewIsr };
     const brokerEpoch = (): BrokerEpoch => deps.brokerEpoch() ?? NOT_REGISTERED;
-    const producerIds = new ProducerIds(() =>
-      deps.allocateProducerIds({ brokerId: localId, brokerEpoch: brokerEpoch() }),
-    );
-    this.#produce = new ProduceService({ ...shared, producerIds });
+    this.#producerIds = new ProducerIds(() => this.#allocateProducerIds());
+    this.#produce = new ProduceService({
+      ...shared,
+      producerIds: this.#producerIds,
+      inHandBytesMax: options.inHandBytesMax ?? IN_HAND_BYTES_MAX,
+    });
     this.#fetch = new FetchService(shared);
     this.#server = new ReplicationServer({ ...shared, brokerEpoch });
     this.#client = new ReplicationClient({ ...shared, brokerEpoch });
@@ -176,6 +186,11 @@ export class PartitionManager {
     return this.#fetch.listOffsets(request);
   }
 
+  /** See `ProducerIds.init`. */
+  initProducerId(request: InitProducerIdRequest): Promise<InitProducerIdResponse> {
+    return this.#producerIds.init(request);
+  }
+
   status(): PartitionsStatus {
     let leading = 0;
     let following = 0;
@@ -221,6 +236,15 @@ export class PartitionManager {
     this.#proposals.close();
     this.#turn.close();
     return Promise.resolve(this.#upkeep.highWatermarks());
+  }
+
+  #allocateProducerIds(): Promise<ProducerIdBlock> {
+    const brokerEpoch = this.#deps.brokerEpoch();
+    if (brokerEpoch === undefined) {
+      const message = 'this broker is not registered with the controller yet: try again shortly';
+      return Promise.reject(new RelevoError('LEADER_NOT_AVAILABLE', message));
+    }
+    return this.#deps.allocateProducerIds({ brokerId: this.#options.brokerId, brokerEpoch });
   }
 
   #events(): PartitionEvents {

@@ -17,6 +17,7 @@ import type { Offset } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
 import type { Clock, Crc32c, MessageStream, Route, StreamEvents } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
+import { LogError } from '@relevo/log/log-error';
 import { BatchError } from '@relevo/record/batch-error';
 import { validateBatch } from '@relevo/record/validate';
 import { ProduceService as methods, produceResponse } from '@relevo/rpc/gen/client/produce';
@@ -33,7 +34,7 @@ import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
 import type { ProducerIds } from './producer-ids.ts';
 
-/** Bytes appended and not yet answered, over all streams, above which producers are paused. */
+/** The default of `inHandBytesMax`. */
 export const IN_HAND_BYTES_MAX: number = 64 * 1024 * 1024;
 /** What a waiting batch costs besides its bytes. */
 const IN_HAND_OVERHEAD = 256;
@@ -49,6 +50,8 @@ export interface ProduceServiceDeps {
   readonly image: () => ClusterImage;
   /** The controller has heard of this broker within the session timeout. */
   readonly isLeaseValid: () => boolean;
+  /** Bytes appended and not yet answered, over all streams, above which producers are paused. */
+  readonly inHandBytesMax: number;
 }
 
 export class ProduceService {
@@ -93,7 +96,10 @@ export class ProduceService {
       this.#check(request, partition, partition.leader);
       this.#append(request, reply, partition, partition.leader);
     } catch (error) {
-      if (error instanceof RelevoError) {
+      if (error instanceof LogError) {
+        const message = `${partition?.name ?? 'partition'}: ${error.message}`;
+        this.#refuse(request, reply, error.code, message);
+      } else if (error instanceof RelevoError) {
         this.#refuse(request, reply, error.code, error.message);
       } else if (error instanceof BatchError) {
         const message = `${partition?.name ?? 'partition'}: the batch is refused: ${error.message}`;
@@ -135,14 +141,14 @@ export class ProduceService {
 
   #take(bytes: number): void {
     this.#inHandBytes += bytes + IN_HAND_OVERHEAD;
-    if (this.#paused || this.#inHandBytes <= IN_HAND_BYTES_MAX) return;
+    if (this.#paused || this.#inHandBytes <= this.#deps.inHandBytesMax) return;
     this.#paused = true;
     for (const stream of this.#streams) stream.pause();
   }
 
   #release(bytes: number): void {
     this.#inHandBytes -= bytes + IN_HAND_OVERHEAD;
-    if (!this.#paused || this.#inHandBytes > IN_HAND_BYTES_MAX / 2) return;
+    if (!this.#paused || this.#inHandBytes > this.#deps.inHandBytesMax / 2) return;
     this.#paused = false;
     for (const stream of this.#streams) stream.resume();
   }

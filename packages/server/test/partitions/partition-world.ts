@@ -66,7 +66,10 @@ export class PartitionWorld {
   proposals: 'answered' | 'lost' | 'unanswered' = 'answered';
   #directories = 0;
 
-  constructor(seed: number | string = 1) {
+  readonly #options: { readonly inHandBytesMax?: number };
+
+  constructor(seed: number | string = 1, options: { readonly inHandBytesMax?: number } = {}) {
+    this.#options = options;
     this.world = new World({ seed, onLog: (line) => this.lines.push(line), limitMs: 600_000 });
     this.decide({ kind: 'activate', clusterId: CLUSTER });
   }
@@ -234,6 +237,7 @@ export class PartitionWorld {
             topicDefaults: TOPIC_DEFAULTS,
             replicaLagMs: LAG_MS,
             retentionCheckMs: 1000,
+            ...this.#options,
           },
         ),
       };

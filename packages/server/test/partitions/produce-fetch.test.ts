@@ -1,0 +1,425 @@
+import { errorCodeOf } from '@relevo/base/errors';
+import type { ProducerEpoch, ProducerId } from '@relevo/base/ids';
+import { FetchService, listOffsetsRequest } from '@relevo/rpc/gen/client/fetch';
+import { ProduceService } from '@relevo/rpc/gen/client/produce';
+import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
+import { describe, expect, test } from 'vitest';
+import { PartitionWorld } from './partition-world.ts';
+import type { TestClient } from './partition-world.ts';
+
+const values = (count: number, prefix = 'v'): string[] =>
+  Array.from({ length: count }, (_, at) => `${prefix}${at}`);
+
+/** One broker that leads alone, a topic, and a client. */
+async function single(
+  scenario: (world: PartitionWorld, client: TestClient) => Promise<void>,
+  config: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const world = new PartitionWorld();
+  await world.run(async () => {
+    await world.boot(1);
+    world.createTopic('orders', [[1], [1]], config);
+    await world.world.until(
+      'broker 1 leads',
+      () => world.broker(1).manager.status().leading === 2,
+      1000,
+    );
+    await scenario(world, await world.client());
+  });
+}
+
+const code = (answer: { readonly error: number }): string => errorCodeOf(answer.error);
+
+describe('a produce is refused with one clear error, and appends nothing', () => {
+  const corrupted = (batch: Uint8Array, at: number): Uint8Array => {
+    const copy = batch.slice();
+    copy[at] = (copy[at] ?? 0) ^ 1;
+    return copy;
+  };
+
+  test('when the batch is damaged, lies, or is no batch', () =>
+    single(async (world, client) => {
+      const good = client.batch(values(3));
+      const cases: [string, Uint8Array][] = [
+        ['CORRUPT_MESSAGE', corrupted(good, good.length - 1)],
+        ['CORRUPT_MESSAGE', good.subarray(0, good.length - 1)],
+        ['CORRUPT_MESSAGE', new Uint8Array(0)],
+        ['CORRUPT_MESSAGE', corrupted(good, 16)],
+        ['CORRUPT_MESSAGE', corrupted(good, 60)],
+        ['CORRUPT_MESSAGE', Uint8Array.of(...good, ...good)],
+        ['MESSAGE_TOO_LARGE', client.batch(['x'.repeat(1 << 20)])],
+        ['INVALID_RECORD', client.batch(['a'], { isControl: true })],
+      ];
+      for (const [expected, batch] of cases) {
+        const answer = await client.produce(1, 'orders', batch);
+        expect([code(answer), answer.baseOffset]).toEqual([expected, -1]);
+        expect(answer.message).toContain('orders-0');
+      }
+      expect(world.partition(1, 'orders').logEndOffset).toBe(0);
+      expect(code(await client.produce(1, 'orders', good))).toBe('NONE');
+    }));
+
+  test('when topic, partition, epoch or acks are wrong', () =>
+    single(async (world, client) => {
+      const cases: [string, Parameters<TestClient['produce']>[3]][] = [
+        ['UNKNOWN_TOPIC_ID', { topicId: 'AAAAAAAAAAAAAAAAAAAAAA' }],
+        ['UNKNOWN_TOPIC_ID', { topicId: 'what?' }],
+        ['UNKNOWN_TOPIC_OR_PARTITION', { partition: 7 }],
+        ['UNKNOWN_LEADER_EPOCH', { leaderEpoch: 5 }],
+        ['INVALID_REQUIRED_ACKS', { acks: 2 }],
+      ];
+      for (const [expected, more] of cases) {
+        const answer = await client.produce(1, 'orders', values(1), more);
+        expect(code(answer)).toBe(expected);
+        expect(answer.message.length).toBeGreaterThan(20);
+      }
+      expect(world.partition(1, 'orders').logEndOffset).toBe(0);
+    }));
+
+  test('when the lease has run out', () =>
+    single(async (world, client) => {
+      world.broker(1).leaseValid = false;
+      expect(code(await client.produce(1, 'orders', values(1)))).toBe('LEADER_NOT_AVAILABLE');
+    }));
+
+  test('when another leads: it says who', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      world.createTopic('orders', [[2, 1]]);
+      await world.world.until(
+        'broker 1 follows',
+        () => world.broker(1).manager.status().following === 1,
+        1000,
+      );
+      const client = await world.client();
+      const answer = await client.produce(1, 'orders', values(1));
+      expect(code(answer)).toBe('NOT_LEADER_OR_FOLLOWER');
+      expect(answer.currentLeader).toEqual({
+        brokerId: 2,
+        leaderEpoch: 0,
+        address: 'broker-2:9093',
+      });
+    });
+  });
+});
+
+describe('acknowledgements', () => {
+  test('acks=0 is silent, acks=1 comes when the leader has synced', () =>
+    single(async (world, client) => {
+      const silent = client.produce(1, 'orders', values(2), { acks: 0 });
+      const own = await client.produce(1, 'orders', values(2), { acks: 1 });
+      expect(own).toMatchObject({ error: 0, baseOffset: 2, syncedOn: [1] });
+      const first = await Promise.race([silent, world.world.sleep(500).then(() => 'silent')]);
+      expect(first).toBe('silent');
+      expect(world.broker(1).manager.status().inHandBytes).toBe(0);
+    }));
+
+  test('time out as unknown where the replicas do not confirm', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      world.createTopic('orders', [[1, 2]]);
+      const following = (): boolean =>
+        world.broker(2).manager.partition(world.topicId('orders'), 0)?.follower?.replica.phase ===
+        'following';
+      await world.world.until('broker 2 follows', following, 1000);
+      world.proposals = 'lost';
+      await world.kill(2);
+      const client = await world.client();
+      const started = world.world.nowMs;
+      const answer = await client.produce(1, 'orders', values(1), { timeoutMs: 700 });
+      expect(code(answer)).toBe('REQUEST_TIMED_OUT');
+      expect(answer.message).toContain('unknown');
+      expect(world.world.nowMs - started).toBeLessThan(1400);
+    });
+  });
+
+  test('end with the new leader when leadership moves meanwhile', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      world.createTopic('orders', [[1, 2]]);
+      const following = (): boolean =>
+        world.broker(2).manager.partition(world.topicId('orders'), 0)?.follower?.replica.phase ===
+        'following';
+      await world.world.until('broker 2 follows', following, 1000);
+      const client = await world.client();
+      world.process(2).pause();
+      const waiting = client.produce(1, 'orders', values(1));
+      await world.world.sleep(50);
+      world.fence(1);
+      const answer = await waiting;
+      expect(code(answer)).toBe('NOT_LEADER_OR_FOLLOWER');
+      expect(answer.currentLeader).toMatchObject({ brokerId: 2, leaderEpoch: 1 });
+    });
+  });
+
+  test('of a repeated batch name the first offset, and wait for it like any other', () =>
+    single(async (world, client) => {
+      const producer = { producerId: 7 as ProducerId, producerEpoch: 0 as ProducerEpoch };
+      const batch = (sequence: number): Uint8Array =>
+        client.batch(values(2), { ...producer, baseSequence: sequence });
+      const answers = await Promise.all([
+        client.produce(1, 'orders', batch(0)),
+        client.produce(1, 'orders', batch(2)),
+        client.produce(1, 'orders', batch(0)),
+      ]);
+      expect(answers.map(({ baseOffset, error }) => [error, baseOffset])).toEqual([
+        [0, 0],
+        [0, 2],
+        [0, 0],
+      ]);
+      expect(world.partition(1, 'orders').logEndOffset).toBe(4);
+      const gap = await client.produce(1, 'orders', batch(9));
+      expect(code(gap)).toBe('OUT_OF_ORDER_SEQUENCE_NUMBER');
+      const late = await client.produce(1, 'orders', batch(2));
+      expect([late.error, late.baseOffset]).toEqual([0, 2]);
+    }));
+
+  test('tell the broker time where the topic wants it', () =>
+    single(
+      async (_, client) => {
+        const answer = await client.produce(1, 'orders', values(1));
+        expect(answer.logAppendTimeMs).toBeGreaterThan(1_700_000_000_000);
+      },
+      { 'message.timestamp.type': 'LogAppendTime' },
+    ));
+});
+
+test('producers are held back while too much is in hand, and go on afterwards', async () => {
+  const limit = 1_000_000;
+  const world = new PartitionWorld(1, { inHandBytesMax: limit });
+  await world.run(async () => {
+    await world.boot(1, 2);
+    world.createTopic('orders', [[1, 2]]);
+    const following = (): boolean =>
+      world.broker(2).manager.partition(world.topicId('orders'), 0)?.follower?.replica.phase ===
+      'following';
+    await world.world.until('broker 2 follows', following, 1000);
+    const client = await world.client();
+    world.process(2).pause();
+    const big = 'x'.repeat(20_000);
+    const answers: ProduceResponse[] = [];
+    for (let at = 0; at < 90; at++) {
+      void client
+        .produce(1, 'orders', [big], { timeoutMs: 60_000 })
+        .then((answer) => answers.push(answer));
+    }
+    await world.world.sleep(400);
+    const { inHandBytes } = world.broker(1).manager.status();
+    expect(inHandBytes).toBeGreaterThan(limit * 0.9);
+    expect(inHandBytes).toBeLessThan(limit + 40_000);
+    world.process(2).resume();
+    await world.world.until('all are answered', () => answers.length === 90, 60_000);
+    expect(answers.every(({ error }) => error === 0)).toBe(true);
+    expect(world.broker(1).manager.status().inHandBytes).toBe(0);
+  });
+});
+
+test('producer ids come from blocks, and an epoch is bumped for who asks', () =>
+  single(async (_, client) => {
+    const channel = client.ports.transport.dial('broker-1:9093');
+    const init = (producerId: number, producerEpoch: number): ReturnType<typeof channel.call> =>
+      channel.call(
+        ProduceService.initProducerId,
+        { producerId, producerEpoch },
+        { deadlineMs: 1000 },
+      );
+    const many = await Promise.all(Array.from({ length: 50 }, () => init(-1, -1)));
+    const ids = many.map((answer) => (answer as { producerId: number }).producerId);
+    expect(new Set(ids).size).toBe(50);
+    expect(await init(3, 4)).toEqual({ producerId: 3, producerEpoch: 5 });
+    const worn = (await init(3, 32_767)) as { producerId: number; producerEpoch: number };
+    expect(worn.producerEpoch).toBe(0);
+    expect(ids).not.toContain(worn.producerId);
+    await expect(init(3, -1)).rejects.toThrow('give both');
+  }));
+
+describe('a fetch', () => {
+  test('waits for something to read, and not longer than it says', () =>
+    single(async (world, client) => {
+      const started = world.world.nowMs;
+      const empty = await client.fetch(1, [{ topic: 'orders' }], { maxWaitMs: 300 });
+      expect(empty.partitions).toMatchObject([{ error: 0, highWatermark: 0 }]);
+      expect(world.world.nowMs - started).toBeGreaterThan(299);
+      const waiting = client.fetch(1, [{ topic: 'orders' }], { maxWaitMs: 5000 });
+      await world.world.sleep(50);
+      const before = world.world.nowMs;
+      await client.produce(1, 'orders', values(1));
+      const found = await waiting;
+      expect(found.partitions[0]?.batches.length).toBeGreaterThan(0);
+      expect(world.world.nowMs - before).toBeLessThan(50);
+    }));
+
+  test('waits for as many bytes as it asks for', () =>
+    single(async (world, client) => {
+      const waiting = client.fetch(1, [{ topic: 'orders' }, { topic: 'orders', partition: 1 }], {
+        maxWaitMs: 5000,
+        minBytes: 250,
+      });
+      let done = false;
+      void waiting.then(() => (done = true));
+      await client.produce(1, 'orders', ['x'.repeat(60)]);
+      await world.world.sleep(100);
+      expect(done).toBe(false);
+      await client.produce(1, 'orders', ['y'.repeat(100)], { partition: 1 });
+      const found = await waiting;
+      const bytes = found.partitions.reduce((sum, { batches }) => sum + batches.length, 0);
+      expect(bytes).toBeGreaterThanOrEqual(250);
+    }));
+
+  test('sees nothing above the high watermark', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      world.createTopic('orders', [[1, 2]]);
+      const following = (): boolean =>
+        world.broker(2).manager.partition(world.topicId('orders'), 0)?.follower?.replica.phase ===
+        'following';
+      await world.world.until('broker 2 follows', following, 1000);
+      const client = await world.client();
+      await client.produce(1, 'orders', values(2, 'committed'));
+      world.process(2).pause();
+      await client.produce(1, 'orders', values(2, 'not'), { acks: 1 });
+      expect(world.partition(1, 'orders').logEndOffset).toBe(4);
+      expect(await client.values(1, 'orders')).toEqual(values(2, 'committed'));
+      const beyond = await client.fetch(1, [{ topic: 'orders', offset: 3 }]);
+      expect(beyond.partitions).toMatchObject([{ error: 0, highWatermark: 2 }]);
+      expect(beyond.partitions[0]?.batches.length).toBe(0);
+    });
+  });
+
+  test('gives the first batch even where it is larger than asked for, and keeps to limits else', () =>
+    single(async (_, client) => {
+      for (let at = 0; at < 3; at++) await client.produce(1, 'orders', ['x'.repeat(5_000)]);
+      const one = await client.fetch(1, [{ topic: 'orders', maxBytes: 100 }]);
+      expect(one.partitions[0]?.batches.length).toBeGreaterThan(5_000);
+      expect(one.partitions[0]?.batches.length).toBeLessThan(6_000);
+      const two = await client.fetch(1, [{ topic: 'orders' }], { maxBytes: 11_000 });
+      expect(two.partitions[0]?.batches.length).toBeGreaterThan(10_000);
+      expect(two.partitions[0]?.batches.length).toBeLessThan(11_000);
+    }));
+
+  test('is refused out of range, under other epochs, and elsewhere', () =>
+    single(async (_, client) => {
+      await client.produce(1, 'orders', values(3));
+      const cases: [string, Parameters<TestClient['fetch']>[1][number]][] = [
+        ['OFFSET_OUT_OF_RANGE', { topic: 'orders', offset: 4 }],
+        ['UNKNOWN_LEADER_EPOCH', { topic: 'orders', leaderEpoch: 3 }],
+        ['UNKNOWN_TOPIC_OR_PARTITION', { topic: 'orders', partition: 2 }],
+      ];
+      for (const [expected, target] of cases) {
+        const answer = await client.fetch(1, [target], { maxWaitMs: 1000 });
+        expect(answer.partitions.map(code)).toEqual([expected]);
+      }
+    }));
+
+  test('is woken when its partition is led by another', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      world.createTopic('orders', [[1, 2]]);
+      await world.world.until(
+        'it is led',
+        () => world.broker(1).manager.status().leading === 1,
+        1000,
+      );
+      const client = await world.client();
+      const waiting = client.fetch(1, [{ topic: 'orders' }], { maxWaitMs: 20_000 });
+      await world.world.sleep(50);
+      world.fence(1);
+      const answer = await world.world.within('the fetch is answered', 200, waiting);
+      expect(answer.partitions.map(code)).toEqual(['NOT_LEADER_OR_FOLLOWER']);
+      expect(answer.partitions[0]?.currentLeader?.brokerId).toBe(2);
+    });
+  });
+
+  test('leaves nothing behind when its caller is gone', () =>
+    single(async (world, client) => {
+      void client.fetch(1, [{ topic: 'orders' }], { maxWaitMs: 20_000 }).catch(() => undefined);
+      const { manager } = world.broker(1);
+      await world.world.until('it waits', () => manager.status().waitingFetches === 1, 100);
+      world.world.network.breakConnections('client', 'broker-1');
+      await world.world.until('it is gone', () => manager.status().waitingFetches === 0, 1000);
+    }));
+});
+
+test('offsets are listed by time: earliest, latest, and the first at or after one', () =>
+  single(async (world, client) => {
+    const channel = client.ports.transport.dial('broker-1:9093');
+    const list = async (timestampMs: number): Promise<number | string> => {
+      const answer = await channel.call(
+        FetchService.listOffsets,
+        listOffsetsRequest({
+          partitions: [
+            { topicId: world.topicId('orders'), partition: 0, leaderEpoch: -1, timestampMs },
+          ],
+        }),
+        { deadlineMs: 1000 },
+      );
+      const [found] = answer.partitions;
+      if (found === undefined) return 'nothing';
+      return found.error === 0 ? found.offset : code(found);
+    };
+    const start = client.ports.clock.wallMs();
+    for (let at = 0; at < 5; at++) {
+      await client.produce(1, 'orders', values(2));
+      await world.world.sleep(100);
+    }
+    expect(await list(-2)).toBe(0);
+    expect(await list(-1)).toBe(10);
+    expect(await list(start)).toBe(0);
+    expect(await list(start + 150)).toBe(4);
+    expect(await list(start + 100_000)).toBe(-1);
+    expect(await list(-3)).toBe('INVALID_REQUEST');
+  }));
+
+test('"latest" is not known before the new leader has committed up to its beginning', async () => {
+  const world = new PartitionWorld();
+  await world.run(async () => {
+    await world.boot(1, 2, 3);
+    world.createTopic('orders', [[1, 2, 3]]);
+    const following = (): boolean =>
+      [2, 3].every(
+        (id) =>
+          world.broker(id).manager.partition(world.topicId('orders'), 0)?.follower?.replica
+            .phase === 'following',
+      );
+    await world.world.until('they follow', following, 1000);
+    const client = await world.client();
+    await client.produce(1, 'orders', values(4));
+    world.process(3).pause();
+    await world.kill(1);
+    world.fence(1);
+    await world.world.until('2 leads', () => world.broker(2).manager.status().leading === 1, 1000);
+    const channel = client.ports.transport.dial('broker-2:9093');
+    const latest = async (): Promise<string> => {
+      const answer = await channel.call(
+        FetchService.listOffsets,
+        listOffsetsRequest({
+          partitions: [
+            { topicId: world.topicId('orders'), partition: 0, leaderEpoch: -1, timestampMs: -1 },
+          ],
+        }),
+        { deadlineMs: 1000 },
+      );
+      const [found] = answer.partitions;
+      return found?.error === 0 ? String(found.offset) : code(found ?? { error: -1 });
+    };
+    // The watermark that went with the last message to broker 2 was that of before the batch.
+    const known = world.partition(2, 'orders').leader?.replica.knowsLatest;
+    expect(await latest()).toBe(known === true ? '4' : 'OFFSET_NOT_AVAILABLE');
+    world.process(3).resume();
+    let seen = '';
+    await world.world.until(
+      'latest is known',
+      () => {
+        void latest().then((answer) => (seen = answer));
+        return seen === '4';
+      },
+      2000,
+      () => `it is ${seen}`,
+    );
+  });
+});
