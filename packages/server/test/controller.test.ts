@@ -376,7 +376,7 @@ describe('shutdown and hand-back', () => {
     });
   });
 
-  test('one that nobody lets go stops after its time all the same', async () => {
+  test('one that nobody lets go stops after its time, or when no controller answers', async () => {
     const cluster = new ControllerWorld(three);
     await cluster.run(async () => {
       await cluster.start([1, 2, 3]);
@@ -385,8 +385,22 @@ describe('shutdown and hand-back', () => {
       const fromMs = cluster.world.nowMs;
       expect(await cluster.node(2).lifecycle.shutdown(1000)).toBe('timedOut');
       expect(cluster.world.nowMs - fromMs).toBeLessThan(1010);
+      expect(await cluster.node(3).lifecycle.shutdown(60_000)).toBe('timedOut');
+      expect(cluster.world.nowMs - fromMs).toBeLessThan(1000 + SESSION_MS + 20);
       cluster.quorum.lead(brokerId(1));
       await cluster.until('1 is active', () => cluster.node(1).service?.isActive() === true);
+    });
+  });
+
+  test('all that stop at once are let go', async () => {
+    const cluster = new ControllerWorld(three);
+    await cluster.run(async () => {
+      await cluster.start([1, 2, 3]);
+      await cluster.create('t', { partitions: 9 });
+      const fromMs = cluster.world.nowMs;
+      const outcomes = [1, 2, 3].map((id) => cluster.node(id).lifecycle.shutdown(5000));
+      expect(await Promise.all(outcomes)).toEqual(['released', 'released', 'released']);
+      expect(cluster.world.nowMs - fromMs).toBeLessThan(100);
     });
   });
 

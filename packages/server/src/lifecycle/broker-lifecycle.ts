@@ -115,6 +115,7 @@ export class BrokerLifecycle {
   #predecessorSinceMs: number | undefined;
   #wantsShutdown = false;
   #released: (() => void) | undefined;
+  #patience: TimerHandle | undefined;
   /** Whether the image held this broker under its epoch when last looked at. */
   #seenInImage = false;
   readonly #listeners = new Set<(fenced: boolean) => void>();
@@ -159,24 +160,32 @@ export class BrokerLifecycle {
 
   /**
    * Asks the controller to move leadership away; resolves when this broker may go, or after
-   * `timeoutMs`, and then ends the session. Serve on until it has resolved.
+   * `timeoutMs`, or when no controller has answered for a session, and then ends the session. Serve on
+   * until it has resolved.
    */
   async shutdown(timeoutMs: number): Promise<ShutdownOutcome> {
     // Who was never registered leads nothing.
     let outcome: ShutdownOutcome = this.#brokerEpoch === undefined ? 'released' : 'timedOut';
     if (this.#state === 'inSession' && timeoutMs > 0) {
       this.#wantsShutdown = true;
+      const beganMs = this.#deps.clock.monotonicMs();
       outcome = await new Promise<ShutdownOutcome>((resolve) => {
-        const timer = this.#deps.timers.after(timeoutMs, () => resolve('timedOut'));
-        this.#released = () => {
-          timer.cancel();
-          resolve('released');
-        };
+        this.#released = () => resolve('released');
+        this.#giveUp(beganMs, timeoutMs, () => resolve('timedOut'));
         this.#heartbeatNow();
       });
     }
     this.stop();
     return outcome;
+  }
+
+  #giveUp(beganMs: number, timeoutMs: number, giveUp: () => void): void {
+    const { clock, timers } = this.#deps;
+    // The last broker of a cluster that stops finds no majority any more: it need not wait for long.
+    const aloneMs = Math.max(this.#leaseEndMs, beganMs + this.#options.sessionTimeoutMs);
+    const waitMs = Math.min(aloneMs, beganMs + timeoutMs) - clock.monotonicMs();
+    if (waitMs <= 0) giveUp();
+    else this.#patience = timers.after(waitMs, () => this.#giveUp(beganMs, timeoutMs, giveUp));
   }
 
   /** Ends the session at once. */
@@ -185,6 +194,7 @@ export class BrokerLifecycle {
     if (this.#state !== 'failed') this.#state = 'stopped';
     this.#retry?.timer.cancel();
     this.#beat?.cancel();
+    this.#patience?.cancel();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     const session = this.#session;
     this.#session = undefined;
@@ -445,7 +455,9 @@ export class BrokerLifecycle {
     if (fenced === this.#wasFenced) return;
     this.#wasFenced = fenced;
     const { logger } = this.#deps;
-    if (!fenced) logger.info('unfenced: this broker serves', { brokerEpoch: this.#brokerEpoch });
+    if (this.#state === 'stopped') logger.debug('the session has ended');
+    else if (!fenced)
+      logger.info('unfenced: this broker serves', { brokerEpoch: this.#brokerEpoch });
     else if (this.#fencedByController) logger.warn('fenced: this broker acknowledges nothing');
     else {
       logger.warn('no controller answered for a session: this broker acknowledges nothing', {
