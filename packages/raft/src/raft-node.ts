@@ -195,6 +195,10 @@ export class RaftNode {
       }
       case 'vote':
         core.sendAfterPersist(from, { kind: 'voteReply', granted: false });
+        return;
+      default:
+        // An answer that comes too late.
+        return;
     }
   }
 

@@ -83,7 +83,7 @@ class History {
 
   readonly #actions: readonly [weight: number, name: string, act: () => void][] = [
     [40, 'propose', (): void => this.#propose()],
-    [15, 'read', (): void => void this.#onLeader((id) => this.cluster.read(id))],
+    [15, 'read', (): void => this.#onLeader((id) => void this.cluster.read(id))],
     [6, 'cut', (): void => this.#cut()],
     [4, 'isolate', (): void => this.#isolateLeader()],
     [6, 'heal', (): void => this.cluster.heal()],

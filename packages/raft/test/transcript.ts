@@ -85,7 +85,7 @@ export class Interpreter {
       try {
         this.#execute(command);
       } catch (error) {
-        throw new Error(`in "${command}": ${error instanceof Error ? error.stack : error}`);
+        throw new Error(`in "${command}"`, { cause: error });
       }
     }
     return this.#lines.length > 0 ? this.#lines.join('\n') : 'ok';
