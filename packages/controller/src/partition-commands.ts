@@ -4,6 +4,9 @@
  * A proposal is taken only if it was made on what holds now (K7): by the leader, under the leader epoch
  * and on the partition epoch of the image, and with every member named under the broker epoch that it
  * has: a member that has registered anew since may have lost what the leader saw it hold (KIP-903).
+ *
+ * A leader whose log has failed *resigns*: it proposes members of the in-sync set without itself, and one of
+ * them is elected. It cannot vouch for anybody new.
  */
 import { RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
@@ -76,8 +79,9 @@ function refusal(image: ClusterImage, proposer: BrokerId, proposal: PartitionPro
   if (proposer !== known.leader) return 'NOT_LEADER_OR_FOLLOWER';
   if (proposal.partitionEpoch !== known.partitionEpoch) return 'INVALID_UPDATE_VERSION';
   const members = proposal.isr.map((member) => member.brokerId);
+  const resigns = members.length > 0 && members.every((member) => known.isr.includes(member));
   const possible =
-    members.includes(proposer) &&
+    (members.includes(proposer) || resigns) &&
     members.every((member) => known.replicas.includes(member)) &&
     new Set(members).size === members.length;
   if (!possible) return 'INVALID_REQUEST';

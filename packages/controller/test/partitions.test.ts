@@ -28,7 +28,6 @@ describe('a proposal of the leader', () => {
     ['under a leader epoch to come', [1, 2], { leaderEpoch: 1 }, 'UNKNOWN_LEADER_EPOCH'],
     ['on an old partition epoch', [1, 2], { partitionEpoch: -1 }, 'INVALID_UPDATE_VERSION'],
     ['of nobody', [], {}, 'INVALID_REQUEST'],
-    ['without the leader', [2, 3], {}, 'INVALID_REQUEST'],
     ['with a stranger', [1, 4], {}, 'INVALID_REQUEST'],
     ['with a member twice', [1, 2, 2], {}, 'INVALID_REQUEST'],
     ['for a partition that is not', [1], { partition: 7 }, 'UNKNOWN_TOPIC_OR_PARTITION'],
@@ -37,6 +36,14 @@ describe('a proposal of the leader', () => {
     const cluster = withTopic();
     expect(cluster.propose('t', [...isr], lies)).toBe(expected);
     expect(cluster.show('t')).toBe('1* 2 3 e0 v0');
+  });
+
+  test('without itself is a resignation: another of the in-sync set leads', () => {
+    const cluster = withTopic();
+    expect(cluster.propose('t', [1, 3])).toBe('NONE');
+    expect(cluster.propose('t', [2, 3])).toBe('INVALID_REQUEST');
+    expect(cluster.propose('t', [3])).toBe('NEW_LEADER_ELECTED');
+    expect(cluster.show('t')).toBe('(1) (2) 3* e1 v2');
   });
 
   test('does not bring in a broker that is fenced or stopping', () => {
