@@ -194,7 +194,7 @@ export class ProduceService {
     });
     if (header.isControl || header.isTransactional) {
       const kind = header.isControl ? 'control batches' : 'transactional batches';
-      throw new RelevoError('INVALID_RECORD', `${kind} are not taken from producers`);
+      throw new BatchError('BAD_ATTRIBUTES', `${kind} are not taken from producers`);
     }
     const { replica } = role;
     const wallMs = this.#deps.clock.wallMs();

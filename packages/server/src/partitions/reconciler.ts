@@ -74,6 +74,7 @@ export class Reconciler {
   readonly #queue = new Map<string, Key>();
   /** By topic; the image's topics are immutable, so that a new one means new settings. */
   readonly #settings = new WeakMap<TopicImage, TopicSettings>();
+  readonly #byName = new Map<string, Partition>();
   readonly #deleting = new Map<string, Promise<void>>();
   #stray: readonly string[] = [];
   #scheduled = false;
@@ -103,13 +104,16 @@ export class Reconciler {
 
   applyImage(delta: MetadataDelta): void {
     if (!this.#registered) return;
-    for (const { topic, partition } of delta.partitions) this.#add(topic.id, partition);
+    // What goes makes room for what may come under the same name.
     for (const topic of delta.removedTopics) this.#addAll(topic);
+    for (const { topic, partition } of delta.partitions) this.#add(topic.id, partition);
     for (const topic of delta.reconfiguredTopics) this.#addAll(topic);
   }
 
-  /** Looks at one partition again. */
+  /** Begins anew with a replica whose log was set aside. */
   again(partition: Partition): void {
+    this.#deps.table.remove(partition);
+    this.#byName.delete(partition.name);
     this.#add(partition.topicId, partition.number);
   }
 
@@ -198,12 +202,16 @@ export class Reconciler {
   #host(topic: TopicImage, number: number): Partition | undefined {
     const identity = { topicId: topic.id, topic: topic.name, number };
     const partition = new Partition(identity, this.#deps.partition);
+    // A topic of this name that was deleted, and whose turn has not come.
+    const other = this.#byName.get(partition.name);
+    if (other !== undefined) this.#delete(other);
     const deleting = this.#deleting.get(partition.name);
     if (deleting !== undefined) {
       void deleting.then(() => this.#add(topic.id, number));
       return undefined;
     }
     this.#deps.table.add(partition);
+    this.#byName.set(partition.name, partition);
     return partition;
   }
 
@@ -286,6 +294,7 @@ export class Reconciler {
     const { directory, table, logger } = this.#deps;
     const { name } = partition;
     table.remove(partition);
+    this.#byName.delete(name);
     partition.forget();
     this.#count('deleted', partition);
     const deleting = directory.delete(name).then(

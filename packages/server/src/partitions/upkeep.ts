@@ -145,7 +145,6 @@ export class Upkeep {
       await directory.drop(name);
       if (this.#closed || table.find(partition.topicId, partition.number) !== partition) return;
       reconciler.setAside(name, 'its log is damaged; it is copied anew from the leader');
-      table.remove(partition);
       reconciler.again(partition);
     } catch (error) {
       logger.error('a damaged log could not be set aside', {
