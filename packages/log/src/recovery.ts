@@ -18,8 +18,10 @@ import {
   EPOCH_FILE,
   LOG_SUFFIX,
   METADATA_FILE,
+  OFFSET_INDEX_SUFFIX,
   SNAPSHOT_SUFFIX,
   TEMPORARY_SUFFIX,
+  TIME_INDEX_SUFFIX,
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
@@ -251,9 +253,8 @@ class Recovery {
   /** One segment ends where the next begins, or there is a gap in what was synced. */
   #checkSealed(segments: readonly Segment[]): void {
     for (const segment of segments) {
-      const end = segment.scanEnd();
-      if (end === segment.nextOffset) continue;
-      const message = `it ends at offset ${end}, the next segment begins at ${segment.nextOffset}`;
+      if (segment.isWhole()) continue;
+      const message = `its batches do not lead to offset ${segment.nextOffset}, where the next begins`;
       throw corrupt(segment.path(LOG_SUFFIX), message);
     }
   }
@@ -304,7 +305,12 @@ class Recovery {
         segment.file().datasyncNow();
         changed = true;
       }
-      if (segment !== kept.at(-1)) segment.seal();
+      if (segment === kept.at(-1)) continue;
+      segment.seal();
+      for (const suffix of [OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX]) {
+        const path = segment.path(suffix);
+        if (this.#deps.disk.exists(path)) syncFileNow(this.#deps.disk, path);
+      }
     }
     if (changed) {
       // Nothing of the log was ever synced, as far as is known: its metadata was not either.

@@ -245,15 +245,11 @@ export class Segment {
     return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
   }
 
-  /** Where the batches end, looked up at the end of the file. */
-  scanEnd(): Offset {
-    const { offsets } = this.indexes;
-    let end = this.baseOffset;
-    const from = offsets.entries === 0 ? 0 : offsets.positionAt(offsets.entries - 1);
-    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
-      end = header.nextOffset;
-    });
-    return end;
+  /** Whether the batches of a sealed segment end with its file, and where the next one begins. */
+  isWhole(): boolean {
+    if (this.#endsWell()) return true;
+    this.rebuildIndexes();
+    return this.#endsWell();
   }
 
   /** Where the batch begins that holds `offset`. */
@@ -314,6 +310,16 @@ export class Segment {
     this.#file = undefined;
   }
 
+  #endsWell(): boolean {
+    const { offsets } = this.indexes;
+    let end = this.baseOffset;
+    const from = offsets.entries === 0 ? 0 : offsets.positionAt(offsets.entries - 1);
+    const { error } = scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
+      end = header.nextOffset;
+    });
+    return error === undefined && end === this.#nextOffset;
+  }
+
   #take(indexes: SegmentIndexes, batch: BatchFacts, position: number): void {
     indexes.note(batch, position);
     if (position === 0) this.#firstTimestamp = batch.maxTimestamp;
@@ -370,6 +376,8 @@ export class Segment {
     const offsets = OffsetIndex.decode(this.baseOffset, offsetBytes, this.#sizeBytes);
     const times = TimeIndex.decode(this.baseOffset, timeBytes);
     if (offsets === undefined || times === undefined) return undefined;
+    // A segment without any timestamp is rare; a file that lost its content is not told from its index.
+    if (times.entries === 0 && this.#sizeBytes > 0) return undefined;
     return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes, { offsets, times });
   }
 
