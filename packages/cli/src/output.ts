@@ -81,17 +81,19 @@ export class Output {
   }
 }
 
-/** A table for people; numbers are set to the right. */
+/** A table for people; numbers are set to the right, but for the first column, which names the row. */
 export function table(head: readonly string[], rows: readonly (readonly Cell[])[]): string {
   // Loaded when first drawn: it is a tenth of the start-up time of a command that needs none.
   const CliTable = require('cli-table3') as typeof Table;
-  const numeric = head.map((_, column) =>
-    rows.every((row) => typeof row[column] === 'number' || row[column] === undefined),
+  const numeric = head.map(
+    (_, column) =>
+      column > 0 &&
+      rows.every((row) => typeof row[column] === 'number' || row[column] === undefined),
   );
   const drawn = new CliTable({
     head: [...head],
     colAligns: numeric.map((right) => (right && rows.length > 0 ? 'right' : 'left')),
-    style: { head: [], border: [], compact: true },
+    style: { head: [], border: [], compact: true, 'padding-left': 0, 'padding-right': 1 },
     chars: PLAIN,
   });
   drawn.push(...rows.map((row) => row.map(show)));

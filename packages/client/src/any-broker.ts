@@ -84,7 +84,8 @@ export class AnyBroker {
     options: AnyBrokerCall,
   ): Promise<AnyBrokerAnswer<Response>> {
     const { clock, timers, random } = this.#ports;
-    const deadline = clock.monotonicMs() + options.timeoutMs;
+    const startMs = clock.monotonicMs();
+    const deadline = startMs + options.timeoutMs;
     let retriedBlindly = false;
     for (let attempt = 0; ; attempt++) {
       if (options.signal?.aborted === true) throw abortedError(options.what);
@@ -99,7 +100,8 @@ export class AnyBroker {
         const round = Math.floor(attempt / Math.max(1, this.#addresses().length));
         const waitMs = attempt === 0 ? 0 : backoffMs(DEFAULT_RETRY, round, random);
         const now = clock.monotonicMs();
-        if (!isRetriable(error)) throw new CallFailure(error, retriedBlindly);
+        const isFinal = saysUnknown(error) && now - startMs >= UNKNOWN_PATIENCE_MS;
+        if (isFinal || !isRetriable(error)) throw new CallFailure(error, retriedBlindly);
         retriedBlindly ||= mayHaveHappened(error);
         if (now + waitMs >= deadline) throw this.#gaveUp(options, error, retriedBlindly);
         await sleep(timers, waitMs, options.signal);
@@ -122,6 +124,16 @@ export class AnyBroker {
     return address;
   }
 }
+
+/**
+ * Brokers learn of a topic one after the other, so the first "there is none" may be out of date. One
+ * that lasts is true, and whoever mistyped a name should not wait for the whole deadline.
+ */
+const UNKNOWN_PATIENCE_MS = 500;
+
+const saysUnknown = (error: unknown): boolean =>
+  error instanceof RpcError &&
+  (error.code === 'UNKNOWN_TOPIC_OR_PARTITION' || error.code === 'UNKNOWN_TOPIC_ID');
 
 const timedOut = (options: AnyBrokerCall, error: unknown, outcomeUnknown: boolean): ClientError =>
   new ClientError(

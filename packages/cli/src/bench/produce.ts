@@ -59,18 +59,16 @@ export async function benchProduce(
   /** Sends record `index` with a promise, so that its latency is known. */
   const timed = (index: number, sentMs: number): void => {
     producer.send(record(index)).then(
-      () => {
-        latencies.add(performance.now() - sentMs);
-        meter.add(load.recordBytes);
-      },
+      // Counted with its batch, by onDelivery.
+      () => latencies.add(performance.now() - sentMs),
       (error: Error) => {
         failure ??= error;
-        meter.failed++;
       },
     );
   };
+  let index = 0;
   try {
-    for (let index = 0; index < load.records && failure === undefined;) {
+    while (index < load.records && failure === undefined) {
       if (context.signal.aborted) break;
       const sentMs = pace.take(performance.now());
       if (sentMs === undefined) {
@@ -83,6 +81,7 @@ export async function benchProduce(
     }
     await producer.flush();
     meter.stop();
+    if (failure === undefined) meter.settle(index, index * load.recordBytes);
   } finally {
     display.stop();
     await producer.close();

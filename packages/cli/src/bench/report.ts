@@ -19,6 +19,12 @@ export class Meter {
     this.bytes += bytes;
   }
 
+  /** The final count, where what was added on the way missed some. */
+  settle(records: number, bytes: number): void {
+    this.records = records;
+    this.bytes = bytes;
+  }
+
   stop(): void {
     this.#endMs ??= performance.now();
   }
