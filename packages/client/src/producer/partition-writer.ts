@@ -22,13 +22,14 @@ import type { LeaderEpoch } from '@relevo/base/ids';
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import type { TimerHandle } from '@relevo/base/ports';
 import type { FieldInput, HeaderInput } from '@relevo/record/batch-builder';
-import { BATCH_OVERHEAD, sequenceAfter } from '@relevo/record/batch-header';
+import { sequenceAfter } from '@relevo/record/batch-header';
 import { produceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ClientPorts } from '../client-ports.ts';
 import type { PartitionView } from '../cluster-view.ts';
 import { ClientError, brokerError } from '../errors.ts';
 import type { Metadata } from '../metadata.ts';
+import type { BufferPool } from './buffer-pool.ts';
 import type { IdentitySource, ProducerIdentity } from './identity.ts';
 import type { ChannelUser, ProduceChannel, SentBatch } from './produce-channel.ts';
 import { ProducerBatch } from './producer-batch.ts';
@@ -43,7 +44,7 @@ export interface WriterContext {
   /** Undefined: not idempotent. */
   readonly identity: IdentitySource | undefined;
   readonly deliver: DeliveryHandler;
-  readonly allocate: (size: number) => Uint8Array;
+  readonly pool: BufferPool;
   channel(address: string): ProduceChannel;
   /** Open batches are to be sent without waiting for more records. */
   isHurried(): boolean;
@@ -60,6 +61,10 @@ const CAPACITY_MIN = 1024;
 const CAPACITY_SLACK = 64;
 /** A batch that meets holes again and again meets something that we do not understand. */
 const ATTEMPTS_AT_HOLES_MAX = 10;
+
+/** Memory for a batch of so many bytes. */
+export const batchCapacity = (bytes: number): number =>
+  Math.max(CAPACITY_MIN, bytes + CAPACITY_SLACK);
 
 export class PartitionWriter implements ChannelUser {
   readonly topic: string;
@@ -237,9 +242,10 @@ export class PartitionWriter implements ChannelUser {
   }
 
   #begin(): ProducerBatch {
-    const { ports, settings, allocate } = this.#context;
+    const { ports, settings, pool } = this.#context;
     const { deliveryTimeoutMs } = settings;
     const nowMs = ports.clock.monotonicMs();
+    const allocate = (size: number): Uint8Array => pool.take(size);
     const setup = { deliveryTimeoutMs, capacity: this.#capacity, allocate };
     return new ProducerBatch(this.topic, this.partition, nowMs, setup);
   }
@@ -250,8 +256,7 @@ export class PartitionWriter implements ChannelUser {
     this.#open = undefined;
     this.#queue.push(batch);
     // The next batch will be about as large as this one.
-    const target = Math.min(batch.sizeInBytes, settings.batchBytes) + CAPACITY_SLACK;
-    this.#capacity = Math.max(CAPACITY_MIN, BATCH_OVERHEAD, target);
+    this.#capacity = batchCapacity(Math.min(batch.sizeInBytes, settings.batchBytes));
     if (settings.compression !== 'none') void this.#pack(batch);
     this.#context.onSealed(this);
   }
@@ -406,6 +411,10 @@ export class PartitionWriter implements ChannelUser {
 
   #succeed(batch: ProducerBatch, answer: ProduceResponse): void {
     this.#remove(batch);
+    // Answered, and sent but once: no transport can hold it any more.
+    const { bytes, attempts } = batch;
+    const isOurs = attempts === 1 && this.#context.settings.acks !== 0;
+    if (bytes !== undefined && isOurs) this.#context.pool.give(bytes);
     batch.succeed(answer, this.#context.deliver);
     this.#context.onSettled(this, batch.sizeInBytes);
   }

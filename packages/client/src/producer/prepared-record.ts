@@ -7,6 +7,7 @@ import { TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
 import { ClientError } from '../errors.ts';
 import { bytes as bytesSerializer } from '../serializers.ts';
 import type { Serializer } from '../serializers.ts';
+import type { CoarseClock } from './coarse-clock.ts';
 import type { ProducerRecord, RecordHeaders } from './producer-options.ts';
 
 export interface PreparedRecord {
@@ -25,13 +26,16 @@ export const roughSize = (record: PreparedRecord): number =>
   (record.key?.length ?? 0) + (record.value?.length ?? 0) + RECORD_OVERHEAD_BYTES;
 
 export class RecordPreparer<Key, Value> {
+  readonly #clock: CoarseClock;
   readonly #key: Serializer<Key, unknown>;
   readonly #value: Serializer<Value, unknown>;
 
   constructor(
+    clock: CoarseClock,
     key: Serializer<Key, unknown> | undefined,
     value: Serializer<Value, unknown> | undefined,
   ) {
+    this.#clock = clock;
     // The types default to what this serializer takes, and `field` checks what it passes on.
     const plain = bytesSerializer as Serializer<unknown, unknown>;
     this.#key = key ?? (plain as Serializer<Key, unknown>);
@@ -39,9 +43,9 @@ export class RecordPreparer<Key, Value> {
   }
 
   /** Throws a ClientError: SERIALIZATION_FAILED or INVALID_ARGUMENT. */
-  prepare(input: ProducerRecord<Key, Value>, nowMs: () => number): PreparedRecord {
+  prepare(input: ProducerRecord<Key, Value>): PreparedRecord {
     const { topic, key, value, headers, partition } = input;
-    const timestamp = input.timestamp ?? nowMs();
+    const timestamp = input.timestamp ?? this.#clock.wallMs();
     if (!Number.isInteger(timestamp) || timestamp < 0 || timestamp > TIMESTAMP_MAX_MS) {
       throw new ClientError('INVALID_ARGUMENT', `timestamp ${timestamp} is not in ms since 1970`);
     }

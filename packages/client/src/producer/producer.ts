@@ -6,7 +6,6 @@
  * batch), *settled* (its promise, or its batch's delivery, has the outcome). Records that wait do so in
  * the order of their sends; while any waits for memory, later ones queue behind it.
  */
-import { Buffer } from 'node:buffer';
 import { messageOf } from '@relevo/base/errors';
 import { partitionName } from '@relevo/base/ids';
 import type { TimerHandle } from '@relevo/base/ports';
@@ -17,10 +16,12 @@ import { ClientError, abortedError, callError, closedError } from '../errors.ts'
 import type { Metadata } from '../metadata.ts';
 import { bounded, deferred } from '../waiting.ts';
 import type { Deferred } from '../waiting.ts';
+import { BufferPool } from './buffer-pool.ts';
+import { CoarseClock } from './coarse-clock.ts';
 import { IdentitySource } from './identity.ts';
 import { Linger } from './linger.ts';
 import { StickyPartition, keyedPartition } from './partitioner.ts';
-import { PartitionWriter } from './partition-writer.ts';
+import { PartitionWriter, batchCapacity } from './partition-writer.ts';
 import type { WriterContext } from './partition-writer.ts';
 import { RecordPreparer, roughSize } from './prepared-record.ts';
 import type { PreparedRecord } from './prepared-record.ts';
@@ -84,7 +85,8 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
     this.#ports = ports;
     this.#metadata = metadata;
     this.#settings = producerSettings(options);
-    this.#preparer = new RecordPreparer(options.key, options.value);
+    const clock = new CoarseClock(ports.clock);
+    this.#preparer = new RecordPreparer(clock, options.key, options.value);
     this.#onDelivery = options.onDelivery;
     this.#linger = new Linger(ports, this.#settings.lingerMs);
     this.#identity = this.#settings.idempotent ? this.#newIdentity() : undefined;
@@ -215,7 +217,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
   /** Throws what the record is refused with. */
   #submit(input: ProducerRecord<Key, Value>, handle: SendHandle | undefined): void {
     if (this.#closing !== undefined) throw closedError('the producer');
-    const record = this.#preparer.prepare(input, () => this.#ports.clock.wallMs());
+    const record = this.#preparer.prepare(input);
     if (handle === undefined) this.#checkOverfull(record);
     else handle.timestamp = record.timestamp;
     const topic = this.#topics.get(record.topic);
@@ -460,7 +462,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       settings: this.#settings,
       identity: this.#identity,
       deliver: (delivery) => this.#deliver(delivery),
-      allocate: (size) => Buffer.allocUnsafeSlow(size),
+      pool: new BufferPool(batchCapacity(this.#settings.batchBytes)),
       channel: (address) => {
         const known = this.#channels.get(address);
         if (known !== undefined) return known;
