@@ -49,6 +49,7 @@ export class QuorumWorld {
   readonly lines: LogLine[] = [];
   /** What was ever applied, by index. */
   readonly history = new Map<number, string>();
+  #newestTerm = 0;
   readonly #options: Partial<QuorumOptions>;
   readonly #ids: readonly number[];
 
@@ -96,7 +97,7 @@ export class QuorumWorld {
         onCommitted: (entries) => this.#apply(voter, entries),
         restoreSnapshot: (bytes, index) => this.#restore(voter, bytes, index),
         takeSnapshot: () => utf8Encode(JSON.stringify(voter.applied)),
-        onLeadership: (leadership) => voter.leaderships.push(leadership),
+        onLeadership: (leadership) => this.#leadership(voter, leadership),
         onFailure: (error) => (voter.failure = error),
       },
       {
@@ -128,6 +129,18 @@ export class QuorumWorld {
       this.history.set(index, text);
       if (text !== '') voter.applied.push({ index, text });
     }
+  }
+
+  /** Whoever says that it leads has applied all that anybody ever applied (invariant K3). */
+  #leadership(voter: Voter, leadership: QuorumLeadership): void {
+    voter.leaderships.push(leadership);
+    const isNews = leadership.isLeader && leadership.term > this.#newestTerm;
+    this.#newestTerm = Math.max(this.#newestTerm, leadership.term);
+    const newest = Math.max(0, ...this.history.keys());
+    if (!isNews || voter.appliedIndex >= newest) return;
+    this.world.fail(
+      new Error(`${voter.id} leads with ${voter.appliedIndex} applied, others have ${newest}`),
+    );
   }
 
   #restore(voter: Voter, bytes: Uint8Array, index: LogIndex): void {
