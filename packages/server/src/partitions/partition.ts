@@ -36,6 +36,8 @@ export interface WaitingProduce {
   readonly correlationId: number;
   readonly acks: number;
   readonly baseOffset: Offset;
+  /** Under which the batch was written: for a repeat, that of the batch it repeats. */
+  readonly leaderEpoch: LeaderEpoch;
   readonly bytes: number;
   readonly logAppendTimeMs: number;
   readonly arrivedMs: number;
@@ -348,7 +350,7 @@ export class Partition implements EpochHistory, StatedPosition {
       role.waitingForOwn.reach(end, this.#acknowledge);
       if (moved) this.#watermarkMoved(role);
     } else if (this.#follower !== undefined) {
-      this.#follower.replica.synced(end);
+      this.#follower.replica.synced(log.logEndOffset);
       this.followerMoved(this.#follower);
       this.#deps.events.followerSynced(this);
     }

@@ -13,11 +13,13 @@
  */
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
-import type { Offset } from '@relevo/base/ids';
+import { NO_LEADER_EPOCH } from '@relevo/base/ids';
+import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
 import type { Clock, Crc32c, MessageStream, Route, StreamEvents } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import { LogError } from '@relevo/log/log-error';
+import type { PartitionLog } from '@relevo/log/partition-log';
 import { BatchError } from '@relevo/record/batch-error';
 import { validateBatch } from '@relevo/record/validate';
 import { ProduceService as methods, produceResponse } from '@relevo/rpc/gen/client/produce';
@@ -209,6 +211,7 @@ export class ProduceService {
       correlationId,
       acks,
       baseOffset,
+      leaderEpoch: result.kind === 'duplicate' ? epochOf(log, baseOffset) : replica.leaderEpoch,
       bytes: batch.length,
       logAppendTimeMs,
       arrivedMs,
@@ -232,7 +235,7 @@ export class ProduceService {
     const { metrics, clock, image } = this.#deps;
     this.#release(waiting.bytes);
     metrics.produceSeconds.observe((clock.monotonicMs() - waiting.arrivedMs) / 1000);
-    const { correlationId, baseOffset, logAppendTimeMs, reply } = waiting;
+    const { correlationId, baseOffset, leaderEpoch, logAppendTimeMs, reply } = waiting;
     if (error === 'NONE') {
       const role = partition.leader;
       if (waiting.acks === 0) return;
@@ -241,7 +244,7 @@ export class ProduceService {
         error: 0,
         message: '',
         baseOffset,
-        leaderEpoch: role?.replica.leaderEpoch ?? 0,
+        leaderEpoch,
         logAppendTimeMs,
         logStartOffset: partition.logStartOffset,
         syncedOn: role?.replica.syncedOn(endOffset) ?? [],
@@ -292,6 +295,9 @@ const AFTER_APPEND: Partial<Record<ErrorCode, string>> = {
     'again with the same sequence',
   STORAGE_ERROR: 'the log failed while the batch was being written: whether it was kept is unknown',
 };
+
+const epochOf = (log: PartitionLog, offset: Offset): LeaderEpoch =>
+  log.epochEntries.findLast((entry) => entry.startOffset <= offset)?.epoch ?? NO_LEADER_EPOCH;
 
 const timeoutOf = ({ timeoutMs }: ProduceRequest): number =>
   timeoutMs === 0 ? PRODUCE_TIMEOUT_DEFAULT_MS : Math.min(timeoutMs, PRODUCE_TIMEOUT_MAX_MS);
