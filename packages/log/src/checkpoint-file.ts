@@ -13,6 +13,16 @@ const VERSION = '0';
 
 const directoryOf = (path: string): string => path.slice(0, path.lastIndexOf('/'));
 
+/** Writes a file that is not there yet. */
+export function writeFile(disk: Disk, path: string, bytes: Uint8Array): void {
+  const file = disk.open(path, 'create');
+  try {
+    file.write(bytes, 0);
+  } finally {
+    file.close();
+  }
+}
+
 /** Replaces the file, without making that durable. */
 export function replaceFile(disk: Disk, path: string, bytes: Uint8Array): void {
   const aside = path + TEMPORARY_SUFFIX;

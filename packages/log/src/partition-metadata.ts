@@ -6,7 +6,7 @@ import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
 import { uuid } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
-import { readFile, replaceFile } from './checkpoint-file.ts';
+import { readFile, writeFile } from './checkpoint-file.ts';
 import { METADATA_FILE } from './file-names.ts';
 
 /** The topic id that the directory belongs to; undefined when no intact metadata is there. */
@@ -18,9 +18,10 @@ export function readTopicId(disk: Disk, directory: string): Uuid | undefined {
   return id === undefined ? undefined : uuid(id);
 }
 
+/** For a new directory; what a crash leaves of it passes for none. */
 export function writeTopicId(disk: Disk, directory: string, topicId: Uuid): void {
   const text = `version: 0\ntopic_id: ${topicId}`;
-  replaceFile(disk, `${directory}/${METADATA_FILE}`, utf8Encode(text));
+  writeFile(disk, `${directory}/${METADATA_FILE}`, utf8Encode(text));
 }
 
 const NOTHING = new Uint8Array(0);

@@ -60,10 +60,9 @@ export class RecoveryPoint {
   }
 }
 
-/** What a truncation has lowered the recovery point to; undefined when none has. */
-export function loweredRecoveryPoint(disk: Disk, directory: string): Offset | undefined {
+/** What a truncation has lowered the recovery point to, by its file; 0 where that is damaged. */
+export function loweredRecoveryPoint(disk: Disk, directory: string): Offset {
   const bytes = readFile(disk, `${directory}/${TRUNCATION_FILE}`);
-  if (bytes === undefined) return undefined;
-  const stated = Number(decodeCheckpoint(bytes)?.[0]);
+  const stated = Number(decodeCheckpoint(bytes ?? new Uint8Array(0))?.[0]);
   return (Number.isSafeInteger(stated) ? stated : 0) as Offset;
 }

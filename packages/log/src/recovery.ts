@@ -22,6 +22,7 @@ import {
   SNAPSHOT_SUFFIX,
   TEMPORARY_SUFFIX,
   TIME_INDEX_SUFFIX,
+  TRUNCATION_FILE,
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
@@ -89,7 +90,8 @@ class Recovery {
   readonly #producers: ProducerState;
   #epochs: LeaderEpochCache = new LeaderEpochCache();
   #snapshots: ProducerSnapshots;
-  #hasTruncationFile = false;
+  /** Names in the directory: who asks for a file that is not there pays for an error. */
+  readonly #names: Set<string> = new Set();
   /** Batches below are in the producer state already, by a snapshot. */
   #producersUpTo: Offset = ZERO;
 
@@ -142,6 +144,7 @@ class Recovery {
     }
     if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
+    disk.remove(`${directory}/${METADATA_FILE}`);
     this.#snapshots.clear();
     // They must not come back between what is appended from now on.
     disk.syncDirectoryNow(directory);
@@ -161,6 +164,7 @@ class Recovery {
         disk.remove(`${directory}/${name}`);
         continue;
       }
+      this.#names.add(name);
       const parsed = parseOffsetFileName(name);
       if (parsed?.suffix === LOG_SUFFIX) bases.push(parsed.offset);
       if (parsed?.suffix === SNAPSHOT_SUFFIX) snapshots.push(parsed.offset);
@@ -171,9 +175,8 @@ class Recovery {
 
   #recoveryPoint(): Offset | undefined {
     const { directory, recoveryPoint } = this.#options;
+    if (!this.#names.has(TRUNCATION_FILE)) return recoveryPoint;
     const lowered = loweredRecoveryPoint(this.#deps.disk, directory);
-    if (lowered === undefined) return recoveryPoint;
-    this.#hasTruncationFile = true;
     return Math.min(recoveryPoint ?? lowered, lowered) as Offset;
   }
 
@@ -228,6 +231,7 @@ class Recovery {
       const next = segments[kept.length + 1];
       const end = segment.scan(this.#deps.crc32c, (header) => this.#take(header, next));
       this.#judge(segment, end, next, recoveryPoint);
+      if (next !== undefined) this.#snapshotAt(segment.nextOffset);
       kept.push(segment);
       keptBytes += segment.sizeBytes;
     }
@@ -248,6 +252,13 @@ class Recovery {
       segments: kept.length,
     });
     return this.#result(kept, end > ZERO, recoveryPoint);
+  }
+
+  /** As when the segment was rolled: retention may take it before there is another. */
+  #snapshotAt(end: Offset): void {
+    if (end < this.#producersUpTo) return;
+    const path = this.#snapshots.write(end, this.#producers);
+    if (path !== undefined) syncFileNow(this.#deps.disk, path);
   }
 
   /** One segment ends where the next begins, or there is a gap in what was synced. */
@@ -326,7 +337,8 @@ class Recovery {
   /** From the file, or where that is missing or damaged from the headers of `segments`. */
   #loadEpochs(segments: readonly Segment[]): void {
     const { directory } = this.#options;
-    const bytes = readFile(this.#deps.disk, `${directory}/${EPOCH_FILE}`);
+    const path = `${directory}/${EPOCH_FILE}`;
+    const bytes = this.#names.has(EPOCH_FILE) ? readFile(this.#deps.disk, path) : undefined;
     const decoded = bytes === undefined ? undefined : LeaderEpochCache.decode(bytes);
     if (decoded !== undefined) {
       this.#epochs = decoded;
@@ -359,7 +371,7 @@ class Recovery {
       snapshots: this.#snapshots,
       isDurable,
       recoveryPoint,
-      hasTruncationFile: this.#hasTruncationFile,
+      hasTruncationFile: this.#names.has(TRUNCATION_FILE),
     };
   }
 }
