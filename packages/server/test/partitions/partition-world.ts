@@ -251,6 +251,9 @@ export class PartitionWorld {
     const address = `broker-${id}:9093`;
     broker.listener = await ports.transport.listen(address, manager.routes());
     manager.start();
+    // The image of the life before comes first, as it does where the metadata log is local.
+    this.#publish(broker);
+    await new Promise<void>((resume) => ports.timers.after(2 * PUBLISH_MAX_MS, resume));
     const answer = this.decide({
       kind: 'registerBroker',
       clusterId: CLUSTER,
