@@ -350,7 +350,7 @@ export class Partition implements EpochHistory, StatedPosition {
       role.waitingForOwn.reach(end, this.#acknowledge);
       if (moved) this.#watermarkMoved(role);
     } else if (this.#follower !== undefined) {
-      this.#follower.replica.synced(log.logEndOffset);
+      this.#follower.replica.synced(end);
       this.followerMoved(this.#follower);
       this.#deps.events.followerSynced(this);
     }
