@@ -5,8 +5,6 @@
 import { ERRORS, errorCodeOf, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
-import { ErrorDetailCodec } from '@relevo/rpc/gen/common/errors';
-import type { CurrentLeader } from '@relevo/rpc/gen/common/errors';
 
 /** What can go wrong on this side. */
 export type OwnErrorCode =
@@ -106,17 +104,6 @@ export function isRetriable(error: unknown): boolean {
 /** False where the broker said that it did not do it; true where the answer may have been lost. */
 export const mayHaveHappened = (error: unknown): boolean =>
   !(error instanceof RpcError) || error.code === undefined || error.code === 'REQUEST_TIMED_OUT';
-
-/** The leader that a failed call named. */
-export function leaderHint(error: RpcError): CurrentLeader | undefined {
-  if (error.detail === undefined) return undefined;
-  try {
-    return ErrorDetailCodec.decode(error.detail).currentLeader;
-  } catch {
-    // A detail that does not decode is no hint; the error itself is dealt with all the same.
-    return undefined;
-  }
-}
 
 export const closedError = (what: string, outcomeUnknown = false): ClientError =>
   new ClientError('CLOSED', `${what} is closed`, { outcomeUnknown });

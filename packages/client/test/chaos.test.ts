@@ -3,8 +3,7 @@
  * seeds. What must hold stands at the end (invariants C1, C2, I1, I2).
  */
 import { describe, expect, test } from 'vitest';
-import { ClientError } from '@relevo/client';
-import type { Relevo } from '@relevo/client';
+import type { ClientError, Relevo } from '@relevo/client';
 import type { ErrorCode } from '@relevo/base/errors';
 import { DEFAULT_LINK } from '@relevo/simulation/simulated-network';
 import { World } from '@relevo/simulation/world';
@@ -22,7 +21,6 @@ const RETRIABLE: readonly ErrorCode[] = [
 interface Sent {
   readonly partition: number;
   readonly value: string;
-  readonly calledAt: number;
   settled: number;
   offset: number | undefined;
   error: ClientError | undefined;
@@ -56,13 +54,13 @@ class Load {
       requestTimeoutMs: 1_000,
       deliveryTimeoutMs,
     });
-    for (let number = 0; this.#running; number++) {
+    let number = 0;
+    while (this.#running) {
       const partition = prng.integer(0, PARTITIONS - 1);
-      const value = `${name}-${number}-${'x'.repeat(prng.integer(0, 300))}`;
+      const value = `${name}-${number++}-${'x'.repeat(prng.integer(0, 300))}`;
       const sent: Sent = {
         partition,
         value,
-        calledAt: number,
         settled: 0,
         offset: undefined,
         error: undefined,
