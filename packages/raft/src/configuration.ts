@@ -37,8 +37,6 @@ export type ChangeResult =
   | { readonly ok: true; readonly configuration: Configuration }
   | { readonly ok: false; readonly problem: string };
 
-export const EMPTY_CONFIGURATION: Configuration = { voters: [], learners: [] };
-
 /** True where `actual` may stand for `expected`: same id, and same directory unless not known yet. */
 export const isReplica = (expected: ReplicaKey, actual: ReplicaKey): boolean =>
   expected.id === actual.id &&

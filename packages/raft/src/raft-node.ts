@@ -11,7 +11,7 @@
  * last compaction is.
  */
 import { assert, defined, unreachable } from '@relevo/base/assert';
-import type { BrokerId, LogIndex, Term } from '@relevo/base/ids';
+import { logIndex, type BrokerId, type LogIndex, type Term } from '@relevo/base/ids';
 import type { Random } from '@relevo/base/ports';
 import type { Configuration, MembershipChange } from './configuration.ts';
 import { Core, sameReplica, type LeaderRole, type Recovered } from './core.ts';
@@ -406,7 +406,7 @@ export class RaftNode {
     const core = this.#core;
     const to = this.#appliableIndex();
     if (core.appliedIndex >= to) return [];
-    const from = (core.appliedIndex + 1) as LogIndex;
+    const from = logIndex(core.appliedIndex + 1);
     const committed = core.log.slice(from, to, core.options.committedBytesMax);
     core.appliedIndex = defined(committed.at(-1), 'a committed entry').index;
     return committed;
@@ -474,8 +474,7 @@ export class RaftNode {
     });
     if (core.installing !== undefined || snapshot.index <= (core.snapshot?.index ?? 0)) return;
     core.snapshot = snapshot;
-    const to = snapshot.index - core.options.retainedEntries;
-    core.log.compactTo(to as LogIndex);
+    core.log.compactTo(logIndex(Math.max(0, snapshot.index - core.options.retainedEntries)));
     core.configurations.compactTo(core.log.base.index);
   }
 

@@ -6,7 +6,7 @@
  */
 import { assert, defined } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
-import { brokerId } from '@relevo/base/ids';
+import { brokerId, logIndex, term as toTerm } from '@relevo/base/ids';
 import type { BrokerId, LogIndex, Term, Uuid } from '@relevo/base/ids';
 import type {
   Clock,
@@ -143,7 +143,7 @@ export class Quorum {
   #reported: QuorumLeadership | undefined;
   /** The term in which our own first entry has been applied. */
   #certainTerm: Term | undefined;
-  #appliedIndex: LogIndex = 0 as LogIndex;
+  #appliedIndex: LogIndex = logIndex(0);
   #context = 0;
   #timer: { readonly handle: TimerHandle; readonly dueMs: number } | undefined;
   #pumpScheduled = false;
@@ -321,12 +321,12 @@ export class Quorum {
       nodeId: this.#options.nodeId,
       role: this.#state === 'running' && status !== undefined ? status.role : 'stopped',
       isLeader: this.#state === 'running' && (this.#reported?.isLeader ?? false),
-      term: status?.term ?? (0 as Term),
+      term: status?.term ?? toTerm(0),
       leaderId,
       leaderAddress: leaderId === undefined ? undefined : this.addressOf(leaderId),
-      commitIndex: status?.commitIndex ?? (0 as LogIndex),
+      commitIndex: status?.commitIndex ?? logIndex(0),
       appliedIndex: this.#appliedIndex,
-      lastIndex: status?.lastIndex ?? (0 as LogIndex),
+      lastIndex: status?.lastIndex ?? logIndex(0),
       configuration: status?.configuration ?? this.#bootstrap(),
       peers: (status?.peers ?? []).map((peer) => ({
         ...peer,
