@@ -17,6 +17,7 @@ export class Durability {
   #removed: Segment[] = [];
   #namesChanged = false;
   #parentChanged = false;
+  #firstSegmentIsDurable = true;
   #end: Offset;
   /** What the run under way will make durable. */
   #runEnd: Offset;
@@ -65,6 +66,17 @@ export class Durability {
   parentChanged(): void {
     this.#namesChanged = true;
     this.#parentChanged = true;
+    this.#firstSegmentIsDurable = false;
+  }
+
+  /**
+   * A second segment may not come before the first has its name for good: were it found alone, the log
+   * would pass for one that begins there.
+   */
+  makeFirstSegmentDurable(): void {
+    if (this.#firstSegmentIsDurable) return;
+    this.#disk.syncDirectoryNow(this.#directory);
+    this.#firstSegmentIsDurable = true;
   }
 
   removed(segment: Segment): void {
@@ -116,7 +128,9 @@ export class Durability {
     this.#removed = [];
     this.#namesChanged = false;
     this.#parentChanged = false;
+    const named = !this.#firstSegmentIsDurable;
     await (work.length === 1 ? work[0] : Promise.all(work));
+    if (named) this.#firstSegmentIsDurable = true;
     for (const segment of segments) {
       if (!this.#segments.has(segment)) segment.unpin();
     }

@@ -31,7 +31,7 @@ export class OffsetCheckpoint {
   constructor(disk: Disk, path: string, names: ReadonlySet<string>, logger: Logger) {
     this.#disk = disk;
     this.#path = path;
-    const found = decode(readFile(disk, path));
+    const found = decodeOffsets(readFile(disk, path));
     if (found === undefined) logger.warn('passed over a damaged checkpoint', { path });
     this.#written = new Set(found?.keys());
     this.#offsets = new Map([...(found ?? [])].filter(([name]) => names.has(name)));
@@ -80,7 +80,8 @@ export class OffsetCheckpoint {
   }
 }
 
-function decode(bytes: Uint8Array | undefined): Map<string, Offset> | undefined {
+/** Empty where there is no file; undefined when it is damaged. */
+export function decodeOffsets(bytes: Uint8Array | undefined): Map<string, Offset> | undefined {
   const offsets = new Map<string, Offset>();
   if (bytes === undefined) return offsets;
   for (const line of decodeCheckpoint(bytes) ?? [undefined]) {

@@ -66,6 +66,7 @@ export class SegmentList {
   add(): void {
     const sealed = this.active;
     assert(sealed.nextOffset > sealed.baseOffset, 'only a segment with records is rolled');
+    this.#deps.durability.makeFirstSegmentDurable();
     const segment = this.#deps.newSegment(sealed.nextOffset);
     segment.create();
     this.#segments.push(segment);
