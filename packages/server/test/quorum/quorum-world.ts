@@ -27,6 +27,7 @@ export class Voter {
   quorum: Quorum | undefined;
   applied: Applied[] = [];
   appliedIndex = 0;
+  appliedTerm = 0;
   leaderships: QuorumLeadership[] = [];
   startError: unknown;
   failure: unknown;
@@ -49,7 +50,6 @@ export class QuorumWorld {
   readonly lines: LogLine[] = [];
   /** What was ever applied, by index. */
   readonly history = new Map<number, string>();
-  #newestTerm = 0;
   readonly #options: Partial<QuorumOptions>;
   readonly #ids: readonly number[];
 
@@ -88,6 +88,7 @@ export class QuorumWorld {
     ports.disk.syncDirectoryNow('/');
     voter.applied = [];
     voter.appliedIndex = 0;
+    voter.appliedTerm = 0;
     voter.leaderships = [];
     voter.startError = undefined;
     voter.failure = undefined;
@@ -116,11 +117,12 @@ export class QuorumWorld {
   }
 
   #apply(voter: Voter, entries: readonly AppliedEntry[]): void {
-    for (const { index, data } of entries) {
+    for (const { index, term, data } of entries) {
       if (index !== voter.appliedIndex + 1) {
         this.world.fail(new Error(`${voter.id} applied ${index} after ${voter.appliedIndex}`));
       }
       voter.appliedIndex = index;
+      voter.appliedTerm = term;
       const text = utf8Decode(data);
       const before = this.history.get(index);
       if (before !== undefined && before !== text) {
@@ -131,15 +133,13 @@ export class QuorumWorld {
     }
   }
 
-  /** Whoever says that it leads has applied all that anybody ever applied (invariant K3). */
+  /** Whoever says that it leads has applied an entry of its own term (invariant K3). */
   #leadership(voter: Voter, leadership: QuorumLeadership): void {
     voter.leaderships.push(leadership);
-    const isNews = leadership.isLeader && leadership.term > this.#newestTerm;
-    this.#newestTerm = Math.max(this.#newestTerm, leadership.term);
-    const newest = Math.max(0, ...this.history.keys());
-    if (!isNews || voter.appliedIndex >= newest) return;
+    const { isLeader, term } = leadership;
+    if (!isLeader || voter.appliedTerm === term) return;
     this.world.fail(
-      new Error(`${voter.id} leads with ${voter.appliedIndex} applied, others have ${newest}`),
+      new Error(`${voter.id} leads term ${term} with entries of ${voter.appliedTerm} applied`),
     );
   }
 
