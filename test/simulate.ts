@@ -1,7 +1,7 @@
 /**
  * Runs the cluster in a simulated world, one seed after the other.
  *
- *     npm run simulate -- --seeds 100 [--from 1] [--json FILE]
+ *     npm run simulate -- --seeds 100 [--from 1] [--bail] [--json FILE]
  *     npm run simulate -- --seed 42 [--verbose]
  *
  * Exit code 1 when a seed fails.
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     from: { type: 'string', default: '1' },
     seed: { type: 'string' },
     json: { type: 'string' },
+    bail: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -92,7 +93,13 @@ const seeds =
 if (values.verbose && values.seed !== undefined) {
   await verboseRun(values.seed).catch(() => undefined);
 }
-const summary = await runSeeds({ seeds, repeatEvery: REPEAT_EVERY, onSeed, hostNowMs });
+const summary = await runSeeds({
+  seeds,
+  repeatEvery: REPEAT_EVERY,
+  onSeed,
+  hostNowMs,
+  bail: values.bail,
+});
 printSummary(summary);
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(summary, null, 2)}\n`);
 process.exitCode = summary.failedSeeds > 0 ? 1 : 0;

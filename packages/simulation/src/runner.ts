@@ -9,6 +9,8 @@ export interface RunnerOptions {
   readonly repeatEvery: number;
   readonly onSeed: (outcome: SeedOutcome) => void;
   readonly hostNowMs: () => number;
+  /** Stop at the first seed that fails. */
+  readonly bail: boolean;
 }
 
 export interface SeedOutcome {
@@ -50,6 +52,7 @@ export async function runSeeds(options: RunnerOptions): Promise<Summary> {
     }
     outcomes.push(outcome);
     options.onSeed(outcome);
+    if (options.bail && outcome.failure !== undefined) break;
   }
   return summarize(outcomes, repeated);
 }

@@ -6,8 +6,8 @@
  */
 import { DiskError } from '@relevo/base/ports';
 import type { DirectoryEntry, Disk, DiskErrorCode } from '@relevo/base/ports';
-import { DirectoryNode, DiskImage, FileNode } from './disk-image.ts';
-import type { CrashMode, TreeNode } from './disk-image.ts';
+import { DirectoryNode, DiskImage } from './disk-image.ts';
+import type { CrashMode, FileNode, TreeNode } from './disk-image.ts';
 import { SimulatedDiskPort } from './simulated-disk-port.ts';
 import type { Prng } from './prng.ts';
 import type { EventOwner, Scheduler } from './scheduler.ts';

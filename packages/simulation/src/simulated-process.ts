@@ -8,7 +8,7 @@ import { assert } from '@relevo/base/assert';
 import type { Clock, Crc32c, Logger, Ports, TimerHandle, Timers } from '@relevo/base/ports';
 import type { Prng } from './prng.ts';
 import type { EventOwner, Scheduler } from './scheduler.ts';
-import { SimulatedDisk } from './simulated-disk.ts';
+import type { SimulatedDisk } from './simulated-disk.ts';
 import { SimulatedMetrics } from './simulated-metrics.ts';
 import type { SimulatedNetwork } from './simulated-network.ts';
 
