@@ -101,7 +101,9 @@ test('the SDK: every line is at the place its receipt told, once, through three 
     partitions.forEach((lines, p) =>
       lines.forEach((line, o) => {
         if (!line.equals(expected[p]?.[o] ?? Buffer.alloc(0))) {
-          expect.fail(`${topic}-${p} offset ${o}: "${line}" instead of "${expected[p]?.[o]}"`);
+          expect.fail(
+            `${topic}-${p} offset ${o}: "${line.toString()}" instead of "${String(expected[p]?.[o])}"`,
+          );
         }
       }),
     );

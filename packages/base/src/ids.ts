@@ -90,23 +90,5 @@ export function uuidFromBytes(bytes: Uint8Array): Uuid {
   return text as Uuid;
 }
 
-/** The 16 bytes of an id. */
-export function uuidToBytes(id: Uuid): Uint8Array {
-  const bytes = new Uint8Array(16);
-  let bits = 0;
-  let held = 0;
-  let at = 0;
-  for (const character of id) {
-    held = (held << 6) | BASE64_URL.indexOf(character);
-    bits += 6;
-    if (bits >= 8 && at < 16) {
-      bits -= 8;
-      bytes[at++] = (held >> bits) & 255;
-      held &= (1 << bits) - 1;
-    }
-  }
-  return bytes;
-}
-
 /** `orders-3`: how a partition is named in logs, errors and on disk. */
 export const partitionName = (topic: string, partition: number): string => `${topic}-${partition}`;

@@ -17,11 +17,11 @@ export interface DiskUnderTest {
 export function diskContract(name: string, makeDisk: () => DiskUnderTest): void {
   const on = (what: string, run: (disk: Disk, root: string) => void | Promise<void>): void => {
     test(what, async () => {
-      const { disk, root, dispose } = makeDisk();
+      const made = makeDisk();
       try {
-        await run(disk, root);
+        await run(made.disk, made.root);
       } finally {
-        await dispose();
+        await made.dispose();
       }
     });
   };

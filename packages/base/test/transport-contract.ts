@@ -141,7 +141,8 @@ const failure = async (promise: Promise<unknown>): Promise<RpcError> => {
     () => undefined,
     (thrown: unknown) => thrown,
   );
-  if (!(error instanceof RpcError)) throw new Error(`an RpcError was expected, not ${error}`);
+  if (!(error instanceof RpcError))
+    throw new Error(`an RpcError was expected, not ${String(error)}`);
   return error;
 };
 

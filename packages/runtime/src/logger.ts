@@ -44,7 +44,7 @@ export function createLogger(options: LoggerOptions = {}): ClosableLogger {
 
 interface Sink {
   readonly stream: DestinationStream;
-  flush(): void;
+  readonly flush: () => void;
 }
 
 /** Lines are written off the loop, so that a slow terminal or pipe holds nothing up. */

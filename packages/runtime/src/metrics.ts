@@ -90,7 +90,7 @@ export class PromMetrics implements Metrics {
       'the series of a metric are of one type and have the same label names',
       { name, type, labelNames, before: `${family.type} ${family.labelNames}` },
     );
-    const key = JSON.stringify(Object.entries(labels).sort());
+    const key = JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
     const known = family.series.get(key);
     // Of the family's type, which was asserted.
     if (known !== undefined) return known.series as One;

@@ -168,7 +168,7 @@ describe('calls', () => {
 
   test('a malformed request is refused, a malformed answer reported', async () => {
     const broken: Codec<string> = {
-      encode: textCodec.encode,
+      encode: (text) => textCodec.encode(text),
       decode: () => failWith('not a string'),
     };
     const channel = await serve(

@@ -41,7 +41,10 @@ test('flags win over the environment, the environment over the file', () => {
 });
 
 test.each([
-  [{ ...minimal, 'brokr.rack': 'x' }, 'brokr.rack: no such setting in node.yaml (did you mean broker.rack?)'],
+  [
+    { ...minimal, 'brokr.rack': 'x' },
+    'brokr.rack: no such setting in node.yaml (did you mean broker.rack?)',
+  ],
   [{ ...minimal, 'node.id': -1 }, 'node.id (-1)'],
   [{ ...minimal, 'flush.mode': 'never' }, 'flush.mode ("never")'],
   [{ ...minimal, 'cluster.id': undefined }, 'cluster.id (not set)'],

@@ -11,7 +11,8 @@ import type { Anomaly, Sent } from './history.ts';
 import { MetadataWatcher, show } from './metadata-watcher.ts';
 import type { PartitionState } from './metadata-watcher.ts';
 import { describeFault, drawPlan } from './plan.ts';
-import type { FaultPlan, Plan } from './plan.ts';
+import type { FaultKind, FaultPlan, Plan } from './plan.ts';
+import type { Prng } from './prng.ts';
 import { compareReplicas, durableEnd } from './replica-checker.ts';
 import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
 import { ConsumerLoop, ProducerLoop, TOPIC, connectClient } from './workload.ts';
@@ -99,7 +100,7 @@ class FailoverRun {
     await world.within('a topic is made', START_WITHIN_MS, this.#createTopic(client));
     const producers = await this.#startProducers(client);
     const follower = new ConsumerLoop('follower', client, world, this.#history);
-    for (const fault of this.#plan.faults) await this.#goThrough(fault);
+    for (const round of this.#plan.rounds) await this.#goThrough(round);
     world.note('phase', 'scenario', 'the producers stop');
     await world.within(
       'every send is settled',
@@ -171,68 +172,77 @@ class FailoverRun {
 
   // --------------------------------------------------------------------------------- faults
 
-  async #goThrough(fault: FaultPlan): Promise<void> {
+  async #goThrough(round: readonly FaultPlan[]): Promise<void> {
     const world = this.#world;
-    await world.sleep(fault.afterMs);
-    const victims = this.#victims(fault);
-    world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
-    this.#awaitFailover(victims);
-    await this.#strike(fault, victims);
-    await world.sleep(fault.lastsMs);
-    world.note('mend', 'scenario', fault.kind);
-    this.#mend(fault, victims);
+    await Promise.all(round.map((fault, index) => this.#suffer(fault, index)));
     const mendedMs = world.nowMs;
     await this.#untilWhole();
     this.#wholeMs.push(world.nowMs - mendedMs);
     this.#awaited.clear();
   }
 
-  /** The leader of some partition, or everyone. */
-  #victims(fault: FaultPlan): readonly number[] {
-    if (fault.kind === 'powerCutAll') return this.#cluster.ids;
-    const leaders = this.#partitions().map((state) => state.leader);
-    const victim = this.#world.prng.split(`victim/${this.#world.nowMs}`).pick(leaders);
-    return victim >= 0 ? [victim] : [0];
+  async #suffer(fault: FaultPlan, index: number): Promise<void> {
+    const world = this.#world;
+    const prng = world.prng.split(`fault/${index}/${world.nowMs}`);
+    await world.sleep(fault.afterMs);
+    const victims = this.#victims(fault, prng);
+    world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
+    this.#awaitFailover(victims);
+    const mends: (() => void)[] = [];
+    for (const id of victims) mends.push(await this.#strike(fault.kind, id, prng));
+    await world.sleep(fault.lastsMs);
+    world.note('mend', 'scenario', `${fault.kind} at ${victims.join(',')}`);
+    for (const mend of mends) mend();
   }
 
-  async #strike(fault: FaultPlan, victims: readonly number[]): Promise<void> {
-    const { network } = this.#world;
-    for (const id of victims) {
-      const process = this.#cluster.process(id);
-      const others = [...this.#cluster.hosts, 'client', 'watcher'].filter((h) => h !== hostOf(id));
-      switch (fault.kind) {
-        case 'kill':
-          await process.kill({ unsynced: 'keep' });
-          break;
-        case 'powerCut':
-        case 'powerCutAll':
-          await process.kill({ unsynced: 'lose' });
-          break;
-        case 'silentPowerCut':
-          await process.kill({ unsynced: 'lose', silent: true });
-          break;
-        case 'pause':
-          process.pause();
-          break;
-        case 'isolate':
-          network.partition([hostOf(id)], others);
-          break;
-        case 'oneWay': {
-          const hears = this.#world.prng.split(`way/${this.#world.nowMs}`).chance(0.5);
-          for (const other of others) {
-            network.setBlocked(hears ? hostOf(id) : other, hears ? other : hostOf(id), true);
-          }
-        }
+  /** The leader of some partition, or everyone. */
+  #victims(fault: FaultPlan, prng: Prng): readonly number[] {
+    if (fault.kind === 'powerCutAll') return this.#cluster.ids;
+    const victim = prng.pick(this.#partitions().map((state) => state.leader));
+    return [victim >= 0 ? victim : prng.pick(this.#cluster.ids)];
+  }
+
+  /** Returns what undoes it. */
+  async #strike(kind: FaultKind, id: number, prng: Prng): Promise<() => void> {
+    const process = this.#cluster.process(id);
+    const reboot = (): void => {
+      if (!process.alive) this.#cluster.boot(id);
+    };
+    switch (kind) {
+      case 'kill':
+        await process.kill({ unsynced: 'keep' });
+        return reboot;
+      case 'powerCut':
+      case 'powerCutAll':
+        await process.kill({ unsynced: 'lose' });
+        return reboot;
+      case 'silentPowerCut':
+        await process.kill({ unsynced: 'lose', silent: true });
+        return reboot;
+      case 'pause':
+        process.pause();
+        return () => process.resume();
+      case 'isolate':
+        return this.#cut(id, true, true);
+      case 'oneWay': {
+        const hears = prng.chance(0.5);
+        return this.#cut(id, hears, !hears);
       }
     }
   }
 
-  #mend(fault: FaultPlan, victims: readonly number[]): void {
-    for (const id of victims) {
-      if (!this.#cluster.process(id).alive) this.#cluster.boot(id);
-      this.#cluster.process(id).resume();
-    }
-    if (fault.kind === 'isolate' || fault.kind === 'oneWay') this.#world.network.heal();
+  /** Cuts a broker's links to all others, out of it, into it, or both. */
+  #cut(id: number, out: boolean, into: boolean): () => void {
+    const host = hostOf(id);
+    const set = (blocked: boolean): void => {
+      for (const other of [...this.#cluster.hosts, 'client', 'watcher']) {
+        if (other === host) continue;
+        if (out) this.#world.network.setBlocked(host, other, blocked);
+        if (into) this.#world.network.setBlocked(other, host, blocked);
+      }
+    };
+    set(true);
+    return () => set(false);
   }
 
   #awaitFailover(victims: readonly number[]): void {

@@ -44,7 +44,8 @@ export interface Plan {
   readonly valueBytesMax: number;
   /** After so long a producer gives a record up: its outcome is unknown. */
   readonly deliveryTimeoutMs: number;
-  readonly faults: readonly FaultPlan[];
+  /** The faults of a round overlap; between two rounds the cluster must become whole. */
+  readonly rounds: readonly (readonly FaultPlan[])[];
 }
 
 const FAULT_KINDS: readonly FaultKind[] = [
@@ -54,7 +55,9 @@ const FAULT_KINDS: readonly FaultKind[] = [
 
 export function drawPlan(prng: Prng): Plan {
   const wild = prng.chance(0.5);
-  const faults = Array.from({ length: prng.integer(1, 3) }, () => drawFault(prng));
+  const rounds = Array.from({ length: prng.integer(1, 3) }, (_, round) =>
+    Array.from({ length: prng.pick([1, 1, 2]) }, () => drawFault(prng, round)),
+  );
   return {
     profile: {
       minMs: 0.02,
@@ -77,12 +80,13 @@ export function drawPlan(prng: Prng): Plan {
     sendEveryMs: prng.pick([2, 5, 10]),
     valueBytesMax: prng.pick([20, 200, 5_000]),
     deliveryTimeoutMs: prng.pick([120_000, 120_000, 3_000]),
-    faults: [{ ...drawFault(prng), kind: 'powerCut' }, ...faults.slice(1)],
+    rounds,
   };
 }
 
-const drawFault = (prng: Prng): FaultPlan => ({
-  kind: prng.pick(FAULT_KINDS),
+/** Every run begins with a leader that loses what it had not synced. */
+const drawFault = (prng: Prng, round: number): FaultPlan => ({
+  kind: round === 0 ? 'powerCut' : prng.pick(FAULT_KINDS),
   afterMs: prng.between(200, 1_500),
   lastsMs: prng.pick([100, 1_000, 3_000, 6_000]) * prng.between(0.5, 1.5),
 });
