@@ -46,6 +46,8 @@ import type { PartitionTable } from './partition-table.ts';
 
 /** What an answer may hold, whatever the request says; a single larger batch comes all the same. */
 export const FETCH_BYTES_MAX: number = 8 * 1024 * 1024 - 64 * 1024;
+/** Of one partition, where the request does not say. */
+export const PARTITION_BYTES_DEFAULT: number = 1024 * 1024;
 /** Requests under way on a stream; further ones are not read from it. */
 export const FETCHES_PER_STREAM_MAX = 16;
 export const FETCH_WAIT_MAX_MS = 30_000;
@@ -274,8 +276,9 @@ export class FetchService {
     const { highWatermark } = partition;
     found.led.push(partition);
     found.watermarks.push(highWatermark);
-    const total = Math.min(request.maxBytes, FETCH_BYTES_MAX) - found.bytes;
-    const limit = Math.max(0, Math.min(total, target.maxBytes));
+    // 0 is what a caller sends who does not care.
+    const total = Math.min(request.maxBytes || FETCH_BYTES_MAX, FETCH_BYTES_MAX) - found.bytes;
+    const limit = Math.max(0, Math.min(total, target.maxBytes || PARTITION_BYTES_DEFAULT));
     const offset = target.offset as Offset;
     try {
       checkRange(partition, offset);

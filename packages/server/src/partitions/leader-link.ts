@@ -74,11 +74,10 @@ interface Followed {
 export class LeaderLink {
   readonly leaderId: BrokerId;
   readonly address: string;
-  /** Under which this broker dialled. */
-  readonly brokerEpoch: BrokerEpoch;
   readonly #deps: LeaderLinkDeps;
   readonly #followed = new Map<Partition, Followed>();
   readonly #byHandle = new Map<number, Followed>();
+  #brokerEpoch: BrokerEpoch;
   #channel: Channel | undefined;
   #stream: MessageStream<FollowerMessage> | undefined;
   #nextHandle = 1;
@@ -98,12 +97,16 @@ export class LeaderLink {
   constructor(leaderId: BrokerId, address: string, deps: LeaderLinkDeps) {
     this.leaderId = leaderId;
     this.address = address;
-    this.brokerEpoch = deps.brokerEpoch();
+    this.#brokerEpoch = deps.brokerEpoch();
     this.#deps = deps;
   }
 
   get size(): number {
     return this.#followed.size;
+  }
+  /** Under which this broker dialled last. */
+  get brokerEpoch(): BrokerEpoch {
+    return this.#brokerEpoch;
   }
   get isUp(): boolean {
     return this.#stream !== undefined;
@@ -202,8 +205,10 @@ export class LeaderLink {
       },
     });
     this.#stream = stream;
-    const { brokerEpoch, leaderId } = this;
+    const { leaderId } = this;
     const { clusterId, localId } = this.#deps;
+    const brokerEpoch = this.#deps.brokerEpoch();
+    this.#brokerEpoch = brokerEpoch;
     stream.send(
       followerMessage({
         hello: { clusterId, brokerId: localId, brokerEpoch, leaderId },
@@ -296,6 +301,8 @@ export class LeaderLink {
       this.#deps.clock.monotonicMs(),
     );
     partition.followerMoved(role);
+    if (role.replica.phase === 'following')
+      followLogStart(partition, part.logStartOffset as Offset);
     if (effect.kind === 'append') this.#append(followed, part);
     else this.#obey(followed, effect);
     if (role.replica.phase === 'refused') this.#retryAt(role.replica.deadlineMs);
@@ -404,4 +411,10 @@ export class LeaderLink {
       stream.send(followerMessage({ positions: positions.splice(0, POSITIONS_MAX) }));
     }
   };
+}
+
+/** What the leader has deleted is read nowhere any more; never above what is known as committed. */
+function followLogStart(partition: Partition, leaderStart: Offset): void {
+  if (leaderStart <= partition.logStartOffset || leaderStart > partition.highWatermark) return;
+  partition.log.deleteRecordsBefore(leaderStart);
 }

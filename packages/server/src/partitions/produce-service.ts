@@ -293,6 +293,9 @@ const AFTER_APPEND: Partial<Record<ErrorCode, string>> = {
   REQUEST_TIMED_OUT:
     'the in-sync replicas did not confirm the batch in time: whether it was kept is unknown; send it ' +
     'again with the same sequence',
+  SHUTTING_DOWN:
+    'the broker stopped while the batch was being replicated: whether it was kept is unknown; send it ' +
+    'again with the same sequence',
   STORAGE_ERROR: 'the log failed while the batch was being written: whether it was kept is unknown',
 };
 

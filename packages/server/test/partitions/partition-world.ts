@@ -6,7 +6,7 @@
 import { utf8Decode } from '@relevo/base/bytes';
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import { brokerEpoch, brokerId, logIndex, term, uuidFromBytes } from '@relevo/base/ids';
-import type { BrokerEpoch, BrokerId, Uuid } from '@relevo/base/ids';
+import type { BrokerEpoch, BrokerId, Offset, Uuid } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
 import type { Listener, MessageStream, Ports } from '@relevo/base/ports';
 import type {
@@ -310,7 +310,8 @@ export class PartitionWorld {
       10_000,
       () => JSON.stringify(ids.map((id) => this.describe(id, topic, number))),
     );
-    const contents = await Promise.all(held().map(contentOf));
+    const from = Math.max(...held().map(({ logStartOffset }) => logStartOffset));
+    const contents = await Promise.all(held().map((partition) => contentOf(partition, from)));
     for (const content of contents.slice(1)) {
       if (content.join() !== contents[0]?.join()) throw new Error('replicas differ below the HW');
     }
@@ -347,10 +348,10 @@ async function alter(
   });
 }
 
-export async function contentOf(partition: Partition): Promise<string[]> {
+async function contentOf(partition: Partition, start: number): Promise<string[]> {
   const { log } = partition;
   const found: string[] = [];
-  let from = log.logStartOffset;
+  let from = start as Offset;
   while (from < partition.highWatermark) {
     const bytes = await log.read(from, 1 << 20, partition.highWatermark, true);
     if (bytes.length === 0) throw new Error(`nothing at ${from}`);

@@ -265,4 +265,32 @@ describe('three brokers', () => {
       expect(new Set(kept).size).toBe(kept.length);
     });
   });
+
+  test('copy anew from where the leader begins, once old segments are gone', async () => {
+    const world = new PartitionWorld(13);
+    await world.run(async () => {
+      await world.boot(...ALL);
+      const small = { 'segment.bytes': '65536', 'retention.bytes': '131072' };
+      world.createTopic('orders', [[1, 2, 3]], small);
+      await leads(world, 1, 'orders');
+      const client = await world.client();
+      await client.produce(1, 'orders', values(3));
+      await world.kill(3);
+      world.fence(3);
+      const big = 'x'.repeat(30_000);
+      for (let at = 0; at < 30; at++) await client.produce(1, 'orders', [big]);
+      const start = (id: number): number => world.partition(id, 'orders').logStartOffset;
+      await world.world.until('old segments go', () => start(1) > 10, 3000);
+      await world.boot(3);
+      await isr(world, [1, 2, 3], 3000);
+      await world.converge('orders', 0, ALL);
+      expect(start(3)).toBeGreaterThan(10);
+      await client.produce(1, 'orders', values(1));
+      await world.world.until('all begin alike', () => start(2) === start(1), 3000);
+      const early = await client.fetch(1, [{ topic: 'orders', offset: 0 }]);
+      expect(early.partitions.map(({ error }) => errorCodeOf(error))).toEqual([
+        'OFFSET_OUT_OF_RANGE',
+      ]);
+    });
+  });
 });
