@@ -279,19 +279,29 @@ class FailoverRun {
   }
 
   async #untilWhole(): Promise<void> {
-    const whole = (): boolean => this.#partitions().every(isWhole);
+    const whole = (): boolean => this.#partitions().every(isWhole) && this.#unready().length === 0;
     const what = 'all replicas are in sync and all preferred leaders lead';
     await this.#world.until(what, whole, WHOLE_WITHIN_MS, () => this.#why());
   }
 
-  /** The partitions that are not as they should be. */
+  /** What brokers that do not serve say of themselves. */
+  #unready(): string[] {
+    return this.#cluster.ids.flatMap((id) => {
+      const node = this.#cluster.process(id).alive ? this.#cluster.node(id) : undefined;
+      const why = node === undefined ? 'it is not running' : node.unready();
+      return why === undefined ? [] : [`broker ${id}: ${why}`];
+    });
+  }
+
+  /** What is not as it should be. */
   #why(): string {
     const states = this.#partitions();
     const lines = states
       .filter((state) => !isWhole(state))
       .map((state) => `${partitionName(state.topic, state.partition)}: ${show(state)}`);
     const known = `${states.length} of ${this.#plan.partitions} partitions known`;
-    return `${known}; controller ${this.#watcher?.controllerId}; ${lines.join('; ')}`;
+    const all = [known, `controller ${this.#watcher?.controllerId}`, ...this.#unready(), ...lines];
+    return all.join('; ');
   }
 
   // ------------------------------------------------------------------------------ checking
