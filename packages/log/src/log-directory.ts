@@ -35,6 +35,8 @@ const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 const HIGH_WATERMARKS_FILE = 'replication-offset-checkpoint';
 const LOG_STARTS_FILE = 'log-start-offset-checkpoint';
 
+const LOGS_AT_A_TIME = 32;
+
 const ZERO = 0 as Offset;
 
 export interface LogDirectoryOptions {
@@ -228,7 +230,10 @@ export class LogDirectory {
   async close(highWatermarks: PartitionOffsets): Promise<void> {
     await this.#checkpointing.catch(() => undefined);
     const logs = [...this.#logs];
-    const inOrder = await Promise.all(logs.map(([, log]) => log.close()));
+    const inOrder: boolean[] = [];
+    await forSome(logs, async ([, log]) => {
+      inOrder.push(await log.close());
+    });
     this.#logs.clear();
     for (const [name, log] of logs) {
       this.#recoveryPoints.set(name, log.recoveryPoint);
@@ -248,9 +253,9 @@ export class LogDirectory {
   }
 
   async #checkpoint(highWatermarks: PartitionOffsets): Promise<void> {
-    for (const [name, log] of this.#logs) {
+    await forSome([...this.#logs], async ([name, log]) => {
       const highWatermark = highWatermarks.get(name);
-      if (highWatermark === undefined || log.state !== 'online') continue;
+      if (highWatermark === undefined || log.state !== 'online') return;
       this.#highWatermarks.set(name, highWatermark);
       this.#logStarts.set(name, log.logStartOffset);
       try {
@@ -259,7 +264,7 @@ export class LogDirectory {
         if (!(error instanceof LogError)) throw error;
       }
       if (this.#logs.get(name) === log) this.#recoveryPoints.set(name, log.recoveryPoint);
-    }
+    });
     const points = this.#recoveryPoints.entries();
     await this.#writeAll();
     for (const [name, log] of this.#logs) {
@@ -294,6 +299,16 @@ function makeDurably(root: string, disk: Disk): void {
 }
 
 const parentOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
+
+/** A few at a time: each log under way has files open and syncs waiting. */
+async function forSome<Item>(
+  items: readonly Item[],
+  run: (item: Item) => Promise<void>,
+): Promise<void> {
+  for (let from = 0; from < items.length; from += LOGS_AT_A_TIME) {
+    await Promise.all(items.slice(from, from + LOGS_AT_A_TIME).map(run));
+  }
+}
 
 function takeOwnership(
   options: LogDirectoryOptions,
