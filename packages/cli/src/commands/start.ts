@@ -55,6 +55,7 @@ export function startCommand(host: Host): Command {
 }
 
 async function start(context: CommandContext, options: StartOptions): Promise<ExitCode> {
+  const startedMs = performance.now();
   const cluster = prepareLayout({
     directory: options.data,
     brokers: options.brokers,
@@ -66,8 +67,7 @@ async function start(context: CommandContext, options: StartOptions): Promise<Ex
   );
   try {
     await allReady(processes, context.signal);
-    // Since the process began: what a user waits for.
-    await welcome(context, cluster, performance.now());
+    await welcome(context, cluster, performance.now() - startedMs);
     return await untilStopped(context, processes);
   } finally {
     await stopAll(context, processes);
