@@ -101,5 +101,5 @@ function encode(offsets: PartitionOffsets): Uint8Array {
     const parsed = parsePartitionName(name);
     if (parsed !== undefined) lines.push(`${parsed.topic} ${parsed.partition} ${offset}`);
   }
-  return encodeCheckpoint(lines);
+  return encodeCheckpoint(lines.sort());
 }

@@ -67,6 +67,8 @@ export class PartitionLog {
   #config: LogConfig;
   #startOffset: Offset;
   #endOffset: Offset;
+  /** The highest that the owner has told. */
+  #highWatermark: Offset = ZERO;
   readonly #recoveryPoint: RecoveryPoint;
   /** Of the epochs as they came from the file. */
   #durableEpochsVersion = 0;
@@ -332,9 +334,10 @@ export class PartitionLog {
     }
   }
 
+  /** A truncation may go back to the high watermark, a crash to the recovery point. */
   #pruneSnapshots(): void {
-    const { durableOffset } = this.#recoveryPoint;
-    this.#snapshots.prune(sureOfProducers(durableOffset, this.#segments.first.baseOffset));
+    const point = Math.min(this.#recoveryPoint.durableOffset, this.#highWatermark) as Offset;
+    this.#snapshots.prune(sureOfProducers(point, this.#segments.first.baseOffset));
   }
 
   #writeSnapshot(): void {
@@ -370,15 +373,16 @@ export class PartitionLog {
   }
 
   /**
-   * Raises the recovery point to the synced end, or to `atMost` where that is lower. Give the high
-   * watermark: a follower is never truncated below it, and so seldom below the recovery point.
+   * Raises the recovery point to the synced end, or to the high watermark where that is lower: no
+   * replica is truncated below that, and so seldom below the recovery point.
    */
-  async advanceRecoveryPoint(atMost: Offset): Promise<void> {
+  async advanceRecoveryPoint(highWatermark: Offset): Promise<void> {
     this.#assertOnline();
-    if (Math.min(atMost, this.#endOffset) <= this.#recoveryPoint.offset) return;
+    this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
+    if (Math.min(highWatermark, this.#endOffset) <= this.#recoveryPoint.offset) return;
     if (this.#durability.end < this.#endOffset) await this.#commit.request();
     await this.#epochCommit.request();
-    this.#recoveryPoint.raise(Math.min(atMost, this.#durability.end) as Offset);
+    this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
   }
 
   /** The checkpoint of the data directory durably says `point` for this log. */
@@ -474,6 +478,7 @@ export class PartitionLog {
     this.#generation++;
     this.#segments.truncateTo(offset);
     this.#endOffset = offset;
+    this.#highWatermark = Math.min(this.#highWatermark, offset) as Offset;
     this.#epochs.truncateTo(offset);
     this.#recent.truncateTo(offset);
     this.#snapshots.load(this.#producers, this.#segments.all, offset);
@@ -494,6 +499,7 @@ export class PartitionLog {
     }
     this.#startOffset = offset;
     this.#endOffset = offset;
+    this.#highWatermark = ZERO;
     this.#epochs.clear();
     this.#producers.clear();
     this.#recent.truncateTo(ZERO);
@@ -525,6 +531,7 @@ export class PartitionLog {
    */
   applyRetention(nowMs: number, highWatermark: Offset): number {
     this.#assertOnline();
+    this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     const config = this.#config;
     const active = this.#segments.active;
     if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
