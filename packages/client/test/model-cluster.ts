@@ -69,6 +69,8 @@ export class ModelCluster {
   lagMs = 2;
   /** How long a write takes to be acknowledged, ms. */
   ackMs = 1;
+  /** The topics' max.message.bytes. */
+  maxMessageBytes = 1 << 20;
   faults: Faults = {};
   version = 1;
   #nextProducerId = 100;
@@ -410,6 +412,10 @@ export class ModelBroker {
       return;
     }
     const batch = request.batch.slice();
+    if (batch.length > this.#cluster.maxMessageBytes) {
+      this.#refuse(request, stream, 'MESSAGE_TOO_LARGE');
+      return;
+    }
     const header = validateBatch(batch, 0, batch.length, crc32c, {
       maxBytes: 1 << 20,
       records: 'whole',

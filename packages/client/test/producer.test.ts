@@ -314,7 +314,7 @@ describe('a failing cluster', () => {
       const producer = client.producer({ lingerMs: 0 });
       await producer.send({ topic: 'orders', value: 'warm' });
       let refused = 0;
-      cluster.faults.refuse = () => (refused++ === 0 ? 'MESSAGE_TOO_LARGE' : undefined);
+      cluster.faults.refuse = () => (refused++ === 0 ? 'CORRUPT_MESSAGE' : undefined);
       const outcomes = await Promise.all(
         ['a', 'b', 'c'].map(async (value) => {
           const send = producer.send({ topic: 'orders', value });
@@ -323,8 +323,8 @@ describe('a failing cluster', () => {
         }),
       );
       const later = await producer.send({ topic: 'orders', value: 'later' });
-      expect(outcomes).toContain('MESSAGE_TOO_LARGE');
-      const kept = outcomes.filter((outcome) => outcome !== 'MESSAGE_TOO_LARGE');
+      expect(outcomes).toContain('CORRUPT_MESSAGE');
+      const kept = outcomes.filter((outcome) => outcome !== 'CORRUPT_MESSAGE');
       expect(cluster.values('orders', 0)).toEqual(['warm', ...kept, 'later']);
       expect(later.offset).toBe(kept.length + 1);
     }),
@@ -356,6 +356,49 @@ describe('a failing cluster', () => {
       expect([(await x).offset, (await y).offset]).toEqual([1, 2]);
       expect(cluster.values('orders', 1)).toEqual(['warm', 'x', 'y']);
     }, 2),
+  );
+
+  test(
+    'a batch above what the topic takes is split, until one record is too large',
+    scenario(async (cluster) => {
+      cluster.maxMessageBytes = 2_000;
+      const client = await cluster.connect();
+      const producer = client.producer();
+      const sends = Array.from({ length: 100 }, (_, i) =>
+        producer.send({ topic: 'orders', value: `${i}-${'x'.repeat(100)}` }),
+      );
+      const tooLarge = failure(producer.send({ topic: 'orders', value: 'x'.repeat(3_000) }));
+      const after = producer.send({ topic: 'orders', value: 'after' });
+      await producer.flush();
+      const receipts = await Promise.all(sends);
+      expect(receipts.map(({ offset }) => offset)).toEqual(
+        Array.from({ length: 100 }, (_, i) => i),
+      );
+      expect((await tooLarge).code).toBe('MESSAGE_TOO_LARGE');
+      expect((await after).offset).toBe(100);
+      expect(cluster.values('orders', 0).map((value) => parseInt(value, 10))).toEqual([
+        ...Array.from({ length: 100 }, (_, i) => i),
+        NaN,
+      ]);
+      expect(producer.bufferedBytes).toBe(0);
+    }),
+  );
+
+  test(
+    'slow answers make batches larger',
+    scenario(async (cluster) => {
+      cluster.ackMs = 50;
+      const client = await cluster.connect();
+      const producer = client.producer({ batchBytes: 1024, lingerMs: 0 });
+      const value = 'x'.repeat(200);
+      await Promise.all(
+        Array.from({ length: 200 }, () => producer.send({ topic: 'orders', value })),
+      );
+      const sizes = cluster.produceRequests.map(({ batch }) => batch.length);
+      expect(Math.max(...sizes)).toBeGreaterThan(3 * 1024);
+      expect(Math.max(...sizes)).toBeLessThanOrEqual(4 * 1024);
+      expect(producer.bufferedBytes).toBe(0);
+    }),
   );
 
   test(

@@ -12,6 +12,7 @@
  *     hole in front of it. As the broker takes sequences without holes only, neither this batch nor
  *     any after it is in the log: nothing is unsettled in the broker's eyes, and all of them may go out
  *     again under a new epoch from sequence 0.
+ *   MESSAGE_TOO_LARGE: the batch is split; its halves take its sequence numbers.
  *   any other error: the batch fails; the next one meets the hole, as above.
  */
 import { assert } from '@relevo/base/assert';
@@ -21,6 +22,7 @@ import { partitionName } from '@relevo/base/ids';
 import type { LeaderEpoch } from '@relevo/base/ids';
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import type { TimerHandle } from '@relevo/base/ports';
+import { BatchBuilder } from '@relevo/record/batch-builder';
 import type { FieldInput, HeaderInput } from '@relevo/record/batch-builder';
 import { sequenceAfter } from '@relevo/record/batch-header';
 import { produceResponse } from '@relevo/rpc/gen/client/produce';
@@ -59,12 +61,33 @@ export interface WriterContext {
 const CAPACITY_MIN = 1024;
 /** Room for the last record's own overhead, so that a full batch does not make its buffer double. */
 const CAPACITY_SLACK = 64;
+const GROWTH_FACTOR = 4;
+/** Errors that leaders give before they write anything. The other retriable ones may come after. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set([
+  'THROTTLED',
+  'NOT_ENOUGH_REPLICAS',
+  'UNKNOWN_LEADER_EPOCH',
+  'FENCED_LEADER_EPOCH',
+  'DISK_FULL',
+  'UNKNOWN_TOPIC_ID',
+  'UNKNOWN_TOPIC_OR_PARTITION',
+] as const);
 /** A batch that meets holes again and again meets something that we do not understand. */
 const ATTEMPTS_AT_HOLES_MAX = 10;
 
 /** Memory for a batch of so many bytes. */
 export const batchCapacity = (bytes: number): number =>
   Math.max(CAPACITY_MIN, bytes + CAPACITY_SLACK);
+
+/** How large a batch may grow while it has to wait; compressed ones cannot be split, and do not. */
+export const grownBatchBytes = ({
+  batchBytes,
+  maxRecordBytes,
+  compression,
+}: ProducerSettings): number =>
+  compression === 'none'
+    ? Math.max(batchBytes, Math.min(maxRecordBytes, batchBytes * GROWTH_FACTOR))
+    : batchBytes;
 
 export class PartitionWriter implements ChannelUser {
   readonly topic: string;
@@ -125,7 +148,7 @@ export class PartitionWriter implements ChannelUser {
     const open = this.#open;
     if (open !== undefined) {
       const before = open.sizeInBytes;
-      if (open.tryAppend(key, value, headers, timestampMs, handle, settings.batchBytes)) {
+      if (open.tryAppend(key, value, headers, timestampMs, handle, this.#batchLimit())) {
         return open.sizeInBytes - before;
       }
       this.#seal(open);
@@ -160,7 +183,7 @@ export class PartitionWriter implements ChannelUser {
       let batch = this.#queue[this.#inFlight];
       if (batch === undefined) {
         const open = this.#open;
-        if (open === undefined || !(open.due || this.#context.isHurried())) return;
+        if (open === undefined || !this.#isReady(open)) return;
         batch = open;
       }
       if (this.#retryTimer !== undefined || !this.#hasIdentity()) return;
@@ -217,10 +240,10 @@ export class PartitionWriter implements ChannelUser {
     if (open !== undefined && open.deadlineMs <= nowMs) this.#seal(open);
     for (const batch of [...this.#queue]) {
       if (batch.deadlineMs > nowMs) break;
-      const outcomeUnknown = batch.attempts > 0;
+      const outcomeUnknown = batch.isInDoubt;
       const outcome = outcomeUnknown
-        ? `it was sent ${batch.attempts} times without an answer; whether it is in the log is unknown`
-        : 'it was never sent, and will not be';
+        ? `it was sent (attempts: ${batch.attempts}) without an answer; whether it is in the log is unknown`
+        : 'it was not written, and will not be';
       const message = `${this.name}: not acknowledged within ${deliveryTimeoutMs} ms; ${outcome}`;
       this.#drop(batch, new ClientError('DELIVERY_TIMED_OUT', message, { outcomeUnknown }));
     }
@@ -238,16 +261,28 @@ export class PartitionWriter implements ChannelUser {
   /** Settles everything that there is now with the error. */
   failAll(error: (outcomeUnknown: boolean) => ClientError): void {
     if (this.#open !== undefined) this.#seal(this.#open);
-    for (const batch of [...this.#queue]) this.#drop(batch, error(batch.attempts > 0));
+    for (const batch of [...this.#queue]) this.#drop(batch, error(batch.isInDoubt));
   }
 
   #begin(): ProducerBatch {
     const { ports, settings, pool } = this.#context;
-    const { deliveryTimeoutMs } = settings;
-    const nowMs = ports.clock.monotonicMs();
-    const allocate = (size: number): Uint8Array => pool.take(size);
-    const setup = { deliveryTimeoutMs, capacity: this.#capacity, allocate };
-    return new ProducerBatch(this.topic, this.partition, nowMs, setup);
+    const createdMs = ports.clock.monotonicMs();
+    const deadlineMs = createdMs + settings.deliveryTimeoutMs;
+    const { topic, partition } = this;
+    const builder = new BatchBuilder(this.#capacity, (size) => pool.take(size));
+    return new ProducerBatch({ topic, partition, createdMs, deadlineMs }, builder);
+  }
+
+  #isReady(open: ProducerBatch): boolean {
+    const { settings } = this.#context;
+    return open.due || this.#context.isHurried() || open.sizeInBytes >= settings.batchBytes;
+  }
+
+  /** A batch that could not be sent anyway goes on growing: the slower the answers, the larger. */
+  #batchLimit(): number {
+    const { settings } = this.#context;
+    const isBacklogged = this.#queue.length >= settings.maxInFlight;
+    return isBacklogged ? grownBatchBytes(settings) : settings.batchBytes;
   }
 
   #seal(batch: ProducerBatch): void {
@@ -256,7 +291,7 @@ export class PartitionWriter implements ChannelUser {
     this.#open = undefined;
     this.#queue.push(batch);
     // The next batch will be about as large as this one.
-    this.#capacity = batchCapacity(Math.min(batch.sizeInBytes, settings.batchBytes));
+    this.#capacity = batchCapacity(Math.min(batch.sizeInBytes, grownBatchBytes(settings)));
     if (settings.compression !== 'none') void this.#pack(batch);
     this.#context.onSealed(this);
   }
@@ -280,8 +315,7 @@ export class PartitionWriter implements ChannelUser {
     }
     assert(batch.bytes !== undefined, 'a batch is built before it is sent');
     assert(this.#queue[this.#inFlight] === batch, 'batches are sent in order', { name: this.name });
-    batch.attempts++;
-    batch.answer = undefined;
+    batch.onSent();
     this.#inFlight++;
     this.#sentEpoch = view.leaderEpoch;
     channel.send(
@@ -338,14 +372,26 @@ export class PartitionWriter implements ChannelUser {
       this.#onHole(batch, answer);
     } else if (ERRORS[code].retriable) {
       this.#onRetriable(code, answer);
-    } else {
+    } else if (code !== 'MESSAGE_TOO_LARGE' || !this.#split(batch)) {
+      this.#nothingWritten();
       const error = brokerError(this.name, answer.error, answer.message);
-      const outcomeUnknown = batch.attempts > 1;
+      const outcomeUnknown = batch.isInDoubt;
       this.#drop(
         batch,
         new ClientError(error.code, error.message, { cause: error, outcomeUnknown }),
       );
     }
+  }
+
+  /** Sends the halves in place of a batch that is too large. False: it cannot be divided. */
+  #split(batch: ProducerBatch): boolean {
+    // What may be in the log from an earlier sending would be there twice.
+    const halves = batch.wasInDoubt ? undefined : batch.split(this.#context.ports.crc32c);
+    if (halves === undefined) return false;
+    this.#nothingWritten();
+    this.#rewind();
+    this.#queue.splice(this.#queue.indexOf(batch), 1, ...halves);
+    return true;
   }
 
   #isHole(code: ErrorCode): boolean {
@@ -363,13 +409,15 @@ export class PartitionWriter implements ChannelUser {
     const { logger } = this.#context.ports;
     const code = errorCodeOf(answer.error);
     // Without its memory of us the broker cannot tell whether an earlier sending was written.
-    const forgotten = code !== 'OUT_OF_ORDER_SEQUENCE_NUMBER' && batch.attempts > 1;
+    const forgotten = code !== 'OUT_OF_ORDER_SEQUENCE_NUMBER' && batch.wasInDoubt;
     if (forgotten || ++this.#holesMet > ATTEMPTS_AT_HOLES_MAX) {
       const { message } = brokerError(this.name, answer.error, answer.message);
       this.#drop(batch, new ClientError(code, message, { outcomeUnknown: forgotten }));
       return;
     }
     logger.warn('producer sequence is to begin anew', { partition: this.name, reason: code });
+    // Of a batch that does not follow on what is in the log, nothing is there, nor of those after it.
+    for (const sent of this.#queue.slice(0, this.#inFlight)) sent.isInDoubt = false;
     this.#rewind();
     this.#stale = identity;
     this.#context.identity?.renew(identity);
@@ -380,10 +428,22 @@ export class PartitionWriter implements ChannelUser {
     const generation = this.#generation;
     ports.logger.debug('produce is retried', { partition: this.name, reason: code });
     // News of a leader come back as a call of `onLeader`, which rewinds and sends on the spot.
+    if (REFUSALS.has(code)) this.#nothingWritten();
     metadata.applyHint(this.topicId, this.partition, answer.currentLeader);
     if (generation !== this.#generation) return;
     this.#rewind();
     this.#retryLater(code);
+  }
+
+  /**
+   * The last sending of the oldest batch wrote nothing. Unless an earlier one may have, none of the
+   * batches after it was written either: sequences have no holes.
+   */
+  #nothingWritten(): void {
+    const [head] = this.#queue;
+    const isCertain = this.#identity !== undefined && head?.wasInDoubt === false;
+    const refused = isCertain ? this.#inFlight : 1;
+    for (const batch of this.#queue.slice(0, refused)) batch.onNotWritten();
   }
 
   /** Nothing is under way any more; all of it goes out again. */

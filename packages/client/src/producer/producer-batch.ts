@@ -10,8 +10,9 @@
 import { assert } from '@relevo/base/assert';
 import { BatchBuilder } from '@relevo/record/batch-builder';
 import type { BatchOptions, FieldInput, HeaderInput } from '@relevo/record/batch-builder';
-import { patchProducer } from '@relevo/record/batch-header';
+import { patchProducer, readBatchHeader, sequenceAfter } from '@relevo/record/batch-header';
 import type { CompressionType } from '@relevo/record/compression';
+import { decodeRecords } from '@relevo/record/records';
 import type { Crc32c } from '@relevo/base/ports';
 import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ClientError } from '../errors.ts';
@@ -38,6 +39,10 @@ export class ProducerBatch {
   due = false;
   /** How often it was sent. */
   attempts = 0;
+  /** It may be in the log: it was sent, and nobody said that it is not. */
+  isInDoubt = false;
+  /** That, before the last sending. */
+  wasInDoubt = false;
   /** Came, and waits for the batches before. */
   answer: ProduceResponse | undefined;
   bytes: Uint8Array | undefined;
@@ -51,13 +56,13 @@ export class ProducerBatch {
   #settled = false;
   readonly #settledListeners: (() => void)[] = [];
 
-  constructor(topic: string, partition: number, nowMs: number, more: BatchSetup) {
-    this.topic = topic;
-    this.partition = partition;
-    this.createdMs = nowMs;
-    this.deadlineMs = nowMs + more.deliveryTimeoutMs;
-    this.#builder = new BatchBuilder(more.capacity, more.allocate);
-    this.#sizeInBytes = this.#builder.sizeInBytes;
+  constructor(place: BatchPlace, builder: BatchBuilder) {
+    this.topic = place.topic;
+    this.partition = place.partition;
+    this.createdMs = place.createdMs;
+    this.deadlineMs = place.deadlineMs;
+    this.#builder = builder;
+    this.#sizeInBytes = builder.sizeInBytes;
   }
 
   get recordCount(): number {
@@ -140,6 +145,52 @@ export class ProducerBatch {
     this.bytes = bytes;
   }
 
+  /**
+   * Two batches with the halves of the records and the same sequence numbers, in place of this one, that
+   * the broker found too large. Undefined where there is nothing to divide.
+   */
+  split(crc32c: Crc32c): [ProducerBatch, ProducerBatch] | undefined {
+    const { bytes } = this;
+    assert(bytes !== undefined, 'only a built batch is split');
+    const header = readBatchHeader(bytes);
+    if (this.#recordCount < 2 || header.compression !== 'none') return undefined;
+    const { producerId, producerEpoch, baseSequence } = header;
+    const identity = producerId < 0 ? undefined : { producerId, producerEpoch };
+    const records = decodeRecords(bytes, 0, header);
+    const middle = Math.ceil(records.length / 2);
+    const half = (from: number, to: number): ProducerBatch => {
+      const batch = new ProducerBatch(this, new BatchBuilder(bytes.length));
+      for (const [index, { key, value, headers, timestamp }] of records.slice(from, to).entries()) {
+        const handle = this.#handles[from + index];
+        batch.tryAppend(key, value, headers, timestamp, handle, Infinity);
+      }
+      batch.build(identity, sequenceAfter(Math.max(0, baseSequence), from), crc32c);
+      return batch;
+    };
+    const halves: [ProducerBatch, ProducerBatch] = [half(0, middle), half(middle, records.length)];
+    // Together they stand for this one, in the accounts too.
+    halves[0].#sizeInBytes = this.#sizeInBytes - halves[1].#sizeInBytes;
+    let left = halves.length;
+    for (const batch of halves) {
+      batch.onSettled(() => {
+        if (--left === 0) this.#tellSettled();
+      });
+    }
+    return halves;
+  }
+
+  onSent(): void {
+    this.attempts++;
+    this.answer = undefined;
+    this.wasInDoubt = this.isInDoubt;
+    this.isInDoubt = true;
+  }
+
+  /** The last sending wrote nothing. */
+  onNotWritten(): void {
+    this.isInDoubt = this.wasInDoubt;
+  }
+
   onSettled(listener: () => void): void {
     if (this.#settled) listener();
     else this.#settledListeners.push(listener);
@@ -208,8 +259,10 @@ export class ProducerBatch {
   }
 }
 
-export interface BatchSetup {
-  readonly deliveryTimeoutMs: number;
-  readonly capacity: number;
-  readonly allocate: (size: number) => Uint8Array;
+export interface BatchPlace {
+  readonly topic: string;
+  readonly partition: number;
+  /** On the monotonic clock, ms. */
+  readonly createdMs: number;
+  readonly deadlineMs: number;
 }

@@ -64,7 +64,10 @@ export interface ProducerOptions<Key, Value> {
   readonly idempotent?: boolean;
   /** How long a record may wait for others to share its batch, ms, 0 to 60,000. Default: 5. */
   readonly lingerMs?: number;
-  /** A batch is sent when it has so many bytes, 1 KiB to 8 MiB. Default: 64 KiB. */
+  /**
+   * A batch is sent when it has so many bytes, 1 KiB to 8 MiB; one that has to wait for earlier ones
+   * grows up to four times that, unless it is to be compressed. Default: 64 KiB.
+   */
   readonly batchBytes?: number;
   /** Largest record, with its batch's header; the broker's message.max.bytes. Default: 1 MiB. */
   readonly maxRecordBytes?: number;

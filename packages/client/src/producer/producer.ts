@@ -21,7 +21,7 @@ import { CoarseClock } from './coarse-clock.ts';
 import { IdentitySource } from './identity.ts';
 import { Linger } from './linger.ts';
 import { StickyPartition, keyedPartition } from './partitioner.ts';
-import { PartitionWriter, batchCapacity } from './partition-writer.ts';
+import { PartitionWriter, batchCapacity, grownBatchBytes } from './partition-writer.ts';
 import type { WriterContext } from './partition-writer.ts';
 import { RecordPreparer, roughSize } from './prepared-record.ts';
 import type { PreparedRecord } from './prepared-record.ts';
@@ -454,6 +454,12 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
     });
   }
 
+  #newPool(): BufferPool {
+    const { batchBytes } = this.#settings;
+    const sizes = new Set([batchBytes, grownBatchBytes(this.#settings)]);
+    return new BufferPool([...sizes].map(batchCapacity));
+  }
+
   #newContext(): WriterContext {
     const { requestTimeoutMs, acks } = this.#settings;
     return {
@@ -462,7 +468,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       settings: this.#settings,
       identity: this.#identity,
       deliver: (delivery) => this.#deliver(delivery),
-      pool: new BufferPool(batchCapacity(this.#settings.batchBytes)),
+      pool: this.#newPool(),
       channel: (address) => {
         const known = this.#channels.get(address);
         if (known !== undefined) return known;
