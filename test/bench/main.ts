@@ -27,7 +27,7 @@ const seconds = values.quick ? 1 : 3;
 /** Written per produce run, MB: long enough for the rate to settle. */
 const produceMb = values.quick ? 150 : 1000;
 const KIB = 1024;
-const CLI = fileURLToPath(new URL('../../packages/cli/bin/relevo.mjs', import.meta.url));
+const CLI = fileURLToPath(new URL('../../packages/cli/bin/launch.cjs', import.meta.url));
 const SMALL_RECORDS = fileURLToPath(new URL('./small-records.ts', import.meta.url));
 
 type Figures = Record<string, number>;

@@ -12,7 +12,7 @@ import { realInput, type InputFile } from '../lib/real-input.ts';
 import { until } from '../lib/wait.ts';
 import { leaderTable, untilHandedBack } from '../lib/workload.ts';
 
-const CLI = fileURLToPath(new URL('../../packages/cli/bin/relevo.mjs', import.meta.url));
+const CLI = fileURLToPath(new URL('../../packages/cli/bin/launch.cjs', import.meta.url));
 const PARTITIONS = 6;
 const KILLS = 3;
 

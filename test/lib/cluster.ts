@@ -18,7 +18,7 @@ import { fileURLToPath } from 'node:url';
 import { freePorts } from './ports.ts';
 import { until } from './wait.ts';
 
-const CLI = fileURLToPath(new URL('../../packages/cli/bin/relevo.mjs', import.meta.url));
+const CLI = fileURLToPath(new URL('../../packages/cli/bin/launch.cjs', import.meta.url));
 
 export interface ClusterOptions {
   /** Default 3. */
