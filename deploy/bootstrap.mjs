@@ -90,6 +90,8 @@ function build() {
   if (readStamp('build') === `${sources} ${outputs()}`) return;
   const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
   step('building (tsc -b)', () => run(process.execPath, [tsc, '-b', 'packages/cli']));
+  const bundler = join(ROOT, 'deploy', 'bundle.mjs');
+  step('packing (deploy/bundle.mjs)', () => run(process.execPath, [bundler]));
   writeStamp('build', `${sources} ${outputs()}`);
 }
 
@@ -113,6 +115,7 @@ function fingerprint() {
   };
   add(join(ROOT, 'tsconfig.json'));
   add(join(ROOT, 'tsconfig.base.json'));
+  add(join(ROOT, 'deploy', 'bundle.mjs'));
   for (const folder of packageFolders()) {
     add(join(folder, 'package.json'));
     add(join(folder, 'tsconfig.json'));
@@ -184,7 +187,7 @@ async function main([command, ...args]) {
       prepare();
       // In this process: a second one would cost 40 ms of the time to the first record.
       process.argv.splice(2, process.argv.length - 2, 'start', ...args);
-      await import(pathToFileURL(join(ROOT, 'packages', 'cli', 'dist', 'main.js')).href);
+      await import(pathToFileURL(join(ROOT, 'packages', 'cli', 'bin', 'launch.cjs')).href);
       return;
     }
     case 'test':

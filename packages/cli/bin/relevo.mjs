@@ -11,4 +11,4 @@ if (existsSync(fileURLToPath(bootstrap))) {
   const { prepare } = await import(bootstrap.href);
   prepare();
 }
-await import('../dist/main.js');
+await import('./launch.cjs');

@@ -26,6 +26,8 @@ import { Output, type Streams } from './output.ts';
 export interface Host extends Streams {
   readonly stdin: Readable & { readonly isTTY?: boolean };
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** What node runs to get another process of this program. */
+  readonly program: string;
   /** Aborted when the user wants to stop (Ctrl-C, SIGTERM). */
   readonly signal: AbortSignal;
   /** What the process is to end with; set by `action`. */

@@ -1,28 +1,4 @@
-/** The process `relevo`: streams, signals and the exit code around `runProgram`. */
-import type { Host } from './context.ts';
-import { EXIT } from './exit-codes.ts';
-import { runProgram } from './program.ts';
+/** The entry of the modules as they are built; bin/launch.cjs knows a faster one. */
+import { main } from './process.ts';
 
-const INTERRUPTED = 130;
-
-const host: Host = {
-  stdin: process.stdin,
-  stdout: process.stdout,
-  stderr: process.stderr,
-  env: process.env,
-  /** Made when first asked for: a command that does not look at it dies of the signal at once. */
-  get signal(): AbortSignal {
-    const stop = new AbortController();
-    const asked = (): void => {
-      if (stop.signal.aborted) process.exit(INTERRUPTED);
-      stop.abort();
-    };
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, asked);
-    Object.defineProperty(host, 'signal', { value: stop.signal });
-    return stop.signal;
-  },
-  exitCode: EXIT.ok,
-};
-
-await runProgram(process.argv.slice(2), host);
-process.exit(host.exitCode);
+await main();

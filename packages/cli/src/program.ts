@@ -71,6 +71,11 @@ export async function runProgram(argv: readonly string[], host: Host): Promise<v
   }
 }
 
+/** Loads the module of every command. */
+export async function loadCommands(): Promise<void> {
+  for (const { load } of Object.values(COMMANDS)) await load();
+}
+
 /** The command that a command line is about: its first word that is no option, past a `help`. */
 function named(argv: readonly string[]): string | undefined {
   const words = argv.filter((word) => !word.startsWith('-'));

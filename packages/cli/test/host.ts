@@ -35,6 +35,7 @@ export async function relevo(
     stdout,
     stderr,
     env: options.env ?? {},
+    program: '/nonexistent',
     signal: new AbortController().signal,
     exitCode: 0,
   };

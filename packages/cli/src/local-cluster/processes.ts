@@ -2,9 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, createWriteStream, openSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { extname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import type { Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
 import type { LocalBroker } from './layout.ts';
@@ -34,7 +32,7 @@ export class BrokerProcess {
     this.broker = broker;
     this.#logStart = logSize(broker.logFile);
     const log = openSync(broker.logFile, 'a');
-    this.#child = spawn(process.execPath, commandLine(broker, pretty), {
+    this.#child = spawn(process.execPath, commandLine(host.program, broker, pretty), {
       // A group of its own: Ctrl-C in the terminal is for us, and we stop the brokers in order.
       detached: true,
       // The pipe to its stdin breaks when we die, however we do: it stops then.
@@ -94,11 +92,10 @@ export class BrokerProcess {
 export const endText = ({ code, signal }: Pick<BrokerEnd, 'code' | 'signal'>): string =>
   signal === null ? `exit code ${code}` : `signal ${signal}`;
 
-function commandLine(broker: LocalBroker, pretty: boolean): string[] {
-  const main = fileURLToPath(new URL(`../main${extname(import.meta.url)}`, import.meta.url));
+function commandLine(program: string, broker: LocalBroker, pretty: boolean): string[] {
   return [
     ...process.execArgv,
-    main,
+    program,
     'broker',
     '--config',
     broker.configFile,

@@ -1,0 +1,52 @@
+/**
+ * Runs the command line as it has been built: from the pack of deploy/bundle.mjs where that is up to
+ * date, else module by module. CommonJS, because only there a code cache can be given to V8 on Node.js
+ * 20.
+ */
+'use strict';
+const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
+const { createRequire, wrap } = require('node:module');
+const { join } = require('node:path');
+const { pathToFileURL } = require('node:url');
+const { Script, constants } = require('node:vm');
+
+const ROOT = join(__dirname, '..', '..', '..');
+const DIST = join(__dirname, '..', 'dist');
+const PACK = join(DIST, 'relevo.cjs');
+const CODE_CACHE = join(DIST, `relevo.${process.version}-${process.arch}.cache`);
+
+/** Whether every module is still as it was when the pack was made. */
+function isFresh() {
+  const list = join(DIST, 'relevo.inputs.json');
+  if (!existsSync(list) || !existsSync(PACK)) return false;
+  return JSON.parse(readFileSync(list, 'utf8')).every(([path, mtimeMs]) => {
+    const found = statSync(join(ROOT, path), { throwIfNoEntry: false });
+    return found !== undefined && found.mtimeMs === mtimeMs;
+  });
+}
+
+function compile() {
+  const cachedData = existsSync(CODE_CACHE) ? readFileSync(CODE_CACHE) : undefined;
+  return new Script(wrap(readFileSync(PACK, 'utf8')), {
+    filename: PACK,
+    ...(cachedData !== undefined && { cachedData }),
+    importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+  });
+}
+
+function run(script) {
+  const module = { exports: {} };
+  script.runInThisContext()(module.exports, createRequire(PACK), module, PACK, DIST);
+  return module.exports;
+}
+
+/** Loads all there is, so that the cache knows the code of every module. */
+async function writeCodeCache() {
+  const script = compile();
+  await run(script).loadEverything();
+  writeFileSync(CODE_CACHE, script.createCachedData());
+}
+
+if (process.argv[2] === '--write-code-cache') void writeCodeCache();
+else if (isFresh()) void run(compile()).main();
+else void import(pathToFileURL(join(DIST, 'main.js')).href);
