@@ -11,6 +11,7 @@
  * for a `refresh` from another one; when that keeps being ahead, it is watched instead.
  */
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import type { RetryPolicy } from '@relevo/base/retry';
 import { messageOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
@@ -30,6 +31,8 @@ import type { Deferred } from './waiting.ts';
 const SILENCE_MS = 1_000;
 /** When this process itself stood still, what came meanwhile is read within so long. */
 const SECOND_LOOK_MS = 50;
+/** A dial that is refused costs little, and everything waits for the first that is not. */
+const WATCH_RETRY: RetryPolicy = { ...DEFAULT_RETRY, maxMs: 250 };
 /** At least so long between two refreshes that were asked for. */
 const REFRESH_INTERVAL_MS = 100;
 const REFRESH_TIMEOUT_MS = 2_000;
@@ -227,7 +230,7 @@ export class Metadata {
     this.#failedInARow++;
     this.#ports.logger.debug('metadata watch ended', { address, reason });
     const rounds = Math.floor(this.#failedInARow / Math.max(1, this.#candidates().length));
-    const waitMs = rounds === 0 ? 0 : backoffMs(DEFAULT_RETRY, rounds - 1, this.#ports.random);
+    const waitMs = rounds === 0 ? 0 : backoffMs(WATCH_RETRY, rounds - 1, this.#ports.random);
     this.#retryTimer = this.#ports.timers.after(waitMs, () => this.#watchNext());
   }
 

@@ -166,6 +166,13 @@ describe('records', () => {
         if (sizes.length === 3) break;
       }
       expect(sizes).toEqual([10, 10, 5]);
+      const values: string[] = [];
+      const stream = client.consumer({ topics: ['orders'], from: 'earliest' }).stream();
+      for await (const record of stream) {
+        values.push(String((record as { value: Buffer }).value));
+        if (values.length === 25) break;
+      }
+      expect(values).toEqual(numbered(0, 25));
     }),
   );
 

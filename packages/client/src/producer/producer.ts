@@ -69,6 +69,9 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
   readonly #channels = new Map<string, ProduceChannel>();
   /** Those with something unsettled. */
   readonly #active = new Set<PartitionWriter>();
+  /** Those that records were added to while others waited for memory. */
+  readonly #grown = new Set<PartitionWriter>();
+  #wasShort = false;
   #bufferedBytes = 0;
   #flushing = 0;
   #drained: Deferred<void> | undefined;
@@ -231,10 +234,8 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       this.#waiting.waitForTopic(record, handle, deadlineMs);
       return;
     }
-    const isFirst = !this.#waiting.isShortOfMemory;
     this.#waiting.waitForMemory(record, handle, deadlineMs);
-    // Open batches go out as they are, to free memory.
-    if (isFirst) this.#drainAll();
+    this.#onWaitingMoved();
   }
 
   #mustWaitForMemory(record: PreparedRecord, handle: SendHandle | undefined): boolean {
@@ -252,6 +253,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
     const partition = choosePartition(topic, record);
     const writer = topic.writers[partition] ?? this.#newWriter(topic, partition);
     this.#bufferedBytes += writer.append(key, value, headers, timestamp, handle);
+    if (this.#waiting.isShortOfMemory) this.#grown.add(writer);
   }
 
   #newWriter(topic: TopicState, partition: number): PartitionWriter {
@@ -303,6 +305,16 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       `${this.#heldBytes()} bytes are enqueued, bufferBytes is ${bufferBytes}; when enqueue ` +
         'returns false, await drained() before the next',
     );
+  }
+
+  /** While memory is short open batches go out as they are. */
+  #onWaitingMoved(): void {
+    const isShort = this.#waiting.isShortOfMemory;
+    const writers = isShort && !this.#wasShort ? this.#active : this.#grown;
+    this.#wasShort = isShort;
+    if (isShort) for (const writer of [...writers]) writer.drain();
+    else this.#tellDrained();
+    this.#grown.clear();
   }
 
   #tellDrained(): void {
@@ -447,10 +459,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       hasRoom: (waiting) => waiting.handle === undefined || this.#hasRoom(waiting.size),
       place: (waiting) => this.#placeWaiting(waiting),
       refuse: (waiting, error) => this.#refuse(waiting, error),
-      onMoved: () => {
-        if (this.#waiting.isShortOfMemory) this.#drainAll();
-        else this.#tellDrained();
-      },
+      onMoved: () => this.#onWaitingMoved(),
     });
   }
 
