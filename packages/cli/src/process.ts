@@ -34,7 +34,11 @@ export async function main(): Promise<void> {
   process.exit(host.exitCode);
 }
 
-/** For the code cache (bin/launch.cjs): loads what any command would. */
+/**
+ * Loads what any command would.
+ *
+ * @public Called by bin/launch.cjs, for the code cache.
+ */
 export async function loadEverything(): Promise<void> {
   await loadCommands();
   await import('@relevo/client');
