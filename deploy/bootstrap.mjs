@@ -4,6 +4,7 @@
  *     node deploy/bootstrap.mjs start [options of `relevo start`]
  *     node deploy/bootstrap.mjs test  [options of `vitest run`]
  *     node deploy/bootstrap.mjs run FILE [arguments]
+ *     node deploy/bootstrap.mjs build
  *
  * Installs from the lock file and builds, each only when missing or out of date, with a line for each
  * step; nothing is printed and next to no time passes when there is nothing to do.
@@ -190,6 +191,9 @@ async function main([command, ...args]) {
       await import(pathToFileURL(join(ROOT, 'packages', 'cli', 'bin', 'launch.cjs')).href);
       return;
     }
+    case 'build':
+      prepare();
+      return;
     case 'test':
       prepare();
       become([join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'), 'run', ...args]);
@@ -203,7 +207,7 @@ async function main([command, ...args]) {
       return;
     }
     default:
-      fail('usage: node deploy/bootstrap.mjs start|test|run FILE [arguments]');
+      fail('usage: node deploy/bootstrap.mjs start|test|build|run FILE [arguments]');
   }
 }
 

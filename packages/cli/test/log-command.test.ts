@@ -1,5 +1,5 @@
 /** `relevo log` against directories that the test has written. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -72,6 +72,13 @@ describe('relevo log verify', () => {
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
     expect(stdout).toMatch(/orders-0 +0 to 20 +2 +20 +20 +[\d.]+ kB +3 +ok/);
     expect(stdout).toMatch(/logs? in order\n$/);
+  });
+
+  test('finds the logs below a directory that is named like a partition', async () => {
+    renameSync(join(root, 'data'), join(root, 'broker-1'));
+    const { exitCode, stdout } = await relevo(['log', 'verify', root]);
+    expect(exitCode).toBe(0);
+    expect(stdout).toMatch(/broker-1\/orders-0 +0 to 20/);
   });
 
   test('tells of damage, says where and what to do, and ends with 1', async () => {

@@ -64,8 +64,10 @@ function findLogs(disk: Disk, directory: string): string[] {
   const found: string[] = [];
   const look = (path: string, depth: number): void => {
     const entries = disk.list(path);
-    if (parsePartitionName(basename(path)) !== undefined) {
-      if (segmentBases(disk, path).length > 0 || entries.some(isMetadata)) found.push(path);
+    const isNamedSo = parsePartitionName(basename(path)) !== undefined;
+    // `broker-1`, which `relevo start` makes, could be the name of a partition too.
+    if (isNamedSo && (segmentBases(disk, path).length > 0 || entries.some(isMetadata))) {
+      found.push(path);
       return;
     }
     if (depth === DEPTH_MAX) return;
