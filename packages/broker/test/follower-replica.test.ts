@@ -132,6 +132,18 @@ describe('a follower', () => {
     expect(waits.at(-1)).toBe(REFUSED_RETRY_MAX_MS);
   });
 
+  test('subscribes anew after an append that failed: the rest of the stream would leave a gap', () => {
+    const log = logOf(1);
+    const replica = subscribed(log);
+    expect(replica.receive(statement({ hasBatches: true }), log, 1)).toEqual({ kind: 'append' });
+    replica.appendFailed(1);
+    expect(replica.receive(statement({ hasBatches: true }), log, 2)).toEqual({ kind: 'none' });
+    expect(replica.deadline(replica.deadlineMs)).toEqual({ kind: 'sync' });
+    replica.stop();
+    replica.appendFailed(3);
+    expect(replica.phase).toBe('stopped');
+  });
+
   test('does not hear statements of another epoch, nor any once it is detached or stopped', () => {
     const log = logOf(1);
     const replica = subscribed(log);

@@ -253,6 +253,24 @@ describe('the in-sync set', () => {
     expect(replica.pendingProposal).toBe(second);
   });
 
+  test('loses at once a follower that says that it copies no more', () => {
+    const replica = leader();
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    replica.followerLeft(3 as BrokerId);
+    expect(members(replica.proposeIsr(brokers(), 1))).toEqual([1, 2]);
+    expect(replica.followerEnd(3 as BrokerId)).toBeUndefined();
+  });
+
+  test('is never proposed with members that are fenced: the controller would refuse it', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const proposal = replica.proposeIsr(brokers([2]), 1);
+    expect(members(proposal)).toEqual([1, 3]);
+    expect(proposal).toMatchObject({ joining: [3], leaving: [2] });
+  });
+
   test('follows a change of the replicas', () => {
     const replica = leader();
     report(replica, 2, 10);
