@@ -35,6 +35,8 @@ import type { PartitionTable } from './partition-table.ts';
 
 /** Partitions looked at before the loop turns. */
 export const PARTITIONS_PER_TURN = 32;
+/** Before a log for which there was no room is tried again. */
+const DISK_FULL_RETRY_MS = 5_000;
 /** How often the broker epoch is compared with the image until they agree. */
 const REGISTRATION_POLL_MS = 10;
 
@@ -231,6 +233,11 @@ export class Reconciler {
       partition.opened(directory.openLog(options), directory.highWatermark(name));
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
+      if (error.kind === 'diskFull') {
+        logger.error('no room for a log', { partition: name, why: error.message });
+        this.#deps.timers.after(DISK_FULL_RETRY_MS, () => this.#add(topicId, number));
+        return;
+      }
       const isr = wanted.isr;
       logger.error('a log cannot be opened: the replica is offline', {
         partition: name,

@@ -1,3 +1,4 @@
+import { errorCodeOf } from '@relevo/base/errors';
 import { brokerId } from '@relevo/base/ids';
 import { describe, expect, test } from 'vitest';
 import { PartitionWorld } from './partition-world.ts';
@@ -194,6 +195,34 @@ describe('a log that fails', () => {
       expect(events(world, 3)).toContain('a log cannot be opened: the replica is offline');
       expect(events(world, 3)).toContain('a partition directory was set aside');
     });
+  });
+});
+
+test('a full disk refuses appends and new logs, serves reads, and recovers with the room', async () => {
+  const world = new PartitionWorld();
+  await world.run(async () => {
+    await world.boot(1);
+    world.createTopic('orders', [[1]]);
+    await leading(world, 1);
+    const client = await world.client();
+    await client.produce(1, 'orders', values(3));
+    const { disk } = world.process(1);
+    const capacity = disk.capacityBytes;
+    disk.capacityBytes = disk.usedBytes;
+    const refused = await client.produce(1, 'orders', ['x'.repeat(100_000)]);
+    expect(errorCodeOf(refused.error)).toBe('DISK_FULL');
+    world.createTopic('more', [[1]]);
+    await world.world.sleep(100);
+    expect(world.broker(1).manager.status().offline).toEqual([]);
+    expect(await client.values(1, 'orders')).toEqual(values(3));
+    disk.capacityBytes = capacity;
+    expect((await client.produce(1, 'orders', values(1))).error).toBe(0);
+    await world.world.until(
+      'the other log is there',
+      () => world.broker(1).manager.status().leading === 2,
+      10_000,
+    );
+    expect((await client.produce(1, 'more', values(1))).error).toBe(0);
   });
 });
 
