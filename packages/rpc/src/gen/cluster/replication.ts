@@ -28,7 +28,9 @@ export interface FollowerMessage {
   readonly hello: FollowerHello | undefined;
   /** Positions: a subscription at first, acknowledgements afterwards. */
   readonly positions: readonly FollowerPosition[];
-  /** Partitions that the follower no longer follows here. */
+  /**
+   * Partitions that the follower no longer follows here: it leaves their in-sync sets without lag time.
+   */
   readonly unsubscribe: readonly PartitionKey[];
   /** So many more bytes of batches the leader may send. */
   readonly creditBytes: number;
@@ -350,6 +352,9 @@ function readFollowerPosition(decoder: Decoder, end: number): FollowerPosition {
   return { handle, subscribe, leaderEpoch, syncedEndOffset, lastEpoch, logStartOffset };
 }
 
+/**
+ * With nothing to say the leader sends an empty one each second: silence means that it is gone.
+ */
 export interface LeaderMessage {
   /** The leader's own epoch, first on the stream. */
   readonly hello: LeaderHello | undefined;
