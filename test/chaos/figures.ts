@@ -77,6 +77,6 @@ export async function underLoad(context: Context): Promise<Workload> {
     'an acknowledgement from every partition',
     () => new Set(workload.acks.map(({ partition }) => partition)).size === partitions,
   );
-  await untilHandedBack(relevo, topic, 20_000);
+  await untilHandedBack(relevo, 20_000);
   return workload;
 }

@@ -37,7 +37,7 @@ export async function freeze(
     }
     const times = led.map((partition) => workload.failovers(frozenAtMs).get(partition) ?? NaN);
     failovers.push(Math.max(...times));
-    await untilHandedBack(relevo, topic, 30_000);
+    await untilHandedBack(relevo, 30_000);
     say(
       `freeze ${round + 1}: broker ${victim.id}, failover ${times.map((ms) => ms.toFixed(0)).join(' ')} ms`,
     );

@@ -45,7 +45,7 @@ export async function leaderKills(
     failovers.push(Math.max(...times));
     const returnedMs = nowMs();
     victim.start();
-    await untilHandedBack(relevo, topic, 30_000);
+    await untilHandedBack(relevo, 30_000);
     const backMs = nowMs();
     await pause(500);
     handBacks.push(backMs - returnedMs);

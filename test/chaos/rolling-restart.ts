@@ -5,7 +5,7 @@ import { underLoad, verdictFigures, type Context, type Figures } from './figures
 
 /** SIGTERM and restart of every broker, one after the other, under load. */
 export async function rollingRestart(context: Context): Promise<Figures> {
-  const { cluster, relevo, topic, say } = context;
+  const { cluster, relevo, say } = context;
   const workload = await underLoad(context);
   await pause(500);
   const startMs = nowMs();
@@ -16,7 +16,7 @@ export async function rollingRestart(context: Context): Promise<Figures> {
     stops.push(nowMs() - fromMs);
     if (code !== 0) throw new Error(`broker ${broker.id} ended with code ${code} on SIGTERM`);
     broker.start();
-    await untilHandedBack(relevo, topic, 30_000);
+    await untilHandedBack(relevo, 30_000);
     const endMs = nowMs();
     say(
       `broker ${broker.id}: stopped in ${stops.at(-1)?.toFixed(0)} ms, all back after ` +

@@ -5,7 +5,7 @@ import { underLoad, verdictFigures, type Context, type Figures } from './figures
 
 /** SIGKILL of all brokers at once under load, restart: every acknowledged record is there. */
 export async function wholeClusterKill(context: Context): Promise<Figures> {
-  const { cluster, relevo, topic, partitions, say } = context;
+  const { cluster, relevo, partitions, say } = context;
   const workload = await underLoad(context);
   await pause(1000);
   await Promise.all(cluster.brokers.map((broker) => broker.kill()));
@@ -26,7 +26,7 @@ export async function wholeClusterKill(context: Context): Promise<Figures> {
   say(
     `${ackedBefore} records acknowledged before the kill; serving again after ${recoveredMs.toFixed(0)} ms`,
   );
-  await untilHandedBack(relevo, topic, 30_000);
+  await untilHandedBack(relevo, 30_000);
   await workload.stop();
   const verdict = await workload.verify(relevo);
   return {

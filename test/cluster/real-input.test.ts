@@ -55,7 +55,7 @@ async function inParts(
     // The kill comes while this part is under way.
     if (part < KILLS) await killALeader(first, part);
     await Promise.all(feeding);
-    for (const { topic } of topics) await untilHandedBack(relevo, topic, 60_000);
+    await untilHandedBack(relevo, 60_000);
   }
 }
 

@@ -261,21 +261,22 @@ export async function leaderTable(relevo: Relevo, topic: string): Promise<Leader
   };
 }
 
-/** Waits until every partition is fully replicated and led by its preferred replica. */
-export async function untilHandedBack(
-  relevo: Relevo,
-  topic: string,
-  deadlineMs: number,
-): Promise<void> {
-  let table: LeaderTable | undefined;
+/**
+ * Waits until, as the active controller sees it, every broker serves and every partition of the cluster is
+ * fully replicated and led by its preferred replica.
+ */
+export async function untilHandedBack(relevo: Relevo, deadlineMs: number): Promise<void> {
+  let seen: Awaited<ReturnType<typeof relevo.admin.describeCluster>> | undefined;
   await until(
     'every partition in sync and led by its preferred replica',
     async () => {
-      table = await leaderTable(relevo, topic);
-      const { leaders, preferred, underReplicated } = table;
-      return underReplicated === 0 && leaders.every((leader, p) => leader === preferred[p]);
+      seen = await relevo.admin.describeCluster();
+      const { brokers, underReplicated, offline, notPreferred } = seen;
+      return (
+        underReplicated + offline + notPreferred === 0 && brokers.every(({ fenced }) => !fenced)
+      );
     },
-    { deadlineMs, state: () => table, everyMs: 50 },
+    { deadlineMs, state: () => seen, everyMs: 50 },
   );
 }
 

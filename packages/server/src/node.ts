@@ -142,6 +142,8 @@ class Parts {
   readonly #metadata: MetadataService;
   readonly #plain: PlainRecords | undefined;
   #listener: Listener | undefined;
+  /** Has caught up with the cluster since its start: what it tells of it is no news of yesterday. */
+  #informed = false;
 
   constructor(
     config: NodeConfig,
@@ -207,12 +209,14 @@ class Parts {
       quorum: () => quorumView(this.#quorum),
       clusterId,
       topicDefaults: defaults.topic,
+      assertInformed: () => this.#assertInformed(),
     });
     this.#metadata = new MetadataService({
       timers: ports.timers,
       clusterId,
       image,
       controllerId: () => publisher.controller()?.id ?? -1,
+      assertInformed: () => this.#assertInformed(),
     });
     if (this.#partitions !== undefined) {
       this.#plain = this.#makePlainRecords();
@@ -266,6 +270,18 @@ class Parts {
     this.#calls.close();
     this.#diskProof.close();
     await this.#directory.close(highWatermarks);
+  }
+
+  /** The image on disk is as of the last run; a broker is let in only when it has caught up. */
+  #assertInformed(): void {
+    if (!this.#informed) {
+      const lifecycle = this.#lifecycle;
+      this.#informed =
+        lifecycle === undefined ? this.#publisher.controller() !== undefined : !lifecycle.fenced;
+    }
+    if (this.#informed) return;
+    const message = 'this broker is starting and does not know the cluster yet: ask another one';
+    throw new RelevoError('LEADER_NOT_AVAILABLE', message);
   }
 
   unready(): string | undefined {

@@ -41,6 +41,8 @@ export interface AdminServiceDeps {
   readonly quorum: () => QuorumView;
   readonly clusterId: string;
   readonly topicDefaults: TopicSettings;
+  /** Throws LEADER_NOT_AVAILABLE while this node has not caught up with the cluster since its start. */
+  readonly assertInformed: () => void;
 }
 
 interface ImageWaiter {
@@ -91,7 +93,7 @@ export class AdminService {
           return alterTopicConfigResponse();
         }),
       ),
-      route(methods.describeTopics, ({ topics }) => Promise.resolve(this.#describeTopics(topics))),
+      route(methods.describeTopics, async ({ topics }) => this.#describeTopics(topics)),
       route(methods.describeCluster, (request) =>
         calls.call(methods.describeCluster, request, () =>
           Promise.resolve(this.#describeCluster()),
@@ -148,6 +150,7 @@ export class AdminService {
   }
 
   #describeTopics(names: readonly string[]): DescribeTopicsResponse {
+    this.#deps.assertInformed();
     const image = this.#deps.image();
     const topics =
       names.length === 0

@@ -32,6 +32,8 @@ export interface MetadataServiceDeps {
   readonly image: () => ClusterImage;
   /** -1: none is known. */
   readonly controllerId: () => number;
+  /** Throws LEADER_NOT_AVAILABLE while this node has not caught up with the cluster since its start. */
+  readonly assertInformed: () => void;
 }
 
 export class MetadataService {
@@ -46,18 +48,20 @@ export class MetadataService {
 
   routes(): Route[] {
     return [
-      route(methods.getMetadata, (request) =>
-        Promise.resolve(
-          clusterMetadata({
-            clusterId: this.#deps.clusterId,
-            version: this.#deps.image().index,
-            controllerId: this.#deps.controllerId(),
-            brokers: viewBrokers(this.#deps.image()),
-            topics: viewTopics(this.#deps.image(), request.topics),
-          }),
-        ),
-      ),
-      route(methods.watchMetadata, (request, stream) => this.#watch(request, stream)),
+      route(methods.getMetadata, async (request) => {
+        this.#deps.assertInformed();
+        return clusterMetadata({
+          clusterId: this.#deps.clusterId,
+          version: this.#deps.image().index,
+          controllerId: this.#deps.controllerId(),
+          brokers: viewBrokers(this.#deps.image()),
+          topics: viewTopics(this.#deps.image(), request.topics),
+        });
+      }),
+      route(methods.watchMetadata, (request, stream) => {
+        this.#deps.assertInformed();
+        return this.#watch(request, stream);
+      }),
     ];
   }
 
