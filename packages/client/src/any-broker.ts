@@ -9,7 +9,14 @@ import { RpcError } from '@relevo/base/ports';
 import type { Method } from '@relevo/base/ports';
 import type { ClientPorts } from './client-ports.ts';
 import type { Connections } from './connections.ts';
-import { ClientError, abortedError, callError, isRetriable, mayHaveHappened } from './errors.ts';
+import {
+  ClientError,
+  abortedError,
+  callError,
+  closedError,
+  isRetriable,
+  mayHaveHappened,
+} from './errors.ts';
 import { sleep } from './waiting.ts';
 
 /** How long one broker may take before the next is tried, ms. */
@@ -50,6 +57,7 @@ export class AnyBroker {
   readonly #connections: Connections;
   readonly #addresses: () => readonly string[];
   #next = 0;
+  #closed = false;
 
   /** `addresses`: those worth trying now, at least one. */
   constructor(
@@ -61,6 +69,11 @@ export class AnyBroker {
     this.#connections = connections;
     this.#addresses = addresses;
     this.#next = Math.floor(ports.random.float() * 1024);
+  }
+
+  /** Calls under way end at their next attempt. */
+  close(): void {
+    this.#closed = true;
   }
 
   /** Rejects with a ClientError. */
@@ -89,6 +102,7 @@ export class AnyBroker {
     let retriedBlindly = false;
     for (let attempt = 0; ; attempt++) {
       if (options.signal?.aborted === true) throw abortedError(options.what);
+      if (this.#closed) throw new CallFailure(closedError('the client'), retriedBlindly);
       const address = this.#pick(options.avoid);
       const left = deadline - clock.monotonicMs();
       try {

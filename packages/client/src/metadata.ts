@@ -85,6 +85,7 @@ export class Metadata {
 
   close(): void {
     this.#closed = true;
+    this.anyBroker.close();
     this.#retryTimer?.cancel();
     this.#watch?.cancel();
     this.#listeners.clear();

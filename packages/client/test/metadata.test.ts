@@ -129,6 +129,20 @@ describe('the watch', () => {
 });
 
 describe('the admin', () => {
+  test('calls end when the client is closed', async () => {
+    const world = new World({ seed: 6, limitMs: 60_000 });
+    await world.run(async () => {
+      const cluster = new ModelCluster(world);
+      const client = await cluster.connect();
+      for (const broker of cluster.brokers) broker.pause();
+      const call = client.admin.listTopics();
+      await world.sleep(10);
+      const rejected = expect(call).rejects.toMatchObject({ code: 'CLOSED' });
+      await client.close();
+      await world.within('the call to end', 3_000, rejected);
+    });
+  });
+
   test('makes a topic that can be used at once, and deletes it', async () => {
     const world = new World({ seed: 5, limitMs: 60_000 });
     await world.run(async () => {
