@@ -11,7 +11,7 @@ import type { Anomaly, Sent } from './history.ts';
 import { MetadataWatcher, show } from './metadata-watcher.ts';
 import type { PartitionState } from './metadata-watcher.ts';
 import { describeFault, drawPlan } from './plan.ts';
-import type { FaultKind, FaultPlan, Plan } from './plan.ts';
+import type { FaultKind, FaultPlan, FaultTrigger, Plan } from './plan.ts';
 import type { Prng } from './prng.ts';
 import { compareReplicas, durableEnd } from './replica-checker.ts';
 import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
@@ -24,6 +24,15 @@ const WHOLE_WITHIN_MS = 60_000;
 /** And in which a cluster that starts must have made a topic. */
 const START_WITHIN_MS = 30_000;
 const READ_WITHIN_MS = 60_000;
+/** How long a fault waits for the moment that triggers it. */
+const TRIGGER_MS = 10_000;
+/** The log lines that the triggers wait for. */
+const TRIGGER_EVENTS: Readonly<Record<FaultTrigger, string | undefined>> = {
+  time: undefined,
+  isrGrown: 'in-sync set grown',
+  elected: 'leader elected',
+  truncated: 'truncated to follow the leader',
+};
 
 /** Of so many acknowledgements one is held against the disks. */
 const DURABILITY_CHECK_EVERY = 16;
@@ -184,8 +193,10 @@ class FailoverRun {
   async #suffer(fault: FaultPlan, index: number): Promise<void> {
     const world = this.#world;
     const prng = world.prng.split(`fault/${index}/${world.nowMs}`);
+    const chosen = await this.#triggered(fault.trigger);
     await world.sleep(fault.afterMs);
-    const victims = this.#victims(fault, prng);
+    const victims =
+      fault.kind === 'powerCutAll' ? this.#cluster.ids : [chosen ?? this.#victim(prng)];
     world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
     this.#awaitFailover(victims);
     const mends: (() => void)[] = [];
@@ -195,11 +206,24 @@ class FailoverRun {
     for (const mend of mends) mend();
   }
 
-  /** The leader of some partition, or everyone. */
-  #victims(fault: FaultPlan, prng: Prng): readonly number[] {
-    if (fault.kind === 'powerCutAll') return this.#cluster.ids;
+  /** Waits for the fault's moment; gives the leader of the partition that it came to. */
+  async #triggered(trigger: FaultTrigger): Promise<number | undefined> {
+    const event = TRIGGER_EVENTS[trigger];
+    if (event === undefined) return undefined;
+    try {
+      const { fields } = await this.#world.untilLogged((line) => line.event === event, TRIGGER_MS);
+      const leader = fields['to'] ?? fields['leader'] ?? fields['node'];
+      return typeof leader === 'number' && leader >= 0 ? leader : undefined;
+    } catch {
+      // It did not happen in this run: the fault strikes all the same.
+      return undefined;
+    }
+  }
+
+  /** The leader of some partition. */
+  #victim(prng: Prng): number {
     const victim = prng.pick(this.#partitions().map((state) => state.leader));
-    return [victim >= 0 ? victim : prng.pick(this.#cluster.ids)];
+    return victim >= 0 ? victim : prng.pick(this.#cluster.ids);
   }
 
   /** Returns what undoes it. */

@@ -22,9 +22,20 @@ export type FaultKind =
   /** All brokers lose power at once. */
   | 'powerCutAll';
 
+/** What a fault waits for: the moments at which a cluster is most easily hurt. */
+export type FaultTrigger =
+  | 'time'
+  /** A replica has just come into the in-sync set. */
+  | 'isrGrown'
+  /** A leader has just been elected. */
+  | 'elected'
+  /** A follower has just cut its log to follow a leader. */
+  | 'truncated';
+
 export interface FaultPlan {
   readonly kind: FaultKind;
-  /** Produce for so long before it strikes. */
+  readonly trigger: FaultTrigger;
+  /** From the trigger, or from the start of the round, to the strike. */
   readonly afterMs: number;
   /** From the fault to the restart, resumption or mending. */
   readonly lastsMs: number;
@@ -56,7 +67,7 @@ const FAULT_KINDS: readonly FaultKind[] = [
 export function drawPlan(prng: Prng): Plan {
   const wild = prng.chance(0.5);
   const rounds = Array.from({ length: prng.integer(1, 3) }, (_, round) =>
-    Array.from({ length: prng.pick([1, 1, 2]) }, () => drawFault(prng, round)),
+    Array.from({ length: prng.pick([1, 1, 2, 3]) }, (_, index) => drawFault(prng, round, index)),
   );
   return {
     profile: {
@@ -84,13 +95,18 @@ export function drawPlan(prng: Prng): Plan {
   };
 }
 
-/** Every run begins with a leader that loses what it had not synced. */
-const drawFault = (prng: Prng, round: number): FaultPlan => ({
-  kind: round === 0 ? 'powerCut' : prng.pick(FAULT_KINDS),
-  afterMs: prng.between(200, 1_500),
-  lastsMs: prng.pick([100, 1_000, 3_000, 6_000]) * prng.between(0.5, 1.5),
-});
+/** Every run begins with a leader that loses what it had not synced; later faults may wait for it. */
+function drawFault(prng: Prng, round: number, index: number): FaultPlan {
+  const trigger =
+    index === 0 ? 'time' : prng.pick<FaultTrigger>(['time', 'isrGrown', 'elected', 'truncated']);
+  return {
+    kind: round + index === 0 ? 'powerCut' : prng.pick(FAULT_KINDS),
+    trigger,
+    afterMs: trigger === 'time' ? prng.between(200, 1_500) : prng.exponential(5),
+    lastsMs: prng.pick([100, 1_000, 3_000, 6_000]) * prng.between(0.5, 1.5),
+  };
+}
 
-/** `powerCut for 812 ms after 431 ms`. */
-export const describeFault = ({ kind, afterMs, lastsMs }: FaultPlan): string =>
-  `${kind} for ${Math.round(lastsMs)} ms after ${Math.round(afterMs)} ms`;
+/** `powerCut for 812 ms, 3 ms after elected`. */
+export const describeFault = ({ kind, trigger, afterMs, lastsMs }: FaultPlan): string =>
+  `${kind} for ${Math.round(lastsMs)} ms, ${Math.round(afterMs)} ms after ${trigger}`;

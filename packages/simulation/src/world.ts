@@ -75,11 +75,13 @@ export class World {
   readonly network: SimulatedNetwork;
   readonly #options: WorldOptions;
   readonly #processes: Map<string, SimulatedProcess> = new Map();
+  readonly #logListeners: Set<(line: LogLine) => void> = new Set();
   #failure: SimulationFailure | undefined;
 
   constructor(options: WorldOptions) {
     this.#options = options;
     this.seed = String(options.seed);
+    if (options.onLog !== undefined) this.#logListeners.add(options.onLog);
     this.prng = new Prng(options.seed);
     this.scheduler = new Scheduler(this.prng.split('scheduler'), this.trace);
     this.network = new SimulatedNetwork({
@@ -104,7 +106,6 @@ export class World {
     return process;
   }
 
-  /** Boots a process that only lends its ports: for clients that live in the scenario itself. */
   get processes(): readonly SimulatedProcess[] {
     return [...this.#processes.values()];
   }
@@ -174,6 +175,19 @@ export class World {
       );
       promise.then(resolve, reject).finally(() => this.scheduler.cancel(timer));
     });
+  }
+
+  /** Resolves with the first line from now on that matches; rejects after `withinMs`. */
+  untilLogged(matches: (line: LogLine) => boolean, withinMs: number): Promise<LogLine> {
+    let listener: (line: LogLine) => void = () => undefined;
+    const logged = new Promise<LogLine>((resolve) => {
+      listener = (line): void => {
+        if (matches(line)) resolve(line);
+      };
+      this.#logListeners.add(listener);
+    });
+    const late = this.within('a line is logged', withinMs, logged);
+    return late.finally(() => this.#logListeners.delete(listener));
   }
 
   /** Writes a line into the transcript (and into the trace hash). */
