@@ -1,7 +1,7 @@
 /** The commands against a broker that `relevo start` runs. */
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { relevo as run, type Outcome } from './host.ts';
 import { StartedCluster } from './started-cluster.ts';
 
@@ -213,6 +213,20 @@ describe('bench', () => {
   });
 });
 
+/** Waits until `start` prints `text`. */
+const printed = (text: string): Promise<void> =>
+  vi.waitFor(() => expect(cluster.output).toContain(text), { timeout: 20_000, interval: 20 });
+
+/** The process of broker 1, as the system tells it. */
+function brokerPid(): number {
+  const children = readFileSync(`/proc/${cluster.pid}/task/${cluster.pid}/children`, 'utf8');
+  return Number(children.trim().split(' ')[0]);
+}
+
+/** Neither gone nor waiting for somebody to ask how it ended. */
+const isAlive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}/stat`) && !readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ');
+
 describe('stop and start again', () => {
   test('Ctrl-C ends it in order, and everything is there again', async () => {
     await ok(['topic', 'create', 'kept']);
@@ -220,6 +234,23 @@ describe('stop and start again', () => {
     expect(await cluster.signal('SIGINT')).toBe(0);
     expect(cluster.output).toContain('stopped in');
     expect(existsSync(join(cluster.data, 'running.pid'))).toBe(false);
+    await cluster.start();
+    expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
+  });
+
+  test('a broker that crashes is reported, and how to start it again', async () => {
+    process.kill(brokerPid(), 'SIGKILL');
+    await printed('broker 1 has ended (signal SIGKILL)');
+    await printed(`npx relevo broker --config ${join(cluster.data, 'broker-1.yaml')}`);
+    await printed('relevo: no broker is left; the log files say why');
+    await cluster.start();
+    expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
+  });
+
+  test('when start is killed its brokers stop too, and the next start goes on', async () => {
+    const broker = brokerPid();
+    await cluster.signal('SIGKILL');
+    await vi.waitFor(() => expect(isAlive(broker)).toBe(false), { timeout: 20_000, interval: 20 });
     await cluster.start();
     expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
   });

@@ -100,6 +100,7 @@ class Run {
         continue;
       }
       const number = this.#sentMs.length;
+      if (number === this.#warmUpRecords) this.meter.restart();
       const value = Buffer.alloc(recordBytes);
       value.writeBigUInt64BE(BigInt(number));
       this.#sentMs.push(sentMs);

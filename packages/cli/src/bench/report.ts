@@ -6,17 +6,22 @@ import type { Latencies, LatencySummary } from './latencies.ts';
 
 const LIVE_EVERY_MS = 1000;
 
-/** Counted from the first record that counts to the last. */
+/** What was done, and in what time. */
 export class Meter {
   records = 0;
   bytes = 0;
   failed = 0;
-  readonly #startMs = performance.now();
+  #startMs = performance.now();
   #endMs: number | undefined;
 
   add(bytes: number): void {
     this.records++;
     this.bytes += bytes;
+  }
+
+  /** Counts the time from now: the warm-up is over. */
+  restart(): void {
+    this.#startMs = performance.now();
   }
 
   /** The final count, where what was added on the way missed some. */
