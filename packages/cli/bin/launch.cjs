@@ -5,7 +5,7 @@
  */
 'use strict';
 const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
-const { createRequire, wrap } = require('node:module');
+const Module = require('node:module');
 const { join } = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { Script, constants } = require('node:vm');
@@ -27,7 +27,7 @@ function isFresh() {
 
 function compile() {
   const cachedData = existsSync(CODE_CACHE) ? readFileSync(CODE_CACHE) : undefined;
-  return new Script(wrap(readFileSync(PACK, 'utf8')), {
+  return new Script(Module.wrap(readFileSync(PACK, 'utf8')), {
     filename: PACK,
     ...(cachedData !== undefined && { cachedData }),
     importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
@@ -36,7 +36,7 @@ function compile() {
 
 function run(script) {
   const module = { exports: {} };
-  script.runInThisContext()(module.exports, createRequire(PACK), module, PACK, DIST);
+  script.runInThisContext()(module.exports, Module.createRequire(PACK), module, PACK, DIST);
   return module.exports;
 }
 
