@@ -21,8 +21,10 @@ export class Durability {
   #end: Offset;
   /** What the run under way will make durable. */
   #runEnd: Offset;
-  #truncations = 0;
-  #durableTruncations = 0;
+  /** Truncated since the last run began. */
+  #truncated: Set<Segment> = new Set();
+  /** Truncated before, which the run under way makes durable. */
+  #truncatedInRun: Set<Segment> = new Set();
 
   constructor(disk: Disk, directory: string, end: Offset) {
     this.#disk = disk;
@@ -44,8 +46,8 @@ export class Durability {
    * A truncation that is not durable may be lost by a power cut, and sectors of what was cut may then
    * stand among those of later appends: nothing is appended to that file before.
    */
-  get isTruncationPending(): boolean {
-    return this.#truncations > this.#durableTruncations;
+  isTruncationPending(segment: Segment): boolean {
+    return this.#truncated.has(segment) || this.#truncatedInRun.has(segment);
   }
 
   changed(segment: Segment): void {
@@ -87,7 +89,7 @@ export class Durability {
 
   truncated(segment: Segment, end: Offset): void {
     this.#segments.add(segment);
-    this.#truncations++;
+    this.#truncated.add(segment);
     this.lower(end);
   }
 
@@ -101,16 +103,17 @@ export class Durability {
   restart(start: Offset): void {
     this.#end = start;
     this.#runEnd = start;
-    this.#durableTruncations = this.#truncations;
+    this.#truncated.clear();
   }
 
   /** Makes durable all that was reported before; `logEnd` is where the log ends now. */
   async run(logEnd: Offset): Promise<void> {
     this.#runEnd = logEnd;
-    const truncations = this.#truncations;
+    this.#truncatedInRun = this.#truncated;
+    this.#truncated = new Set();
     if (this.hasWork) await this.#work();
+    this.#truncatedInRun.clear();
     if (this.#runEnd > this.#end) this.#end = this.#runEnd;
-    if (truncations > this.#durableTruncations) this.#durableTruncations = truncations;
   }
 
   async #work(): Promise<void> {

@@ -316,7 +316,7 @@ export class PartitionLog {
     const { segmentBytes, segmentMs } = this.#config;
     const fits = segment.hasRoomFor(bytes, lastOffset, segmentBytes);
     const inTime = timestamp - (segment.firstTimestamp ?? timestamp) <= segmentMs;
-    if (!fits || !inTime || this.#durability.isTruncationPending) this.#roll();
+    if (!fits || !inTime || this.#durability.isTruncationPending(segment)) this.#roll();
   }
 
   #roll(): void {

@@ -116,6 +116,12 @@ describe('idempotent producers', () => {
     expect(send(log, { producer: 2, sequence: 2, timestampMs: NOW_MS })).toBe('ok@3');
   });
 
+  test('a batch does not make its own producer forgotten', () => {
+    const log = openLog(newDisk(), { config: config({ producerIdExpirationMs: 1000 }) });
+    const first = { sequence: 0, timestampMs: NOW_MS - 5000 };
+    expect(sendAll(log, [first, { sequence: 1 }, first])).toEqual(['ok@0', 'ok@1', 'repeat@0']);
+  });
+
   test('a repeat is known after a clean restart, a crash, and a failover', async () => {
     const disk = newDisk();
     const log = openLog(disk);

@@ -232,6 +232,17 @@ describe('after a crash', () => {
     }
   });
 
+  test('below the recovery point too, where no batch is read', async () => {
+    const disk = newDisk();
+    const log = openLog(disk, { config: config({ segmentBytes: 300 }) });
+    for (const leader of [0, 1, 2, 3, 4, 5, 6]) {
+      appendValues(log, ['a', 'b'], leader);
+      await log.advanceRecoveryPoint(log.logEndOffset);
+    }
+    const again = openLog(disk, { recoveryPoint: log.recoveryPoint });
+    expect(again.epochEntries).toEqual(log.epochEntries);
+  });
+
   test('an epoch that was opened and not written to leaves no trace', async () => {
     const disk = newDisk();
     const log = openLog(disk);
