@@ -45,6 +45,8 @@ export interface BrokerView {
 export interface ViewChange {
   /** New ones, and those whose leader or leader epoch changed. */
   readonly partitions: readonly PartitionView[];
+  /** Those of which only the in-sync set or the replicas changed. */
+  readonly inSync: readonly PartitionView[];
   /** New ones, and those that have more partitions now. */
   readonly topics: readonly TopicView[];
   readonly deleted: readonly TopicView[];
@@ -53,6 +55,7 @@ export interface ViewChange {
 
 export const NO_CHANGE: ViewChange = {
   partitions: [],
+  inSync: [],
   topics: [],
   deleted: [],
   brokersChanged: false,
@@ -67,6 +70,7 @@ interface MutableTopic {
 
 interface MutableChange {
   readonly partitions: PartitionView[];
+  readonly inSync: PartitionView[];
   readonly topics: TopicView[];
   readonly deleted: TopicView[];
   brokersChanged: boolean;
@@ -109,6 +113,7 @@ export class ClusterView {
   apply(update: MetadataUpdate): ViewChange {
     const change: MutableChange = {
       partitions: [],
+      inSync: [],
       topics: [],
       deleted: [],
       brokersChanged: false,
@@ -158,7 +163,7 @@ export class ClusterView {
     }
     const told = { ...known, leader, leaderEpoch: leaderEpoch(hint.leaderEpoch) };
     topic.partitions[partition] = told;
-    return { partitions: [told], topics: [], deleted: [], brokersChanged };
+    return { ...NO_CHANGE, partitions: [told], brokersChanged };
   }
 
   #replaceBrokers(brokers: readonly BrokerMetadata[], change: MutableChange): void {
@@ -221,5 +226,7 @@ function mergePartition(topic: MutableTopic, told: PartitionMetadata, change: Mu
   topic.partitions[told.partition] = view;
   if (known?.leader !== view.leader || known.leaderEpoch !== view.leaderEpoch) {
     change.partitions.push(view);
+  } else if (known.partitionEpoch !== view.partitionEpoch) {
+    change.inSync.push(view);
   }
 }

@@ -1,5 +1,10 @@
 /** One channel per broker address, shared by all that the client does there. */
 import type { Channel, Transport } from '@relevo/base/ports';
+import { DEFAULT_RETRY } from '@relevo/base/retry';
+import type { RetryPolicy } from '@relevo/base/retry';
+
+/** For streams that broke: a dial that is refused costs little, and what waits for it waits long. */
+export const RECONNECT_RETRY: RetryPolicy = { ...DEFAULT_RETRY, maxMs: 250 };
 
 export class Connections {
   readonly #transport: Transport;

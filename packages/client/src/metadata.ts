@@ -10,8 +10,7 @@
  * The watched broker may be cut off from the controllers and not know it. So whoever meets errors asks
  * for a `refresh` from another one; when that keeps being ahead, it is watched instead.
  */
-import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
-import type { RetryPolicy } from '@relevo/base/retry';
+import { backoffMs } from '@relevo/base/retry';
 import { messageOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
@@ -22,6 +21,7 @@ import { AnyBroker } from './any-broker.ts';
 import type { ClientPorts } from './client-ports.ts';
 import { ClusterView } from './cluster-view.ts';
 import type { PartitionView, TopicView, ViewChange } from './cluster-view.ts';
+import { RECONNECT_RETRY } from './connections.ts';
 import type { Connections } from './connections.ts';
 import { ClientError, abortedError, closedError, nearest } from './errors.ts';
 import { bounded, deferred, sleep } from './waiting.ts';
@@ -31,8 +31,6 @@ import type { Deferred } from './waiting.ts';
 const SILENCE_MS = 1_000;
 /** When this process itself stood still, what came meanwhile is read within so long. */
 const SECOND_LOOK_MS = 50;
-/** A dial that is refused costs little, and everything waits for the first that is not. */
-const WATCH_RETRY: RetryPolicy = { ...DEFAULT_RETRY, maxMs: 250 };
 /** At least so long between two refreshes that were asked for. */
 const REFRESH_INTERVAL_MS = 100;
 const REFRESH_TIMEOUT_MS = 2_000;
@@ -231,7 +229,7 @@ export class Metadata {
     this.#failedInARow++;
     this.#ports.logger.debug('metadata watch ended', { address, reason });
     const rounds = Math.floor(this.#failedInARow / Math.max(1, this.#candidates().length));
-    const waitMs = rounds === 0 ? 0 : backoffMs(WATCH_RETRY, rounds - 1, this.#ports.random);
+    const waitMs = rounds === 0 ? 0 : backoffMs(RECONNECT_RETRY, rounds - 1, this.#ports.random);
     this.#retryTimer = this.#ports.timers.after(waitMs, () => this.#watchNext());
   }
 
@@ -247,12 +245,13 @@ export class Metadata {
   }
 
   #publish(change: ViewChange): void {
-    const { partitions, topics, deleted, brokersChanged } = change;
+    const { partitions, inSync, topics, deleted, brokersChanged } = change;
     if (brokersChanged) {
       const addresses = this.view.brokers().map((broker) => broker.address);
       this.#connections.keepOnly(new Set([...addresses, ...this.#bootstrap]));
     }
-    if (partitions.length + topics.length + deleted.length === 0 && !brokersChanged) return;
+    const count = partitions.length + inSync.length + topics.length + deleted.length;
+    if (count === 0 && !brokersChanged) return;
     for (const listener of [...this.#listeners]) listener(change);
   }
 

@@ -237,6 +237,7 @@ export class ModelBroker {
   }
 
   boot(): void {
+    this.#ports = undefined;
     this.#watchers = new Set();
     this.#fetches = new Set();
     this.#stranded = [];

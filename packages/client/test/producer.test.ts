@@ -253,6 +253,28 @@ describe('a failing cluster', () => {
   );
 
   test(
+    'a broker that comes back is used as soon as it is told of, whatever backoff there was',
+    scenario(async (cluster, world) => {
+      const client = await cluster.connect('client', ['broker-2:9093', 'broker-3:9093']);
+      const producer = client.producer({ lingerMs: 0 });
+      await producer.send({ topic: 'orders', value: 'warm' });
+      const [broker] = cluster.brokers;
+      await broker?.kill();
+      const send = producer.send({ topic: 'orders', value: 'a' });
+      for (const waitMs of [1_900, 1_950, 2_010]) {
+        await world.sleep(waitMs);
+        broker?.boot();
+        cluster.move(cluster.partition('orders', 0), 1);
+        const backMs = world.nowMs;
+        await producer.send({ topic: 'orders', value: 'b' });
+        expect(world.nowMs - backMs).toBeLessThan(40);
+        await broker?.kill();
+      }
+      expect((await send).offset).toBe(1);
+    }),
+  );
+
+  test(
     'a frozen leader: its batches go to the new one without waiting for it',
     scenario(async (cluster, world) => {
       const client = await cluster.connect('client', ['broker-2:9093', 'broker-3:9093']);

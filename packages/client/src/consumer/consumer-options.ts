@@ -50,7 +50,7 @@ export interface ConsumerOptions<Key, Value> {
   readonly partitions?: readonly PartitionStart[];
   /** Default: latest. Partitions that are added to a topic later are read from their beginning. */
   readonly from?: StartPosition;
-  /** Fetched ahead and not yet read, bytes, 64 KiB to 1 GiB. Default: 8 MiB. */
+  /** Fetched ahead and not yet read, bytes, 64 KiB to 1 GiB. Default: 16 MiB. */
   readonly bufferBytes?: number;
   /** At most so much of one partition in one answer, bytes. Default: 1 MiB. */
   readonly fetchBytes?: number;
@@ -96,7 +96,7 @@ export function consumerSettings<Key, Value>(
   if ((topics ?? partitions ?? []).length === 0) {
     throw new ClientError('INVALID_ARGUMENT', 'a consumer needs at least one topic or partition');
   }
-  const bufferBytes = within('bufferBytes', options.bufferBytes ?? 8 * MIB, 64 * KIB, 1024 * MIB);
+  const bufferBytes = within('bufferBytes', options.bufferBytes ?? 16 * MIB, 64 * KIB, 1024 * MIB);
   return {
     from: checkedStart(options.from ?? 'latest'),
     bufferBytes,

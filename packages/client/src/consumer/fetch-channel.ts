@@ -5,12 +5,13 @@
  * So one request splits into several where some partitions are busy; their waits are chosen so that
  * they become one again when it is quiet.
  */
-import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import { backoffMs } from '@relevo/base/retry';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
 import { FetchService } from '@relevo/rpc/gen/client/fetch';
 import type { FetchRequest, FetchResponse } from '@relevo/rpc/gen/client/fetch';
 import type { ClientPorts } from '../client-ports.ts';
+import { RECONNECT_RETRY } from '../connections.ts';
 import type { Connections } from '../connections.ts';
 import type { PartitionReader } from './partition-reader.ts';
 
@@ -65,6 +66,12 @@ export class FetchChannel {
   /** False during the backoff after a failure. */
   get isReady(): boolean {
     return this.#reopenTimer === undefined;
+  }
+
+  /** The broker is known to be back: it may be dialled without waiting any longer. */
+  hurry(): void {
+    this.#reopenTimer?.cancel();
+    this.#reopenTimer = undefined;
   }
 
   /** Requests that have not been answered. */
@@ -136,7 +143,7 @@ export class FetchChannel {
     this.#watchdog = undefined;
     // A stream may end for no lasting reason, so the first attempt to open it anew is made at once.
     const attempt = this.#failedInARow++;
-    const waitMs = attempt === 0 ? 0 : backoffMs(DEFAULT_RETRY, attempt - 1, random);
+    const waitMs = attempt === 0 ? 0 : backoffMs(RECONNECT_RETRY, attempt - 1, random);
     this.#reopenTimer = timers.after(waitMs, () => {
       this.#reopenTimer = undefined;
       this.#events.onReady();

@@ -34,6 +34,8 @@ export interface FetcherDeps {
 
 /** What one answer may have beyond what one partition may. */
 const ANSWER_PARTITIONS = 2;
+/** Requests to one broker at a time for partitions that have records. */
+const REQUESTS_WITH_DATA = 3;
 /** A request asks for no less, however full the buffer is. */
 const FETCH_BYTES_MIN = 64 * 1024;
 const GATHER_MS = 2;
@@ -95,7 +97,9 @@ export class Fetcher {
       group.push(led);
       byAddress.set(led.address, group);
     }
-    for (const [address, group] of byAddress) this.#send(address, group, bufferBytes - buffered);
+    for (const [address, group] of byAddress) {
+      for (const part of inParts(group)) this.#send(address, part, bufferBytes - buffered);
+    }
   }
 
   #fetchable(reader: PartitionReader): (LedReader & { readonly address: string }) | undefined {
@@ -225,6 +229,8 @@ export class Fetcher {
     if (reader === undefined) return;
     reader.abandonFetch();
     reader.failedInARow = 0;
+    const address = this.#deps.metadata.leaderAddress(view);
+    if (address !== undefined) this.#channels.get(address)?.hurry();
   }
 
   #retryLater(reader: PartitionReader): void {
@@ -236,6 +242,22 @@ export class Fetcher {
       this.pump();
     });
   }
+}
+
+/**
+ * Partitions known to have records go into several requests, so that a broker reads for one while it sends
+ * another's answer; those without share one, which waits.
+ */
+function inParts(group: readonly LedReader[]): LedReader[][] {
+  const parts: LedReader[][] = Array.from({ length: REQUESTS_WITH_DATA }, () => []);
+  const waiting: LedReader[] = [];
+  let next = 0;
+  for (const led of group) {
+    const isBehind = (led.reader.highWatermark ?? Infinity) > led.offset;
+    if (isBehind) parts[next++ % parts.length]?.push(led);
+    else waiting.push(led);
+  }
+  return [...parts, waiting].filter((part) => part.length > 0);
 }
 
 const keyOf = (topicId: string, partition: number): string => `${topicId}-${partition}`;

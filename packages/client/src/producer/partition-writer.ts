@@ -226,10 +226,18 @@ export class PartitionWriter implements ChannelUser {
 
   /** The metadata tell of a new leader, or of none. */
   onLeader(view: PartitionView): void {
+    const { metadata } = this.#context;
     const isNews = this.#sentEpoch === undefined || view.leaderEpoch > this.#sentEpoch;
     if (this.#inFlight > 0 && isNews) this.#rewind();
-    this.#cancelRetry();
     this.#failedInARow = 0;
+    const address = this.isIdle ? undefined : metadata.leaderAddress(view);
+    if (address !== undefined) this.#context.channel(address).hurry();
+    this.retryNow();
+  }
+
+  /** Something changed that an error may have been about: what waits after one is tried at once. */
+  retryNow(): void {
+    this.#cancelRetry();
     this.drain();
   }
 

@@ -3,12 +3,13 @@
  * they answer by correlation id. When the stream breaks, every partition with something under way on
  * it is told, and it is opened again when it is next used, after a backoff.
  */
-import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
+import { backoffMs } from '@relevo/base/retry';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
 import { ProduceService } from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ClientPorts } from '../client-ports.ts';
+import { RECONNECT_RETRY } from '../connections.ts';
 import type { Connections } from '../connections.ts';
 import { deferred } from '../waiting.ts';
 import type { ProducerBatch } from './producer-batch.ts';
@@ -80,6 +81,14 @@ export class ProduceChannel {
     return false;
   }
 
+  /** The broker is known to be back: it is dialled without waiting any longer. */
+  hurry(): void {
+    if (this.#reopenTimer === undefined) return;
+    this.#reopenTimer.cancel();
+    this.#reopenTimer = undefined;
+    this.#wake();
+  }
+
   /** To be called after `accepts` only. */
   send(sent: Omit<SentBatch, 'sentMs'>, request: Omit<ProduceRequest, 'correlationId'>): void {
     const stream = this.#stream ?? this.#open();
@@ -147,7 +156,7 @@ export class ProduceChannel {
     this.#watchdog = undefined;
     // A stream may end for no lasting reason, so the first attempt to open it anew is made at once.
     const attempt = this.#failedInARow++;
-    const waitMs = attempt === 0 ? 0 : backoffMs(DEFAULT_RETRY, attempt - 1, random);
+    const waitMs = attempt === 0 ? 0 : backoffMs(RECONNECT_RETRY, attempt - 1, random);
     this.#reopenTimer = timers.after(waitMs, () => {
       this.#reopenTimer = undefined;
       this.#wake();

@@ -10,7 +10,7 @@ import { messageOf } from '@relevo/base/errors';
 import { partitionName } from '@relevo/base/ids';
 import type { TimerHandle } from '@relevo/base/ports';
 import type { ClientPorts } from '../client-ports.ts';
-import type { TopicView, ViewChange } from '../cluster-view.ts';
+import type { PartitionView, TopicView, ViewChange } from '../cluster-view.ts';
 import type { Connections } from '../connections.ts';
 import { ClientError, abortedError, callError, closedError } from '../errors.ts';
 import type { Metadata } from '../metadata.ts';
@@ -375,11 +375,14 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
 
   #onMetadata(change: ViewChange): void {
     for (const deleted of change.deleted) this.#onDeleted(deleted);
-    for (const view of change.partitions) {
-      const name = this.#metadata.view.topicById(view.topicId)?.name;
-      const state = name === undefined ? undefined : this.#topics.get(name);
-      if (state?.view.topicId === view.topicId) state.writers[view.partition]?.onLeader(view);
-    }
+    for (const view of change.partitions) this.#writer(view)?.onLeader(view);
+    for (const view of change.inSync) this.#writer(view)?.retryNow();
+  }
+
+  #writer({ topicId, partition }: PartitionView): PartitionWriter | undefined {
+    const name = this.#metadata.view.topicById(topicId)?.name;
+    const state = name === undefined ? undefined : this.#topics.get(name);
+    return state?.view.topicId === topicId ? state.writers[partition] : undefined;
   }
 
   #onDeleted(topic: TopicView): void {
