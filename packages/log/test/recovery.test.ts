@@ -234,8 +234,12 @@ describe('after a crash', () => {
 
   test('below the recovery point too, where no batch is read', async () => {
     const disk = newDisk();
-    const log = openLog(disk, { config: config({ segmentBytes: 300 }) });
-    for (const leader of [0, 1, 2, 3, 4, 5, 6]) {
+    const settings = config({ segmentBytes: 300 });
+    const before = openLog(disk, { config: settings });
+    appendValues(before, ['a', 'b'], 0);
+    await before.close();
+    const log = openLog(disk, { config: settings, cleanShutdown: true });
+    for (const leader of [1, 2, 3, 4, 5, 6]) {
       appendValues(log, ['a', 'b'], leader);
       await log.advanceRecoveryPoint(log.logEndOffset);
     }
