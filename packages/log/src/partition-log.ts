@@ -13,17 +13,18 @@ import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
-import { BatchError } from '@relevo/record/batch-error';
 import type { BatchHeader } from '@relevo/record/batch-header';
-import { replaceFileDurably } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
-import { DELETED_SUFFIX, EPOCH_FILE, METADATA_FILE } from './file-names.ts';
+import { DELETED_SUFFIX, METADATA_FILE } from './file-names.ts';
+import { EpochFile } from './epoch-file.ts';
 import { checkFollowerBatches } from './follower-batches.ts';
 import { GroupCommit } from './group-commit.ts';
 import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError, isDiskError } from './log-error.ts';
+import { LogHealth } from './log-health.ts';
+import type { LogState } from './log-health.ts';
 import { LogReads } from './log-reads.ts';
 import type {
   AppendResult,
@@ -35,7 +36,6 @@ import type {
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
 import type { ProducerState } from './producer-state.ts';
-import { ReadFault } from './read-plan.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
 import { RecoveryPoint } from './recovery-point.ts';
 import { recoverLog, sureOfProducers } from './recovery.ts';
@@ -61,7 +61,8 @@ export class PartitionLog {
   readonly #snapshots: ProducerSnapshots;
   readonly #durability: Durability;
   readonly #commit: GroupCommit;
-  readonly #epochCommit: GroupCommit;
+  readonly #epochFile: EpochFile;
+  readonly #health: LogHealth;
   readonly #recent: RecentWrites;
   readonly #reads: LogReads;
   #config: LogConfig;
@@ -70,12 +71,8 @@ export class PartitionLog {
   /** The highest that the owner has told. */
   #highWatermark: Offset = ZERO;
   readonly #recoveryPoint: RecoveryPoint;
-  /** Of the epochs as they came from the file. */
-  #durableEpochsVersion = 0;
   /** Counts truncations, for reads that were under way. */
   #generation = 0;
-  #state: 'online' | 'offline' | 'closed' = 'online';
-  #offlineReason: LogError | undefined;
 
   /**
    * Opens the log in `directory`, or makes a new one; blocking, recovery included. A torn tail is cut
@@ -108,6 +105,7 @@ export class PartitionLog {
     this.#crc32c = deps.crc32c;
     this.#logger = deps.logger;
     this.#deps = deps;
+    this.#health = new LogHealth(options.directory, deps.logger, deps.onOffline);
     this.#epochs = recovered.epochs;
     this.#producers = recovered.producers;
     this.#snapshots = recovered.snapshots;
@@ -132,7 +130,7 @@ export class PartitionLog {
       this.#durability.replaced(`${options.directory}/${METADATA_FILE}`);
     }
     this.#commit = new GroupCommit(() => this.#makeDurable());
-    this.#epochCommit = new GroupCommit(() => this.#writeEpochs());
+    this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#reads = new LogReads({
       directory: options.directory,
@@ -140,11 +138,11 @@ export class PartitionLog {
       recent: this.#recent,
       deps,
       range: () => {
-        this.#assertOnline();
+        this.#health.assertOnline();
         return { start: this.#startOffset, end: this.#endOffset };
       },
       generation: () => this.#generation,
-      fail: (what, cause) => this.#goOffline(what, cause),
+      fail: (what, cause) => this.#health.fail(what, cause),
     });
   }
   // ------------------------------------------------------------------------------ what is known
@@ -181,11 +179,11 @@ export class PartitionLog {
   get segments(): readonly SegmentInfo[] {
     return this.#segments.infos();
   }
-  get state(): 'online' | 'offline' | 'closed' {
-    return this.#state;
+  get state(): LogState {
+    return this.#health.state;
   }
   get offlineReason(): LogError | undefined {
-    return this.#offlineReason;
+    return this.#health.reason;
   }
   get config(): LogConfig {
     return this.#config;
@@ -209,7 +207,7 @@ export class PartitionLog {
    * `badTimestamp`, those of the producer's sequence, `diskFull`, `offline`; the log is then as before.
    */
   appendAsLeader(batch: Uint8Array, epoch: LeaderEpoch, nowMs: number): AppendResult {
-    this.#assertOnline();
+    this.#health.assertOnline();
     if (epoch < this.latestEpoch) {
       const message = `${this.directory}: epoch ${epoch} is below the latest, ${this.latestEpoch}`;
       throw new LogError('oldLeaderEpoch', message);
@@ -235,7 +233,7 @@ export class PartitionLog {
    * was appended; `diskFull`: `logEndOffset` tells how far it went; `offline`.
    */
   appendAsFollower(batches: Uint8Array, nowMs: number): Appended {
-    this.#assertOnline();
+    this.#health.assertOnline();
     void nowMs;
     const baseOffset = this.#endOffset;
     const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch };
@@ -263,7 +261,7 @@ export class PartitionLog {
 
   /** A leader opens its epoch where the log ends. Epochs never fall. */
   beginEpoch(epoch: LeaderEpoch): void {
-    this.#assertOnline();
+    this.#health.assertOnline();
     this.#epochs.begin(epoch, this.#endOffset);
   }
 
@@ -294,11 +292,11 @@ export class PartitionLog {
   }
 
   #writeFailed(segment: Segment, error: unknown): LogError {
-    if (!isDiskError(error, 'FULL')) return this.#goOffline('a write failed', error);
+    if (!isDiskError(error, 'FULL')) return this.#health.fail('a write failed', error);
     try {
       segment.discardTornWrite();
     } catch (cause) {
-      return this.#goOffline('a torn write could not be taken back', cause);
+      return this.#health.fail('a torn write could not be taken back', cause);
     }
     this.#durability.truncated(segment, this.#endOffset);
     return this.#full(messageOf(error));
@@ -324,13 +322,13 @@ export class PartitionLog {
       this.#segments.add();
     } catch (error) {
       if (isDiskError(error, 'FULL')) throw this.#full(messageOf(error));
-      throw this.#goOffline('a segment could not be made', error);
+      throw this.#health.fail('a segment could not be made', error);
     }
     try {
       this.#segments.sealPrevious();
       this.#writeSnapshot();
     } catch (error) {
-      throw this.#goOffline('indexes could not be written', error);
+      throw this.#health.fail('indexes could not be written', error);
     }
   }
 
@@ -353,17 +351,17 @@ export class PartitionLog {
    * covers all that came while the last one ran. Rejects with a LogError when the log goes offline.
    */
   sync(): Promise<void> {
-    if (this.#state !== 'online') return Promise.reject(this.#notOnline());
+    if (this.state !== 'online') return Promise.reject(this.#health.refusal);
     if (this.#endOffset <= this.syncedEndOffset) return Promise.resolve();
     return this.#commit.request();
   }
 
   async #makeDurable(): Promise<void> {
-    if (this.#state === 'offline') throw this.#notOnline();
+    if (this.state === 'offline') throw this.#health.refusal;
     try {
       await this.#durability.run(this.#endOffset);
     } catch (error) {
-      throw this.#goOffline('a sync failed', error);
+      throw this.#health.fail('a sync failed', error);
     }
   }
 
@@ -377,30 +375,17 @@ export class PartitionLog {
    * replica is truncated below that, and so seldom below the recovery point.
    */
   async advanceRecoveryPoint(highWatermark: Offset): Promise<void> {
-    this.#assertOnline();
+    this.#health.assertOnline();
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     if (Math.min(highWatermark, this.#endOffset) <= this.#recoveryPoint.offset) return;
     if (this.#durability.end < this.#endOffset) await this.#commit.request();
-    await this.#epochCommit.request();
+    await this.#epochFile.write();
     this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
   }
 
   /** The checkpoint of the data directory durably says `point` for this log. */
   recoveryPointWritten(point: Offset): void {
-    if (this.#state === 'online') this.#recoveryPoint.written(point);
-  }
-
-  /** Segments below the recovery point are not read after a crash: the file must know their epochs. */
-  async #writeEpochs(): Promise<void> {
-    const { version } = this.#epochs;
-    if (version === this.#durableEpochsVersion) return;
-    const path = `${this.directory}/${EPOCH_FILE}`;
-    try {
-      await replaceFileDurably(this.#disk, path, this.#epochs.encoded());
-    } catch (error) {
-      throw this.#goOffline('the leader epochs could not be written', error);
-    }
-    this.#durableEpochsVersion = version;
+    if (this.state === 'online') this.#recoveryPoint.written(point);
   }
 
   // ------------------------------------------------------------------------------------ reading
@@ -435,12 +420,7 @@ export class PartitionLog {
 
   /** The latest timestamp in the log. */
   get latestTimestamp(): number | undefined {
-    let latest: number | undefined;
-    for (const segment of this.#segments.all) {
-      const timestamp = segment.latest?.timestamp;
-      if (timestamp !== undefined && timestamp > (latest ?? -1)) latest = timestamp;
-    }
-    return latest;
+    return this.#segments.latestTimestamp();
   }
 
   // ------------------------------------------------------------------------- cutting at the end
@@ -450,7 +430,7 @@ export class PartitionLog {
    * end. What `sync` said before no longer holds above it.
    */
   truncateTo(offset: Offset): Offset {
-    this.#assertOnline();
+    this.#health.assertOnline();
     if (offset >= this.#endOffset) {
       // An epoch of an own leadership without a record is forgotten too.
       this.#epochs.truncateTo(this.#endOffset);
@@ -466,7 +446,7 @@ export class PartitionLog {
       this.#recoveryPoint.lower(end);
       this.#cut(end);
     } catch (error) {
-      throw this.#goOffline('a truncation failed', error);
+      throw this.#health.fail('a truncation failed', error);
     }
     const facts = { directory: this.directory, from, to: this.#endOffset };
     this.#logger.info('truncated', facts);
@@ -487,7 +467,7 @@ export class PartitionLog {
 
   /** Empties the log, which then begins and ends at `offset`; blocking. */
   truncateFullyAndStartAt(offset: Offset): void {
-    this.#assertOnline();
+    this.#health.assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
     try {
       this.#recoveryPoint.lower(ZERO);
@@ -495,7 +475,7 @@ export class PartitionLog {
       this.#snapshots.clear();
       this.#segments.restartAt(offset);
     } catch (error) {
-      throw this.#goOffline('emptying the log failed', error);
+      throw this.#health.fail('emptying the log failed', error);
     }
     this.#startOffset = offset;
     this.#endOffset = offset;
@@ -511,7 +491,7 @@ export class PartitionLog {
 
   /** Nothing below `offset` is read any more; whole segments go with the next `applyRetention`. */
   deleteRecordsBefore(offset: Offset): void {
-    this.#assertOnline();
+    this.#health.assertOnline();
     if (offset > this.#endOffset) {
       const message = `${this.directory} ends at ${this.#endOffset}, below ${offset}`;
       throw new LogError('outOfRange', message);
@@ -530,7 +510,7 @@ export class PartitionLog {
    * reaches above the high watermark. Records without timestamps have no age. Returns how many went.
    */
   applyRetention(nowMs: number, highWatermark: Offset): number {
-    this.#assertOnline();
+    this.#health.assertOnline();
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     const config = this.#config;
     const active = this.#segments.active;
@@ -552,7 +532,7 @@ export class PartitionLog {
       this.#advanceStart(this.#segments.dropOldest(count));
       this.#pruneSnapshots();
     } catch (error) {
-      throw this.#goOffline('old segments could not be deleted', error);
+      throw this.#health.fail('old segments could not be deleted', error);
     }
     this.#logger.info('deleted old segments', { ...facts, to: this.#startOffset, segments: count });
     this.#makeDurableLater();
@@ -565,17 +545,19 @@ export class PartitionLog {
    * the next start needs no recovery.
    */
   async close(): Promise<boolean> {
-    if (this.#state !== 'online') {
+    if (this.state !== 'online') {
       await this.#commit.idle();
       this.#segments.close();
       return false;
     }
-    this.#state = 'closed';
+    this.#health.close();
     try {
       await this.#writeAll();
       this.#recoveryPoint.raise(this.#endOffset);
       return true;
-    } catch {
+    } catch (error) {
+      const facts = { directory: this.directory, reason: messageOf(error) };
+      this.#logger.error('log was not closed in order', facts);
       return false;
     } finally {
       this.#segments.close();
@@ -591,18 +573,17 @@ export class PartitionLog {
         this.#writeSnapshot();
       } catch (error) {
         if (!isDiskError(error, 'FULL'))
-          throw this.#goOffline('indexes could not be written', error);
+          throw this.#health.fail('indexes could not be written', error);
       }
     }
     if (this.#durability.hasWork) await this.#commit.request();
     await this.#commit.idle();
-    await this.#epochCommit.request();
+    await this.#epochFile.write();
   }
 
   /** Removes the log with all its files. Its directory's name is free when this returns. */
   delete(): Promise<void> {
-    const wasOnline = this.#state === 'online';
-    if (wasOnline) this.#state = 'closed';
+    this.#health.close();
     const deleted = `${this.directory}.${this.topicId}${DELETED_SUFFIX}`;
     const parent = this.directory.slice(0, this.directory.lastIndexOf('/'));
     this.#disk.removeTree(deleted);
@@ -615,35 +596,6 @@ export class PartitionLog {
     this.#segments.close();
     await this.#disk.syncDirectory(parent);
     this.#disk.removeTree(deleted);
-  }
-
-  // ----------------------------------------------------------------------------------- failures
-
-  #assertOnline(): void {
-    if (this.#state !== 'online') throw this.#notOnline();
-  }
-
-  #notOnline(): LogError {
-    if (this.#offlineReason !== undefined) return this.#offlineReason;
-    return new LogError('closed', `the log in ${this.directory} is closed`);
-  }
-
-  #goOffline(what: string, cause: unknown): LogError {
-    if (cause instanceof LogError && cause === this.#offlineReason) return cause;
-    if (this.#state !== 'online') return this.#notOnline();
-    const isDamage =
-      cause instanceof ReadFault ||
-      cause instanceof BatchError ||
-      (cause instanceof LogError && cause.kind === 'corrupt');
-    const message =
-      `the log in ${this.directory} is offline: ${what}: ${messageOf(cause)}; ` +
-      'see to the disk and restart the broker';
-    const reason = new LogError(isDamage ? 'corrupt' : 'offline', message, { cause });
-    this.#state = 'offline';
-    this.#offlineReason = reason;
-    this.#logger.error('log went offline', { directory: this.directory, reason: message });
-    this.#deps.onOffline?.(reason);
-    return reason;
   }
 }
 

@@ -50,6 +50,15 @@ export class SegmentList {
     }));
   }
 
+  latestTimestamp(): number | undefined {
+    let latest: number | undefined;
+    for (const segment of this.#segments) {
+      const timestamp = segment.latest?.timestamp;
+      if (timestamp !== undefined && timestamp > (latest ?? -1)) latest = timestamp;
+    }
+    return latest;
+  }
+
   /** The segment that holds `offset`, or would; there is one from the log start on. */
   of(offset: Offset): Segment {
     let low = 0;

@@ -1,0 +1,70 @@
+/** Whether a log may be used, and why not. Offline is for good: the log is opened anew. */
+import { messageOf } from '@relevo/base/errors';
+import type { Logger } from '@relevo/base/ports';
+import { BatchError } from '@relevo/record/batch-error';
+import { LogError } from './log-error.ts';
+import { ReadFault } from './read-plan.ts';
+
+export type LogState = 'online' | 'offline' | 'closed';
+
+export class LogHealth {
+  readonly #directory: string;
+  readonly #logger: Logger;
+  readonly #onOffline: ((reason: LogError) => void) | undefined;
+  #state: LogState = 'online';
+  #reason: LogError | undefined;
+
+  constructor(directory: string, logger: Logger, onOffline?: (reason: LogError) => void) {
+    this.#directory = directory;
+    this.#logger = logger;
+    this.#onOffline = onOffline;
+  }
+
+  get state(): LogState {
+    return this.#state;
+  }
+
+  /** Why it is offline. */
+  get reason(): LogError | undefined {
+    return this.#reason;
+  }
+
+  /** What to throw where the log is not online. */
+  get refusal(): LogError {
+    return this.#reason ?? new LogError('closed', `the log in ${this.#directory} is closed`);
+  }
+
+  assertOnline(): void {
+    if (this.#state !== 'online') throw this.refusal;
+  }
+
+  close(): void {
+    if (this.#state === 'online') this.#state = 'closed';
+  }
+
+  /** Takes the log offline (L3); what to throw. */
+  fail(what: string, cause: unknown): LogError {
+    if (this.#state === 'offline') return this.refusal;
+    const message = `${what}: ${messageOf(cause)}`;
+    if (this.#state === 'closed') {
+      return new LogError('closed', `the log in ${this.#directory} is closed: ${message}`, {
+        cause,
+      });
+    }
+    const isDamage =
+      cause instanceof ReadFault ||
+      cause instanceof BatchError ||
+      (cause instanceof LogError && cause.kind === 'corrupt');
+    const reason = new LogError(
+      isDamage ? 'corrupt' : 'offline',
+      `the log in ${this.#directory} is offline: ${message}; see to the disk and restart the broker`,
+      { cause },
+    );
+    this.#state = 'offline';
+    this.#reason = reason;
+    const facts = { directory: this.#directory, reason: reason.message };
+    this.#logger.error('log went offline', facts);
+    this.#onOffline?.(reason);
+    return reason;
+  }
+}
