@@ -11,7 +11,7 @@ import { isDiskError } from './log-error.ts';
 
 const VERSION = '0';
 
-const directoryOf = (path: string): string => path.slice(0, path.lastIndexOf('/'));
+export const parentOf = (path: string): string => path.slice(0, path.lastIndexOf('/'));
 
 /** Writes a file that is not there yet. */
 export function writeFile(disk: Disk, path: string, bytes: Uint8Array): void {
@@ -41,7 +41,7 @@ export function replaceFileNow(disk: Disk, path: string, bytes: Uint8Array): voi
     file.close();
   }
   disk.rename(aside, path);
-  disk.syncDirectoryNow(directoryOf(path));
+  disk.syncDirectoryNow(parentOf(path));
 }
 
 /**
@@ -63,7 +63,7 @@ export async function replaceFileDurably(
   }
   if (!isCurrent()) return;
   disk.rename(aside, path);
-  await disk.syncDirectory(directoryOf(path));
+  await disk.syncDirectory(parentOf(path));
 }
 
 function writeTo(disk: Disk, path: string, bytes: Uint8Array): DiskFile {
@@ -75,6 +75,20 @@ function writeTo(disk: Disk, path: string, bytes: Uint8Array): DiskFile {
   } catch (error) {
     file.close();
     throw error;
+  }
+}
+
+/** Makes a file durable that is there already; nothing where it is not. */
+export function syncFileNow(disk: Disk, path: string): void {
+  try {
+    const file = disk.open(path, 'existing');
+    try {
+      file.datasyncNow();
+    } finally {
+      file.close();
+    }
+  } catch (error) {
+    if (!isDiskError(error, 'NOT_FOUND')) throw error;
   }
 }
 

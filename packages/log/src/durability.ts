@@ -5,6 +5,7 @@
  */
 import type { Offset } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
+import { parentOf, syncFileNow } from './checkpoint-file.ts';
 import { isDiskError } from './log-error.ts';
 import type { Segment } from './segment.ts';
 
@@ -99,8 +100,12 @@ export class Durability {
     if (end < this.#runEnd) this.#runEnd = end;
   }
 
-  /** The log was emptied and begins at `start`; that is durable already. */
+  /** The log was emptied and begins at `start`; durable when this returns. */
   restart(start: Offset): void {
+    for (const path of this.#files) syncFileNow(this.#disk, path);
+    this.#disk.syncDirectoryNow(this.#directory);
+    if (this.#parentChanged) this.#disk.syncDirectoryNow(parentOf(this.#directory));
+    this.#firstSegmentIsDurable = true;
     this.#end = start;
     this.#runEnd = start;
     this.#truncated.clear();
@@ -124,7 +129,7 @@ export class Durability {
     for (const path of this.#files) work.push(this.#syncFile(path));
     if (this.#namesChanged) work.push(this.#syncNames(this.#directory));
     if (this.#parentChanged) {
-      work.push(this.#syncNames(this.#directory.slice(0, this.#directory.lastIndexOf('/'))));
+      work.push(this.#syncNames(parentOf(this.#directory)));
     }
     this.#segments.clear();
     this.#files.clear();

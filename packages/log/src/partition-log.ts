@@ -14,6 +14,7 @@ import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
+import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
 import { DELETED_SUFFIX, METADATA_FILE } from './file-names.ts';
 import { EpochFile } from './epoch-file.ts';
@@ -585,16 +586,15 @@ export class PartitionLog {
   delete(): Promise<void> {
     this.#health.close();
     const deleted = `${this.directory}.${this.topicId}${DELETED_SUFFIX}`;
-    const parent = this.directory.slice(0, this.directory.lastIndexOf('/'));
     this.#disk.removeTree(deleted);
     this.#disk.rename(this.directory, deleted);
-    return this.#removeAll(deleted, parent);
+    return this.#removeAll(deleted);
   }
 
-  async #removeAll(deleted: string, parent: string): Promise<void> {
+  async #removeAll(deleted: string): Promise<void> {
     await this.#commit.idle();
     this.#segments.close();
-    await this.#disk.syncDirectory(parent);
+    await this.#disk.syncDirectory(parentOf(this.directory));
     this.#disk.removeTree(deleted);
   }
 }

@@ -12,7 +12,7 @@ import type { Offset, Uuid } from '@relevo/base/ids';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { ScanEnd } from './batch-scan.ts';
-import { readFile } from './checkpoint-file.ts';
+import { parentOf, readFile, syncFileNow } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   EPOCH_FILE,
@@ -319,15 +319,14 @@ class Recovery {
       if (segment === kept.at(-1)) continue;
       segment.seal();
       for (const suffix of [OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX]) {
-        const path = segment.path(suffix);
-        if (this.#deps.disk.exists(path)) syncFileNow(this.#deps.disk, path);
+        syncFileNow(this.#deps.disk, segment.path(suffix));
       }
     }
     if (changed) {
       // Nothing of the log was ever synced, as far as is known: its metadata was not either.
       if (recoveryPoint === ZERO) syncFileNow(this.#deps.disk, `${directory}/${METADATA_FILE}`);
       this.#deps.disk.syncDirectoryNow(directory);
-      this.#deps.disk.syncDirectoryNow(directory.slice(0, directory.lastIndexOf('/')));
+      this.#deps.disk.syncDirectoryNow(parentOf(directory));
     }
     for (const segment of dropped) segment.purge();
   }
@@ -373,15 +372,6 @@ class Recovery {
       recoveryPoint,
       hasTruncationFile: this.#names.has(TRUNCATION_FILE),
     };
-  }
-}
-
-function syncFileNow(disk: Disk, path: string): void {
-  const file = disk.open(path, 'existing');
-  try {
-    file.datasyncNow();
-  } finally {
-    file.close();
   }
 }
 

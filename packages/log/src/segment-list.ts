@@ -119,15 +119,14 @@ export class SegmentList {
 
   /** One empty segment in place of all; durable when this returns. */
   restartAt(offset: Offset): void {
-    const { disk, directory, durability } = this.#deps;
+    const { durability } = this.#deps;
     const dropped = this.#segments.splice(0).toReversed();
     for (const segment of dropped) segment.markDeleted();
     const segment = this.#deps.newSegment(offset);
     segment.create();
     this.#segments.push(segment);
-    disk.syncDirectoryNow(directory);
-    for (const removed of dropped) durability.removed(removed);
     durability.restart(offset);
+    for (const removed of dropped) durability.removed(removed);
   }
 
   /** Drops the first `count`, of more; returns where the log begins now. */
