@@ -12,7 +12,6 @@ import { messageOf } from '@relevo/base/errors';
 import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
-import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
@@ -52,9 +51,6 @@ const ZERO = 0 as Offset;
 export class PartitionLog {
   readonly directory: string;
   readonly topicId: Uuid;
-  readonly #disk: Disk;
-  readonly #crc32c: Crc32c;
-  readonly #logger: Logger;
   readonly #deps: PartitionLogDeps;
   readonly #segments: SegmentList;
   readonly #epochs: LeaderEpochCache;
@@ -99,24 +95,22 @@ export class PartitionLog {
     cache: SegmentCache,
     recovered: RecoveredLog,
   ) {
-    this.directory = options.directory;
-    this.topicId = options.topicId;
-    this.#config = options.config;
-    this.#disk = deps.disk;
-    this.#crc32c = deps.crc32c;
-    this.#logger = deps.logger;
-    this.#deps = deps;
-    this.#health = new LogHealth(options.directory, deps.logger, deps.onOffline);
-    this.#epochs = recovered.epochs;
-    this.#producers = recovered.producers;
-    this.#snapshots = recovered.snapshots;
-    this.#recoveryPoint = new RecoveryPoint(deps.disk, options.directory, recovered);
     const { disk } = deps;
     const { directory, config } = options;
     const { indexIntervalBytes } = config;
+    this.directory = directory;
+    this.topicId = options.topicId;
+    this.#config = config;
+    this.#deps = deps;
+    this.#health = new LogHealth(directory, deps.logger, deps.onOffline);
+    this.#epochs = recovered.epochs;
+    this.#producers = recovered.producers;
+    this.#snapshots = recovered.snapshots;
+    this.#recoveryPoint = new RecoveryPoint(disk, directory, recovered);
     const firstOffset = defined(recovered.segments[0], 'the first segment').baseOffset;
     this.#endOffset = defined(recovered.segments.at(-1), 'the last segment').nextOffset;
-    this.#startOffset = clamp(options.logStartOffset ?? firstOffset, firstOffset, this.#endOffset);
+    const start = Math.max(options.logStartOffset ?? firstOffset, firstOffset);
+    this.#startOffset = Math.min(start, this.#endOffset) as Offset;
     this.#epochs.advanceStart(this.#startOffset);
     this.#durability = new Durability(disk, directory, this.#endOffset);
     this.#segments = new SegmentList(recovered.segments, {
@@ -128,13 +122,13 @@ export class PartitionLog {
     });
     if (!recovered.isDurable) {
       this.#durability.parentChanged();
-      this.#durability.replaced(`${options.directory}/${METADATA_FILE}`);
+      this.#durability.replaced(`${directory}/${METADATA_FILE}`);
     }
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#reads = new LogReads({
-      directory: options.directory,
+      directory,
       segments: this.#segments,
       recent: this.#recent,
       deps,
@@ -214,7 +208,7 @@ export class PartitionLog {
       throw new LogError('oldLeaderEpoch', message);
     }
     const place = { baseOffset: this.#endOffset, leaderEpoch: epoch };
-    const header = prepareBatch(batch, place, nowMs, this.#config, this.#crc32c);
+    const header = prepareBatch(batch, place, nowMs, this.#config, this.#deps.crc32c);
     const repeat = this.#producers.check(header);
     if (repeat !== undefined) {
       return {
@@ -231,32 +225,31 @@ export class PartitionLog {
   /**
    * Appends whole batches as the leader has them: they must continue the log, their epochs may not
    * fall, their CRCs must be right. Throws a LogError: `notNext`, `oldLeaderEpoch`, `badBatch`: nothing
-   * was appended; `diskFull`: `logEndOffset` tells how far it went; `offline`.
+   * was appended; `diskFull`: `logEndOffset` tells how far it went; `offline`. (The time plays no part.)
    */
-  appendAsFollower(batches: Uint8Array, nowMs: number): Appended {
+  appendAsFollower(batches: Uint8Array, _nowMs: number): Appended {
     this.#health.assertOnline();
-    void nowMs;
     const baseOffset = this.#endOffset;
     const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch };
-    const headers = checkFollowerBatches(batches, after, this.#crc32c);
+    const headers = checkFollowerBatches(batches, after, this.#deps.crc32c);
+    const { segmentBytes } = this.#config;
     let from = 0;
-    let at = 0;
+    let to = 0;
     let run: BatchHeader[] = [];
     for (const header of headers) {
-      const size = header.sizeInBytes;
-      const { segmentBytes } = this.#config;
+      const bytes = to - from + header.sizeInBytes;
       if (
         run.length > 0 &&
-        !this.#segments.active.hasRoomFor(at + size - from, header.lastOffset, segmentBytes)
+        !this.#segments.active.hasRoomFor(bytes, header.lastOffset, segmentBytes)
       ) {
-        this.#append(batches.subarray(from, at), run);
+        this.#append(batches.subarray(from, to), run);
         run = [];
-        from = at;
+        from = to;
       }
       run.push(header);
-      at += size;
+      to += header.sizeInBytes;
     }
-    if (run.length > 0) this.#append(batches.subarray(from, at), run);
+    if (run.length > 0) this.#append(batches.subarray(from, to), run);
     return appended(baseOffset, this.#endOffset, batches.length);
   }
 
@@ -296,6 +289,8 @@ export class PartitionLog {
     if (!isDiskError(error, 'FULL')) return this.#health.fail('a write failed', error);
     try {
       segment.discardTornWrite();
+      // The next append goes to this file, having no other: what was torn must be gone for good.
+      if (segment.sizeBytes === 0) segment.file().datasyncNow();
     } catch (cause) {
       return this.#health.fail('a torn write could not be taken back', cause);
     }
@@ -449,8 +444,7 @@ export class PartitionLog {
     } catch (error) {
       throw this.#health.fail('a truncation failed', error);
     }
-    const facts = { directory: this.directory, from, to: this.#endOffset };
-    this.#logger.info('truncated', facts);
+    this.#deps.logger.info('truncated', { directory: this.directory, from, to: this.#endOffset });
     this.#makeDurableLater();
     return this.#endOffset;
   }
@@ -484,7 +478,7 @@ export class PartitionLog {
     this.#epochs.clear();
     this.#producers.clear();
     this.#recent.truncateTo(ZERO);
-    this.#logger.info('truncated fully', facts);
+    this.#deps.logger.info('truncated fully', facts);
     this.#makeDurableLater();
   }
 
@@ -535,7 +529,11 @@ export class PartitionLog {
     } catch (error) {
       throw this.#health.fail('old segments could not be deleted', error);
     }
-    this.#logger.info('deleted old segments', { ...facts, to: this.#startOffset, segments: count });
+    this.#deps.logger.info('deleted old segments', {
+      ...facts,
+      to: this.#startOffset,
+      segments: count,
+    });
     this.#makeDurableLater();
   }
 
@@ -557,8 +555,8 @@ export class PartitionLog {
       this.#recoveryPoint.raise(this.#endOffset);
       return true;
     } catch (error) {
-      const facts = { directory: this.directory, reason: messageOf(error) };
-      this.#logger.error('log was not closed in order', facts);
+      const reason = messageOf(error);
+      this.#deps.logger.error('log was not closed in order', { directory: this.directory, reason });
       return false;
     } finally {
       this.#segments.close();
@@ -586,16 +584,17 @@ export class PartitionLog {
   delete(): Promise<void> {
     this.#health.close();
     const deleted = `${this.directory}.${this.topicId}${DELETED_SUFFIX}`;
-    this.#disk.removeTree(deleted);
-    this.#disk.rename(this.directory, deleted);
+    this.#deps.disk.removeTree(deleted);
+    this.#deps.disk.rename(this.directory, deleted);
     return this.#removeAll(deleted);
   }
 
   async #removeAll(deleted: string): Promise<void> {
+    const { disk } = this.#deps;
     await this.#commit.idle();
     this.#segments.close();
-    await this.#disk.syncDirectory(parentOf(this.directory));
-    this.#disk.removeTree(deleted);
+    await disk.syncDirectory(parentOf(this.directory));
+    disk.removeTree(deleted);
   }
 }
 
@@ -605,6 +604,3 @@ const appended = (baseOffset: Offset, nextOffset: Offset, bytes: number): Append
   nextOffset,
   bytes,
 });
-
-const clamp = (value: Offset, low: Offset, high: Offset): Offset =>
-  Math.max(low, Math.min(value, high)) as Offset;
