@@ -6,6 +6,7 @@
 import type { Offset } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
 import { parentOf, syncFileNow } from './checkpoint-file.ts';
+import { METADATA_FILE } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
 import type { Segment } from './segment.ts';
 
@@ -18,6 +19,8 @@ export class Durability {
   #removed: Segment[] = [];
   #namesChanged = false;
   #parentChanged = false;
+  /** The directory's name and its metadata are not known to be durable. */
+  #isNew = false;
   #firstSegmentIsDurable = true;
   #end: Offset;
   /** What the run under way will make durable. */
@@ -65,10 +68,11 @@ export class Durability {
     this.#namesChanged = true;
   }
 
-  /** The directory itself is new. */
-  parentChanged(): void {
-    this.#namesChanged = true;
+  /** The directory itself is new, and the metadata in it. */
+  created(): void {
+    this.replaced(`${this.#directory}/${METADATA_FILE}`);
     this.#parentChanged = true;
+    this.#isNew = true;
     this.#firstSegmentIsDurable = false;
   }
 
@@ -102,9 +106,12 @@ export class Durability {
 
   /** The log was emptied and begins at `start`; durable when this returns. */
   restart(start: Offset): void {
-    for (const path of this.#files) syncFileNow(this.#disk, path);
+    if (this.#isNew) {
+      syncFileNow(this.#disk, `${this.#directory}/${METADATA_FILE}`);
+      this.#disk.syncDirectoryNow(parentOf(this.#directory));
+    }
     this.#disk.syncDirectoryNow(this.#directory);
-    if (this.#parentChanged) this.#disk.syncDirectoryNow(parentOf(this.#directory));
+    this.#isNew = false;
     this.#firstSegmentIsDurable = true;
     this.#end = start;
     this.#runEnd = start;
@@ -136,9 +143,12 @@ export class Durability {
     this.#removed = [];
     this.#namesChanged = false;
     this.#parentChanged = false;
-    const named = !this.#firstSegmentIsDurable;
+    const isNew = this.#isNew;
     await (work.length === 1 ? work[0] : Promise.all(work));
-    if (named) this.#firstSegmentIsDurable = true;
+    if (isNew) {
+      this.#isNew = false;
+      this.#firstSegmentIsDurable = true;
+    }
     for (const segment of segments) {
       if (!this.#segments.has(segment)) segment.unpin();
     }

@@ -15,7 +15,7 @@ import { DiskError } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
-import { DELETED_SUFFIX, METADATA_FILE } from './file-names.ts';
+import { DELETED_SUFFIX } from './file-names.ts';
 import { EpochFile } from './epoch-file.ts';
 import { checkFollowerBatches } from './follower-batches.ts';
 import { GroupCommit } from './group-commit.ts';
@@ -120,10 +120,7 @@ export class PartitionLog {
       newSegment: (baseOffset) =>
         new Segment({ disk, directory, baseOffset, indexIntervalBytes, cache }),
     });
-    if (!recovered.isDurable) {
-      this.#durability.parentChanged();
-      this.#durability.replaced(`${directory}/${METADATA_FILE}`);
-    }
+    if (!recovered.isDurable) this.#durability.created();
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
