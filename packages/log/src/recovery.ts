@@ -264,7 +264,7 @@ class Recovery {
   /** One segment ends where the next begins, or there is a gap in what was synced. */
   #checkSealed(segments: readonly Segment[]): void {
     for (const segment of segments) {
-      if (segment.isWhole()) continue;
+      if (segment.cutToNext()) continue;
       const message = `its batches do not lead to offset ${segment.nextOffset}, where the next begins`;
       throw corrupt(segment.path(LOG_SUFFIX), message);
     }

@@ -245,11 +245,25 @@ export class Segment {
     return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
   }
 
-  /** Whether the batches of a sealed segment end with its file, and where the next one begins. */
-  isWhole(): boolean {
-    if (this.#endsWell()) return true;
-    this.rebuildIndexes();
-    return this.#endsWell();
+  /**
+   * Whether the batches of a sealed segment lead to where the next one begins. What comes after that was
+   * truncated, and the truncation lost: it is cut again, durably.
+   */
+  cutToNext(): boolean {
+    let end = this.#endPosition();
+    if (end === undefined) {
+      this.rebuildIndexes();
+      end = this.#endPosition();
+    }
+    if (end === undefined) return false;
+    if (end < this.#sizeBytes) {
+      this.file().truncate(end);
+      this.file().datasyncNow();
+      this.#sizeBytes = end;
+      this.rebuildIndexes();
+      this.writeIndexes();
+    }
+    return true;
   }
 
   /** Where the batch begins that holds `offset`. */
@@ -310,14 +324,17 @@ export class Segment {
     this.#file = undefined;
   }
 
-  #endsWell(): boolean {
+  /** Where in the file the last batch before the next segment ends. */
+  #endPosition(): number | undefined {
     const { offsets } = this.indexes;
-    let end = this.baseOffset;
-    const from = offsets.entries === 0 ? 0 : offsets.positionAt(offsets.entries - 1);
-    const { error } = scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
-      end = header.nextOffset;
+    const entry = offsets.floor(this.#nextOffset - 1);
+    const from = entry === -1 ? 0 : offsets.positionAt(entry);
+    let end: number | undefined;
+    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header, position) => {
+      if (header.nextOffset === this.#nextOffset) end = position + header.sizeInBytes;
+      return header.nextOffset < this.#nextOffset;
     });
-    return error === undefined && end === this.#nextOffset;
+    return end;
   }
 
   #take(indexes: SegmentIndexes, batch: BatchFacts, position: number): void {

@@ -232,6 +232,24 @@ describe('after a crash', () => {
     }
   });
 
+  test('a truncation that was lost is done again', async () => {
+    const disk = newDisk();
+    const log = openLog(disk);
+    appendValues(log, ['a', 'b']);
+    await log.advanceRecoveryPoint(at(1));
+    await log.sync();
+    const before = disk.contents(FILE);
+    disk.hang();
+    log.truncateTo(at(1));
+    appendValues(log, ['x'], 1);
+    put(disk, FILE, before);
+    const again = openLog(disk, { recoveryPoint: at(1) });
+    expect(again.logEndOffset).toBe(2);
+    expect(disk.contents(FILE).length).toBeLessThan(before.length);
+    disk.unhang();
+    expect([...(await readValues(again)).values()]).toEqual(['a', 'x']);
+  });
+
   test('below the recovery point too, where no batch is read', async () => {
     const disk = newDisk();
     const settings = config({ segmentBytes: 300 });
