@@ -16,6 +16,10 @@ import type { SimulationFailure } from '@relevo/simulation/world';
 import { printFields } from '@relevo/simulation/world';
 
 const hostNowMs = performance.now.bind(performance);
+const hostCpuMs = (): number => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
 /** Every so-manieth seed is run twice. */
 const REPEAT_EVERY = 10;
 /** Lines of the transcript that a failure prints. */
@@ -98,6 +102,7 @@ const summary = await runSeeds({
   repeatEvery: REPEAT_EVERY,
   onSeed,
   hostNowMs,
+  hostCpuMs,
   bail: values.bail,
 });
 printSummary(summary);

@@ -35,7 +35,7 @@ const TRIGGER_EVENTS: Readonly<Record<FaultTrigger, string | undefined>> = {
 };
 
 /** Of so many acknowledgements one is held against the disks. */
-const DURABILITY_CHECK_EVERY = 16;
+const DURABILITY_CHECK_EVERY = 64;
 /** The default of min.insync.replicas. */
 const MIN_IN_SYNC = 2;
 

@@ -120,7 +120,7 @@ export class History {
         else if (other !== read.value) {
           found(
             'inconsistent-offsets',
-            `${place} is "${short(other)}" and, to ${consumer}, "${short(read.value)}"`,
+            `${place} is "${other}" and, to ${consumer}, "${read.value}"`,
           );
         }
         const before = byValue.get(read.value);
@@ -130,7 +130,7 @@ export class History {
         } else if (before.offset !== read.offset || before.partition !== read.partition) {
           found(
             'duplicate',
-            `"${short(read.value)}" at ${place} and ${before.partition}@${before.offset}`,
+            `"${read.value}" at ${place} and ${before.partition}@${before.offset}`,
           );
         }
       }
@@ -141,7 +141,7 @@ export class History {
   #checkRead(read: Read, consumer: string, found: Found): void {
     const sent = this.#sent.get(read.value);
     const where = `read at ${read.partition}@${read.offset} by ${consumer}`;
-    if (sent === undefined) found('phantom', `"${short(read.value)}" ${where}`);
+    if (sent === undefined) found('phantom', `"${read.value}" ${where}`);
     else if (sent.outcome === 'failed') found('failed-yet-read', `${describe(sent)}, ${where}`);
     else if (sent.partition !== read.partition) {
       found('inconsistent-offsets', `${describe(sent)}, ${where}`);
@@ -182,7 +182,7 @@ export class History {
       if (before !== undefined && before.offset >= read.offset) {
         found(
           'nonmonotonic-send',
-          `${describe(sent)} at ${read.offset}, sent after "${short(before.sent.value)}" at ${before.offset}`,
+          `${describe(sent)} at ${read.offset}, sent after "${before.sent.value}" at ${before.offset}`,
         );
       }
       last.set(key, { sent, offset: read.offset });
@@ -212,14 +212,11 @@ export class History {
   }
 }
 
-/** Of a value that is padded, as much as tells it from others. */
-const short = (value: string): string => (value.length > 24 ? `${value.slice(0, 24)}…` : value);
-
 type Found = (kind: AnomalyKind, text: string) => void;
 
 function describe(sent: Sent): string {
   const { value, producer, partition, sequence, outcome, offset, leaderEpoch, reason } = sent;
   const place = offset >= 0 ? ` at ${partition}@${offset} in epoch ${leaderEpoch}` : '';
   const why = reason === '' ? '' : ` (${reason})`;
-  return `"${short(value)}" (${producer} #${sequence} to ${partition}) ${outcome}${place}${why}`;
+  return `"${value}" (${producer} #${sequence} to ${partition}) ${outcome}${place}${why}`;
 }

@@ -88,7 +88,7 @@ export function drawPlan(prng: Prng): Plan {
     partitions: prng.integer(1, 6),
     producers: prng.integer(1, 2),
     lingerMs: prng.pick([0, 1, 5]),
-    sendEveryMs: prng.pick([2, 5, 10]),
+    sendEveryMs: prng.pick([5, 10, 20]),
     valueBytesMax: prng.pick([20, 200, 5_000]),
     deliveryTimeoutMs: prng.pick([120_000, 120_000, 3_000]),
     rounds,
@@ -103,7 +103,7 @@ function drawFault(prng: Prng, round: number, index: number): FaultPlan {
     kind: round + index === 0 ? 'powerCut' : prng.pick(FAULT_KINDS),
     trigger,
     afterMs: trigger === 'time' ? prng.between(200, 1_500) : prng.exponential(5),
-    lastsMs: prng.pick([100, 1_000, 3_000, 6_000]) * prng.between(0.5, 1.5),
+    lastsMs: prng.pick([100, 500, 2_000, 4_000]) * prng.between(0.5, 1.5),
   };
 }
 

@@ -9,6 +9,7 @@ export interface RunnerOptions {
   readonly repeatEvery: number;
   readonly onSeed: (outcome: SeedOutcome) => void;
   readonly hostNowMs: () => number;
+  readonly hostCpuMs: () => number;
   /** Stop at the first seed that fails. */
   readonly bail: boolean;
 }
@@ -16,6 +17,8 @@ export interface RunnerOptions {
 export interface SeedOutcome {
   readonly seed: number | string;
   readonly realMs: number;
+  /** Of the processor, for this run alone. */
+  readonly cpuMs: number;
   readonly figures: RunFigures | undefined;
   readonly failure: SimulationFailure | undefined;
 }
@@ -37,18 +40,19 @@ export interface Summary {
   readonly events: number;
   readonly virtualSeconds: number;
   readonly realSeconds: number;
-  readonly virtualPerReal: number;
-  readonly eventsPerSecond: number;
+  readonly cpuSeconds: number;
+  readonly virtualPerCpu: number;
+  readonly eventsPerCpuSecond: number;
 }
 
 export async function runSeeds(options: RunnerOptions): Promise<Summary> {
   const outcomes: SeedOutcome[] = [];
   let repeated = 0;
   for (const [at, seed] of options.seeds.entries()) {
-    let outcome = await runOne(seed, options.hostNowMs);
+    let outcome = await runOne(seed, options);
     if (options.repeatEvery > 0 && at % options.repeatEvery === 0) {
       repeated++;
-      outcome = await repeat(outcome, options.hostNowMs);
+      outcome = await repeat(outcome, options);
     }
     outcomes.push(outcome);
     options.onSeed(outcome);
@@ -57,8 +61,11 @@ export async function runSeeds(options: RunnerOptions): Promise<Summary> {
   return summarize(outcomes, repeated);
 }
 
-async function runOne(seed: number | string, hostNowMs: () => number): Promise<SeedOutcome> {
-  const startedMs = hostNowMs();
+type HostClocks = Pick<RunnerOptions, 'hostNowMs' | 'hostCpuMs'>;
+
+async function runOne(seed: number | string, host: HostClocks): Promise<SeedOutcome> {
+  const startedMs = host.hostNowMs();
+  const startedCpuMs = host.hostCpuMs();
   const outcome = await failoverRun(seed).then(
     (figures) => ({ figures, failure: undefined }),
     (error: unknown) => {
@@ -66,12 +73,13 @@ async function runOne(seed: number | string, hostNowMs: () => number): Promise<S
       return { figures: undefined, failure: error };
     },
   );
-  return { seed, realMs: hostNowMs() - startedMs, ...outcome };
+  const cpuMs = host.hostCpuMs() - startedCpuMs;
+  return { seed, realMs: host.hostNowMs() - startedMs, cpuMs, ...outcome };
 }
 
 /** The outcome, or a failure where a second run takes another course than the first. */
-async function repeat(first: SeedOutcome, hostNowMs: () => number): Promise<SeedOutcome> {
-  const second = await runOne(first.seed, hostNowMs);
+async function repeat(first: SeedOutcome, host: HostClocks): Promise<SeedOutcome> {
+  const second = await runOne(first.seed, host);
   const course = ({ figures, failure }: SeedOutcome): string =>
     figures?.fingerprint ?? `${failure?.message}`;
   if (course(first) === course(second)) return first;
@@ -96,6 +104,7 @@ function summarize(outcomes: readonly SeedOutcome[], repeatedSeeds: number): Sum
   const wholeMs = sorted((figures) => figures.wholeMs);
   const virtualSeconds = sum((figures) => figures.virtualMs) / 1000;
   const realSeconds = outcomes.reduce((total, { realMs }) => total + realMs, 0) / 1000;
+  const cpuSeconds = outcomes.reduce((total, { cpuMs }) => total + cpuMs, 0) / 1000;
   const events = sum((figures) => figures.events);
   return {
     seeds: outcomes.length,
@@ -113,7 +122,8 @@ function summarize(outcomes: readonly SeedOutcome[], repeatedSeeds: number): Sum
     events,
     virtualSeconds,
     realSeconds,
-    virtualPerReal: virtualSeconds / Math.max(realSeconds, 0.001),
-    eventsPerSecond: events / Math.max(realSeconds, 0.001),
+    cpuSeconds,
+    virtualPerCpu: virtualSeconds / Math.max(cpuSeconds, 0.001),
+    eventsPerCpuSecond: events / Math.max(cpuSeconds, 0.001),
   };
 }

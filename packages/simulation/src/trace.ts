@@ -9,10 +9,15 @@ const TEXT_HASHES_MAX = 10_000;
 function textHash(text: string): number {
   const known = TEXT_HASHES.get(text);
   if (known !== undefined) return known;
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  const hash = hashOfText(text);
   if (TEXT_HASHES.size >= TEXT_HASHES_MAX) TEXT_HASHES.clear();
   TEXT_HASHES.set(text, hash);
+  return hash;
+}
+
+function hashOfText(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
   return hash;
 }
 
@@ -73,7 +78,7 @@ export class Trace {
 
   /** Adds a line to the transcript: faults, log lines, what the workload saw. */
   note(timeUs: number, kind: string, target: string, detail: string): void {
-    this.event(timeUs, kind, target, textHash(detail));
+    this.event(timeUs, kind, target, hashOfText(detail));
     this.#lines[this.#next] = { timeUs, kind, target, detail };
     this.#next = (this.#next + 1) % TRANSCRIPT_LINES_MAX;
   }

@@ -1,6 +1,8 @@
 /** Producers and consumers of the production SDK, with everything they see written into a history. */
+import type { Buffer } from 'node:buffer';
 import type { Ports } from '@relevo/base/ports';
 import { ClientError } from '@relevo/client/errors';
+import type { Consumer } from '@relevo/client/consumer/consumer';
 import type { Producer } from '@relevo/client/producer/producer';
 import type { Receipt } from '@relevo/client/producer/producer-options';
 import { Relevo } from '@relevo/client/relevo';
@@ -47,7 +49,7 @@ export class ProducerLoop {
     this.#options = options;
     this.#prng = options.prng.split(name);
     const { lingerMs, deliveryTimeoutMs } = options.plan;
-    const compression = this.#prng.pick(['none', 'none', 'gzip'] as const);
+    const compression = this.#prng.chance(0.1) ? 'gzip' : 'none';
     this.#producer = client.producer({ lingerMs, deliveryTimeoutMs, compression });
     this.#done = this.#run();
   }
@@ -72,9 +74,9 @@ export class ProducerLoop {
   #send(): void {
     const { plan, history } = this.#options;
     const partition = this.#prng.integer(0, plan.partitions - 1);
-    const padding = 'x'.repeat(this.#prng.integer(0, plan.valueBytesMax));
-    const value = `${this.#name}-${this.#count++}-${padding}`;
-    const sent = history.send(this.#name, partition, value);
+    const id = `${this.#name}-${this.#count++}`;
+    const value = padded(id, this.#prng.integer(0, plan.valueBytesMax));
+    const sent = history.send(this.#name, partition, id);
     const settled = this.#producer
       .send({ topic: TOPIC, partition, key: this.#name, value })
       .then(
@@ -107,13 +109,29 @@ export class ProducerLoop {
   }
 }
 
+/** `p0-17 7 xxxxxxx`: an id, the length of what follows, and that. */
+const padded = (id: string, length: number): string => `${id} ${length} ${'x'.repeat(length)}`;
+
+/** The id in a value that is whole; a value that is not counts as one that nobody sent. */
+function idOf(value: Buffer | null): string {
+  if (value === null) return 'null';
+  const head = value.subarray(0, 40).toString('latin1');
+  const [id = '', length = ''] = head.split(' ', 2);
+  const bodyAt = id.length + length.length + 2;
+  const isWhole =
+    value.length === bodyAt + Number(length) &&
+    value.indexOf(120, bodyAt) === (value.length > bodyAt ? bodyAt : -1) &&
+    (value.length === bodyAt || value.at(-1) === 120);
+  return isWhole ? id : `damaged: ${head}`;
+}
+
 /** One consumer that reads everything from the start and keeps following. */
 export class ConsumerLoop {
   readonly #name: string;
   readonly #world: World;
   readonly #history: History;
   readonly #next: Map<number, number> = new Map();
-  readonly #consumer: ReturnType<Relevo['consumer']>;
+  readonly #consumer: Consumer;
 
   constructor(name: string, client: Relevo, world: World, history: History) {
     this.#name = name;
@@ -134,8 +152,7 @@ export class ConsumerLoop {
 
   async #run(): Promise<void> {
     for await (const { partition, offset, value } of this.#consumer) {
-      const text = value?.toString() ?? '';
-      this.#history.read(this.#name, { partition, offset, value: text });
+      this.#history.read(this.#name, { partition, offset, value: idOf(value) });
       this.#next.set(partition, offset + 1);
     }
     this.#world.note('closed', this.#name, 'the consumer has ended');
