@@ -378,7 +378,12 @@ export class PartitionLog {
 
   /** The checkpoint of the data directory durably says `point` for this log. */
   recoveryPointWritten(point: Offset): void {
-    if (this.state === 'online') this.#recoveryPoint.written(point);
+    if (this.state !== 'online') return;
+    try {
+      this.#recoveryPoint.written(point);
+    } catch (error) {
+      this.#health.fail('a checkpoint could not be removed', error);
+    }
   }
 
   // ------------------------------------------------------------------------------------ reading

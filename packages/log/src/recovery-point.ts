@@ -7,7 +7,13 @@
  */
 import type { Offset } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
-import { decodeCheckpoint, encodeCheckpoint, readFile, replaceFileNow } from './checkpoint-file.ts';
+import {
+  decodeCheckpoint,
+  encodeCheckpoint,
+  parentOf,
+  readFile,
+  replaceFileNow,
+} from './checkpoint-file.ts';
 import { TRUNCATION_FILE } from './file-names.ts';
 
 export class RecoveryPoint {
@@ -25,8 +31,9 @@ export class RecoveryPoint {
     this.#disk = disk;
     this.#path = `${directory}/${TRUNCATION_FILE}`;
     this.#offset = found.recoveryPoint;
-    this.#written = found.recoveryPoint;
     this.#isLowered = found.hasTruncationFile;
+    // After a clean shutdown the file is passed over; after a crash it would count.
+    this.#written = this.#isLowered ? (0 as Offset) : found.recoveryPoint;
   }
 
   get offset(): Offset {
@@ -48,15 +55,18 @@ export class RecoveryPoint {
     replaceFileNow(this.#disk, this.#path, encodeCheckpoint([String(offset)]));
     this.#isLowered = true;
     this.#offset = offset;
+    if (offset < this.#written) this.#written = offset;
   }
 
-  /** The checkpoint durably says `offset`. */
+  /** The checkpoint durably says `offset`: the file has done its work, and goes for good. */
   written(offset: Offset): void {
     if (offset > this.#offset) return;
+    if (this.#isLowered) {
+      this.#disk.remove(this.#path);
+      this.#disk.syncDirectoryNow(parentOf(this.#path));
+      this.#isLowered = false;
+    }
     this.#written = offset;
-    if (!this.#isLowered) return;
-    this.#isLowered = false;
-    this.#disk.remove(this.#path);
   }
 }
 
