@@ -102,7 +102,7 @@ function drawFault(prng: Prng, round: number, index: number): FaultPlan {
   return {
     kind: round + index === 0 ? 'powerCut' : prng.pick(FAULT_KINDS),
     trigger,
-    afterMs: trigger === 'time' ? prng.between(200, 1_500) : prng.exponential(5),
+    afterMs: trigger === 'time' ? prng.between(200, 1_500) : prng.pick([0, prng.exponential(5)]),
     lastsMs: prng.pick([100, 500, 2_000, 4_000]) * prng.between(0.5, 1.5),
   };
 }
