@@ -25,13 +25,17 @@ const WHOLE_WITHIN_MS = 60_000;
 const START_WITHIN_MS = 30_000;
 const READ_WITHIN_MS = 60_000;
 /** How long a fault waits for the moment that triggers it. */
-const TRIGGER_MS = 10_000;
-/** The log lines that the triggers wait for. */
-const TRIGGER_EVENTS: Readonly<Record<FaultTrigger, string | undefined>> = {
+const TRIGGER_MS = 12_000;
+/** The moments, by the log lines that tell of them; each gives the leader concerned. */
+const TRIGGERS: Readonly<Record<FaultTrigger, ((line: LogLine) => unknown) | undefined>> = {
   time: undefined,
-  isrGrown: 'in-sync set grown',
-  elected: 'leader elected',
-  truncated: 'truncated to follow the leader',
+  // The leader's own line, which comes after the controller's.
+  isrGrown: ({ event, fields }) =>
+    event === 'in-sync set grown' && 'joined' in fields ? fields['node'] : undefined,
+  elected: ({ event, fields }) =>
+    event === 'leader elected' || event === 'handed back' ? fields['to'] : undefined,
+  truncated: ({ event, fields }) =>
+    event === 'truncated to follow the leader' ? fields['leader'] : undefined,
 };
 
 /** Of so many acknowledgements one is held against the disks. */
@@ -193,10 +197,11 @@ class FailoverRun {
   async #suffer(fault: FaultPlan, index: number): Promise<void> {
     const world = this.#world;
     const prng = world.prng.split(`fault/${index}/${world.nowMs}`);
-    const chosen = await this.#triggered(fault.trigger);
-    await world.sleep(fault.afterMs);
-    const victims =
-      fault.kind === 'powerCutAll' ? this.#cluster.ids : [chosen ?? this.#victim(prng)];
+    if (fault.trigger === 'time') await world.sleep(fault.afterMs);
+    const victim = await this.#triggered(fault.trigger, prng);
+    if (victim === undefined) return;
+    if (fault.trigger !== 'time') await world.sleep(fault.afterMs);
+    const victims = fault.kind === 'powerCutAll' ? this.#cluster.ids : [victim];
     world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
     this.#awaitFailover(victims);
     const mends: (() => void)[] = [];
@@ -206,16 +211,14 @@ class FailoverRun {
     for (const mend of mends) mend();
   }
 
-  /** Waits for the fault's moment; gives the leader of the partition that it came to. */
-  async #triggered(trigger: FaultTrigger): Promise<number | undefined> {
-    const event = TRIGGER_EVENTS[trigger];
-    if (event === undefined) return undefined;
+  /** Waits for the fault's moment; gives the leader concerned, or undefined where it never came. */
+  async #triggered(trigger: FaultTrigger, prng: Prng): Promise<number | undefined> {
+    const leaderOf = TRIGGERS[trigger];
+    if (leaderOf === undefined) return this.#victim(prng);
     try {
-      const { fields } = await this.#world.untilLogged((line) => line.event === event, TRIGGER_MS);
-      const leader = fields['to'] ?? fields['leader'] ?? fields['node'];
-      return typeof leader === 'number' && leader >= 0 ? leader : undefined;
+      const concerns = (line: LogLine): boolean => Number(leaderOf(line) ?? -1) >= 0;
+      return Number(leaderOf(await this.#world.untilLogged(concerns, TRIGGER_MS)));
     } catch {
-      // It did not happen in this run: the fault strikes all the same.
       return undefined;
     }
   }
