@@ -76,7 +76,7 @@ export function drawPlan(prng: Prng): Plan {
       tailChance: wild ? prng.pick([0, 0.001, 0.01]) : 0,
       tailMs: prng.pick([5, 50, 200]),
       breakChance: wild ? prng.pick([0, 0, 0.0001, 0.0005]) : 0,
-      bytesPerMs: prng.pick([100_000, 1_000_000]),
+      bytesPerMs: prng.pick([5_000, 100_000, 1_000_000]),
     },
     lanes: prng.pick([1, 1, 4]),
     windowBytes: prng.pick([2 ** 16, 2 ** 20, 2 ** 23]),
