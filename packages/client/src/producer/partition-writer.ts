@@ -52,8 +52,8 @@ export interface WriterContext {
   isHurried(): boolean;
   /** A batch was begun. */
   onOpened(writer: PartitionWriter, batch: ProducerBatch): void;
-  /** The batch takes no more records: keyless ones go to another partition. */
-  onSealed(writer: PartitionWriter): void;
+  /** A batch of so many bytes takes no more records: keyless ones may go to another partition. */
+  onSealed(writer: PartitionWriter, batchBytes: number): void;
   /** Memory is free again. */
   onSettled(writer: PartitionWriter, sizeInBytes: number): void;
 }
@@ -301,7 +301,7 @@ export class PartitionWriter implements ChannelUser {
     // The next batch will be about as large as this one.
     this.#capacity = batchCapacity(Math.min(batch.sizeInBytes, grownBatchBytes(settings)));
     if (settings.compression !== 'none') void this.#pack(batch);
-    this.#context.onSealed(this);
+    this.#context.onSealed(this, batch.sizeInBytes);
   }
 
   async #pack(batch: ProducerBatch): Promise<void> {

@@ -456,7 +456,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
       onFound: (topic, view) => {
         // It may have been made anew since it was found: the view has the last word.
         const latest = this.#metadata.view.topic(topic) ?? view;
-        const sticky = new StickyPartition(this.#ports.random);
+        const sticky = new StickyPartition(this.#ports, this.#settings.batchBytes);
         if (!this.#closed) this.#topics.set(topic, { view: latest, sticky, writers: [] });
       },
       hasRoom: (waiting) => waiting.handle === undefined || this.#hasRoom(waiting.size),
@@ -498,7 +498,8 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
         this.#expireAt(batch.deadlineMs);
         this.#linger.begin(writer, batch);
       },
-      onSealed: (writer) => this.#topics.get(writer.topic)?.sticky.leave(writer.partition),
+      onSealed: (writer, batchBytes) =>
+        this.#topics.get(writer.topic)?.sticky.sealed(writer.partition, batchBytes),
       onSettled: (writer, sizeInBytes) => this.#onSettled(writer, sizeInBytes),
     };
   }
