@@ -74,8 +74,18 @@ export class ByteReader {
     return value;
   }
 
+  /** The most frequent case: what the next byte is when it is the last of its number; else -1. */
+  #oneByteVarint(): number {
+    const byte = this.position < this.end ? (this.bytes[this.position] ?? -1) : -1;
+    if (byte >= 0x80 || byte < 0) return -1;
+    this.position++;
+    return byte;
+  }
+
   /** Kafka's VARINT: a zig-zag 32-bit integer in at most five bytes. */
   varint(): number {
+    const first = this.#oneByteVarint();
+    if (first >= 0) return (first >>> 1) ^ -(first & 1);
     let value = 0;
     for (let shift = 0; shift < 35; shift += 7) {
       const byte = this.uint8();
@@ -87,6 +97,8 @@ export class ByteReader {
 
   /** Kafka's VARLONG, as a number; beyond 2^53 it is refused. */
   varlong(): number {
+    const first = this.#oneByteVarint();
+    if (first >= 0) return (first >>> 1) ^ -(first & 1);
     let value = 0;
     let scale = 1;
     for (let count = 0; count < 10; count++) {

@@ -242,10 +242,10 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
   #take(): ConsumedRecord<Key, Value> | undefined {
     for (;;) {
       const reader = this.#readable();
-      const view = reader?.peek();
+      const view = reader === undefined ? undefined : this.#peek(reader);
       if (reader === undefined || view === undefined) return undefined;
       const record = this.#deserialize(reader, view);
-      reader.advance(view);
+      reader.advance();
       return record;
     }
   }
@@ -254,9 +254,14 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     const reader = this.#readable();
     if (reader === undefined) return undefined;
     const records: ConsumedRecord<Key, Value>[] = [];
-    for (let view = reader.peek(); view !== undefined; view = reader.peek()) {
-      records.push(this.#deserialize(reader, view));
-      reader.advance(view);
+    try {
+      for (let view = this.#peek(reader); view !== undefined; view = this.#peek(reader)) {
+        records.push(this.#deserialize(reader, view));
+        reader.advance();
+      }
+    } catch (error) {
+      // Those before it are handed out first; the next read meets it again.
+      if (records.length === 0) throw error;
     }
     return records;
   }
@@ -268,7 +273,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
       if (reader === undefined) return undefined;
       this.#current = reader;
       if (!reader.isPaused) {
-        if (reader.peek() !== undefined) return reader;
+        if (this.#peek(reader) !== undefined) return reader;
         const before = reader.bufferedBytes;
         const loaded = this.#load(reader);
         if (reader.bufferedBytes < before) this.#fetcher.pump();
@@ -276,6 +281,16 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
       }
       this.#current = undefined;
       reader.isQueued = false;
+    }
+  }
+
+  /** A batch that turns out to be damaged is told of at the next read, after the records before it. */
+  #peek(reader: PartitionReader): RecordView | undefined {
+    try {
+      return reader.peek();
+    } catch (error) {
+      this.#halt(reader, callError(reader.name, error));
+      return undefined;
     }
   }
 

@@ -14,8 +14,7 @@ import { readBatchHeader } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { BatchError } from '@relevo/record/batch-error';
 import type { CompressionCodecs } from '@relevo/record/compression';
-import { decodeRecords, unpackRecords } from '@relevo/record/records';
-import type { RecordView } from '@relevo/record/records';
+import { RecordCursor, unpackedCursor } from '@relevo/record/records';
 import { batchesOf, verifyCrc } from '@relevo/record/validate';
 import type { BatchSlice } from '@relevo/record/validate';
 import { ClientError } from '../errors.ts';
@@ -39,8 +38,9 @@ interface Chunk {
 /** A batch whose records are being read. */
 interface OpenBatch {
   readonly header: BatchHeader;
-  readonly records: readonly RecordView[];
-  index: number;
+  readonly cursor: RecordCursor;
+  /** The cursor stands on a record that has not been taken. */
+  isOnRecord: boolean;
 }
 
 /** `unpacking`: call again when the promise that `load` returned has settled. */
@@ -164,10 +164,27 @@ export class PartitionReader {
     this.#chunks.push(bytes.subarray(0, end));
   }
 
-  /** The next record without taking it; undefined when `load` is to be called. */
-  peek(): RecordView | undefined {
+  /**
+   * The next record without taking it; undefined when `load` is to be called. It changes with the next
+   * `peek`. Throws CORRUPT_RECORDS.
+   */
+  peek(): RecordCursor | undefined {
     const batch = this.#batch;
-    return batch?.records[batch.index];
+    if (batch === undefined) return undefined;
+    if (batch.isOnRecord) return batch.cursor;
+    try {
+      // A fetch answers with whole batches: what lies before the wanted offset is left out.
+      const wanted = this.position ?? 0;
+      while (batch.cursor.next()) {
+        if (batch.cursor.offset < wanted) continue;
+        batch.isOnRecord = true;
+        return batch.cursor;
+      }
+    } catch (error) {
+      throw this.#corrupt(error);
+    }
+    this.#closeBatch();
+    return undefined;
   }
 
   /** The epoch of the batch that `peek` reads from. */
@@ -176,9 +193,11 @@ export class PartitionReader {
   }
 
   /** Moves behind the record that `peek` gave. */
-  advance(record: RecordView): void {
-    if (this.#batch !== undefined) this.#batch.index++;
-    this.position = record.offset + 1;
+  advance(): void {
+    const batch = this.#batch;
+    if (batch?.isOnRecord !== true) return;
+    batch.isOnRecord = false;
+    this.position = batch.cursor.offset + 1;
   }
 
   /** Opens the next batch that has records for us. Throws CORRUPT_RECORDS. */
@@ -198,7 +217,7 @@ export class PartitionReader {
           continue;
         }
         if (header.compression !== 'none') return this.#unpack(bytes, slice.at, header);
-        this.#openBatch(header, decodeRecords(bytes, slice.at, header));
+        this.#openBatch(header, new RecordCursor(bytes, slice.at, header));
       } catch (error) {
         throw this.#corrupt(error);
       }
@@ -225,14 +244,8 @@ export class PartitionReader {
     this.#batch = undefined;
   }
 
-  #openBatch(header: BatchHeader, records: readonly RecordView[]): void {
-    // A fetch answers with whole batches: what lies before the wanted offset is left out.
-    const wanted = this.position ?? 0;
-    let index = 0;
-    for (let record = records[0]; record !== undefined && record.offset < wanted;) {
-      record = records[++index];
-    }
-    this.#batch = { header, records, index };
+  #openBatch(header: BatchHeader, cursor: RecordCursor): void {
+    this.#batch = { header, cursor, isOnRecord: false };
   }
 
   #check(bytes: Buffer, { at, sizeInBytes }: BatchSlice): void {
@@ -244,8 +257,8 @@ export class PartitionReader {
     const seeks = this.#seeks;
     this.#unpacking = true;
     try {
-      const records = await unpackRecords(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX);
-      if (seeks === this.#seeks) this.#openBatch(header, records);
+      const cursor = await unpackedCursor(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX);
+      if (seeks === this.#seeks) this.#openBatch(header, cursor);
     } catch (error) {
       if (seeks === this.#seeks) throw this.#corrupt(error);
     } finally {
