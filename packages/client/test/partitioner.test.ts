@@ -39,7 +39,7 @@ function topic(leaders: readonly number[]): TopicView {
 
 function sticky(partitions: number): {
   readonly choice: StickyPartition;
-  pass(ms: number): void;
+  readonly pass: (ms: number) => void;
 } {
   let nowMs = 0;
   const clock: Clock = { monotonicMs: () => nowMs, wallMs: () => nowMs };
