@@ -208,6 +208,8 @@ export interface PeerInfo {
   readonly address: string;
   /** The name (`:authority`) under which the caller reached us; empty where not known. */
   readonly authority: string;
+  /** The name of the listener that it came to. */
+  readonly listener: string;
 }
 
 export type UnaryHandler<Request, Response> = (
@@ -270,8 +272,11 @@ export type ProbeResult = 'accepted' | 'refused' | 'silent';
 export interface Transport {
   /** Does not connect yet. */
   dial(address: string): Channel;
-  /** Rejects with an Error that names the address when it is taken. */
-  listen(address: string, routes: readonly Route[]): Promise<Listener>;
+  /**
+   * Rejects with an Error that names the address when it is taken. Handlers are told `name` (default:
+   * empty), so that one set of routes can serve several listeners.
+   */
+  listen(address: string, routes: readonly Route[], name?: string): Promise<Listener>;
   probe(address: string, timeoutMs: number): Promise<ProbeResult>;
 }
 

@@ -66,7 +66,7 @@ export function decideRegistration(
   });
   if (!command.nothingLost && !otherDisk)
     changes.push(...doubts(image, brokerId, changes, defaults));
-  const { clientAddress, peerAddress, rack } = command;
+  const { clientAddress, peerAddress, rack, listeners } = command;
   return {
     records: [
       ...changes,
@@ -79,6 +79,7 @@ export function decideRegistration(
         clientAddress,
         peerAddress,
         rack,
+        listeners,
       },
     ],
     atomic: false,

@@ -11,7 +11,7 @@ import type {
   ProducerId,
   Uuid,
 } from '@relevo/base/ids';
-import type { MetadataRecord } from './records.ts';
+import type { ListenerAddress, MetadataRecord } from './records.ts';
 import type { TopicSettings } from './topic-config.ts';
 
 /** What the node that decides has in its configuration; only ever read while deciding. */
@@ -47,6 +47,7 @@ export interface RegisterBroker {
   readonly clientAddress: string;
   readonly peerAddress: string;
   readonly rack: string;
+  readonly listeners: readonly ListenerAddress[];
   /** The session of the incarnation before has ended, or cannot be alive any more. */
   readonly predecessorGone: boolean;
   /** The last run ended well; else what was not fsynced (flush.mode=os) may be lost. */

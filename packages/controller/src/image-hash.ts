@@ -48,6 +48,11 @@ const brokerHash = (broker: BrokerImage): number =>
     hash.text(broker.clientAddress);
     hash.text(broker.peerAddress);
     hash.text(broker.rack);
+    hash.number(broker.listeners.length);
+    for (const { listener, address } of broker.listeners) {
+      hash.text(listener);
+      hash.text(address);
+    }
     hash.number((broker.fenced ? 1 : 0) + (broker.shuttingDown ? 2 : 0));
   });
 

@@ -12,6 +12,7 @@ import type {
   Term,
   Uuid,
 } from '@relevo/base/ids';
+import type { ListenerAddress } from './records.ts';
 
 export interface ClusterImage {
   /** Of the last log entry in it; 0: nothing. */
@@ -38,6 +39,7 @@ export interface BrokerImage {
   readonly peerAddress: string;
   /** Empty: none. */
   readonly rack: string;
+  readonly listeners: readonly ListenerAddress[];
   /** Leads nothing, and is in no in-sync set but those where it was the last. */
   readonly fenced: boolean;
   /** Serves on, but is given no leadership and enters no in-sync set. */

@@ -42,6 +42,14 @@ export interface ProducerIdsRecord {
   readonly next: ProducerId;
 }
 
+/** Under which address clients that come to one of a broker's listeners reach it there. */
+export interface ListenerAddress {
+  /** The listener's name, the same on all brokers. */
+  readonly listener: string;
+  /** host:port. */
+  readonly address: string;
+}
+
 /** A broker as it starts: fenced, and under a new epoch. */
 export interface BrokerRegistrationRecord {
   readonly kind: 'brokerRegistration';
@@ -51,12 +59,13 @@ export interface BrokerRegistrationRecord {
   readonly incarnationId: string;
   /** Of the data directory; a wiped or swapped disk has another. */
   readonly directoryId: string;
-  /** host:port. */
+  /** host:port, on the first listener. */
   readonly clientAddress: string;
   /** host:port. */
   readonly peerAddress: string;
   /** Empty: none. */
   readonly rack: string;
+  readonly listeners: readonly ListenerAddress[];
 }
 
 export interface BrokerStateRecord {

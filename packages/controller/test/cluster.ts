@@ -178,6 +178,7 @@ export const registration = (
   directoryId: `disk of ${broker}`,
   clientAddress: `host-${broker}:9093`,
   peerAddress: `host-${broker}:9093`,
+  listeners: [],
   rack: '',
   predecessorGone: false,
   nothingLost: true,

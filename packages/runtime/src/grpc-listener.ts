@@ -33,6 +33,8 @@ export interface ListenOptions {
   /** host:port; port 0 takes a free one. */
   readonly address: string;
   readonly routes: readonly Route[];
+  /** What handlers are told of where a call came to. */
+  readonly name: string;
   readonly logger: Logger;
 }
 
@@ -40,6 +42,7 @@ const identity = (bytes: Buffer): Buffer => bytes;
 
 export class GrpcListener implements Listener {
   readonly #routes: ReadonlyMap<string, Route>;
+  readonly #name: string;
   readonly #logger: Logger;
   readonly #server: Server;
   readonly #sessions: Set<ServerHttp2Session> = new Set();
@@ -54,7 +57,8 @@ export class GrpcListener implements Listener {
     return listener;
   }
 
-  private constructor({ address, routes, logger }: ListenOptions) {
+  private constructor({ address, routes, name, logger }: ListenOptions) {
+    this.#name = name;
     this.#address = address;
     this.#routes = new Map(routes.map((route) => [route.method.path, route]));
     this.#logger = logger;
@@ -102,7 +106,8 @@ export class GrpcListener implements Listener {
     const route = this.#routes.get(path);
     if (route === undefined) return new ServerInterceptingCall(call);
     return new TakenCall(call, () => {
-      const peer = { address: call.getPeer(), authority: call.getHost() };
+      const listener = this.#name;
+      const peer = { address: call.getPeer(), authority: call.getHost(), listener };
       const taken = new ServerCall(route, call, peer, this.#logger, () => {
         this.#calls.delete(taken);
       });

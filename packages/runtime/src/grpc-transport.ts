@@ -27,11 +27,11 @@ export class GrpcTransport implements Transport {
     return new GrpcClientChannel(address);
   }
 
-  listen(address: string, routes: readonly Route[]): Promise<Listener> {
+  listen(address: string, routes: readonly Route[], name = ''): Promise<Listener> {
     splitAddress(address);
     const { logger, describe = false } = this.#options;
     const served = describe ? [...routes, ...describingRoutes(routes)] : routes;
-    return GrpcListener.open({ address, routes: served, logger });
+    return GrpcListener.open({ address, routes: served, name, logger });
   }
 
   probe(address: string, timeoutMs: number): Promise<ProbeResult> {

@@ -4,6 +4,7 @@
  *   start: data directory ─> listener ─> quorum (controllers) ─> metadata ─> partitions ─> registration
  *   stop:  leaderships away ─> quorum leadership away ─> partitions ─> listener ─> quorum ─> directory
  */
+import { assert } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
 import { brokerId, uuidFromBytes } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
@@ -14,12 +15,13 @@ import type { CompressionCodecs } from '@relevo/record/compression';
 import { AdminService, type Execute } from './api/admin-service.ts';
 import { ControllerCalls } from './api/controller-calls.ts';
 import { MetadataService } from './api/metadata-service.ts';
+import { UnadvertisedNames } from './api/unadvertised-names.ts';
 import { PlainRecords } from './plain/plain-records.ts';
 import { notController } from './controller/controller-errors.ts';
 import { ControllerService } from './controller/controller-service.ts';
 import { clusterDefaultsOf } from './config/defaults.ts';
 import type { NodeConfig } from './config/node-config.ts';
-import { BrokerLifecycle } from './lifecycle/broker-lifecycle.ts';
+import { BrokerLifecycle, type BrokerLifecycleOptions } from './lifecycle/broker-lifecycle.ts';
 import { ControllerClient } from './lifecycle/controller-client.ts';
 import { DiskProof } from './lifecycle/disk-proof.ts';
 import { MetadataFollower } from './metadata/metadata-follower.ts';
@@ -141,7 +143,7 @@ class Parts {
   readonly #admin: AdminService;
   readonly #metadata: MetadataService;
   readonly #plain: PlainRecords | undefined;
-  #listener: Listener | undefined;
+  readonly #listeners: Listener[] = [];
   /** Has caught up with the cluster since its start: what it tells of it is no news of yesterday. */
   #informed = false;
 
@@ -211,12 +213,14 @@ class Parts {
       topicDefaults: defaults.topic,
       assertInformed: () => this.#assertInformed(),
     });
+    const names = new UnadvertisedNames(ports.logger, config['advertised.grpc']);
     this.#metadata = new MetadataService({
       timers: ports.timers,
       clusterId,
       image,
       controllerId: () => publisher.controller()?.id ?? -1,
       assertInformed: () => this.#assertInformed(),
+      reached: (peer) => names.reached(peer),
     });
     if (this.#partitions !== undefined) {
       this.#plain = this.#makePlainRecords();
@@ -232,14 +236,19 @@ class Parts {
 
   async start(): Promise<void> {
     const { transport, logger } = this.#ports;
-    const address = this.#config['listener.grpc'];
-    this.#listener = await transport.listen(address, this.#routes());
-    logger.info('listening', {
-      address: this.#listener.address,
-      advertised: this.#config['advertised.grpc'],
-      cluster: this.#config['cluster.id'],
-      directory: this.#directory.root,
-    });
+    const routes = this.#routes();
+    const advertised = this.#config['advertised.grpc'];
+    for (const [index, { listener: name, address }] of this.#config['listener.grpc'].entries()) {
+      const listener = await transport.listen(address, routes, name);
+      this.#listeners.push(listener);
+      logger.info('listening', {
+        listener: name,
+        address: listener.address,
+        advertised: advertised[index]?.address,
+        cluster: this.#config['cluster.id'],
+        directory: this.#directory.root,
+      });
+    }
     await this.#quorum?.start();
     this.#follower?.start();
     this.#partitions?.start();
@@ -263,7 +272,7 @@ class Parts {
     this.#plain?.close();
     const highWatermarks = (await this.#partitions?.close()) ?? new Map();
     this.#follower?.close();
-    await this.#listener?.close(LISTENER_GRACE_MS);
+    await Promise.all(this.#listeners.map((listener) => listener.close(LISTENER_GRACE_MS)));
     this.#controller?.close();
     await this.#quorum?.stop();
     this.#client.close();
@@ -378,8 +387,7 @@ class Parts {
         brokerId: brokerId(config['node.id']),
         incarnationId: randomUuid(this.#ports),
         directoryId: this.#directory.directoryId,
-        clientAddress: config['advertised.grpc'],
-        peerAddress: config['advertised.grpc'],
+        ...addressesOf(config),
         rack: config['broker.rack'],
         nothingLost: this.#directory.wasCleanShutdown,
         heartbeatIntervalMs: config['broker.heartbeat.interval.ms'],
@@ -410,6 +418,16 @@ class Parts {
       },
     );
   }
+}
+
+function addressesOf(
+  config: NodeConfig,
+): Pick<BrokerLifecycleOptions, 'clientAddress' | 'peerAddress' | 'listeners'> {
+  const listeners = config['advertised.grpc'];
+  const peers = listeners.find(({ listener }) => listener === config['inter.broker.listener.name']);
+  const [first] = listeners;
+  assert(first !== undefined && peers !== undefined, 'a node has listeners, and one for its peers');
+  return { clientAddress: first.address, peerAddress: peers.address, listeners };
 }
 
 const randomUuid = (ports: Pick<Ports, 'random'>): Uuid => uuidFromBytes(ports.random.bytes(16));

@@ -237,6 +237,7 @@ export class ControllerWorld {
         directoryId: options.directoryId ?? `disk of ${process.name}`,
         clientAddress: address,
         peerAddress: address,
+        listeners: [],
         rack: '',
         nothingLost: true,
         heartbeatIntervalMs: 250,

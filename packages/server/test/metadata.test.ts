@@ -38,6 +38,7 @@ const RECORDS: readonly MetadataRecord[] = [
     directoryId: 'disk',
     clientAddress: 'host:1',
     peerAddress: 'host:2',
+    listeners: [{ listener: 'outside', address: 'host:3' }],
     rack: 'r1',
   },
   {

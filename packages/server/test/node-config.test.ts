@@ -20,10 +20,30 @@ const mistakesOf = (file: unknown, environment: Record<string, string> = {}): st
 
 test('defaults fill in what is not set, and the advertised address follows the listener', () => {
   const config = resolveConfig({ file: { ...minimal, 'listener.grpc': '127.0.0.1:7000' } });
-  expect(config['advertised.grpc']).toBe('127.0.0.1:7000');
+  expect(config['advertised.grpc']).toEqual([{ listener: 'default', address: '127.0.0.1:7000' }]);
+  expect(config['inter.broker.listener.name']).toBe('default');
   expect(config['broker.session.timeout.ms']).toBe(1500);
   expect(config['process.roles']).toEqual(['broker', 'controller']);
   expect(config['controller.quorum.voters']).toEqual([{ id: 1, address: '127.0.0.1:9093' }]);
+});
+
+test('each listener has its own advertised address, or is told as it is', () => {
+  const config = resolveConfig({
+    file: {
+      ...minimal,
+      'listener.grpc': ['inside://0.0.0.0:9093', 'outside://0.0.0.0:19093', 'third://10.0.0.1:1'],
+      'inter.broker.listener.name': 'outside',
+    },
+    environment: {
+      RELEVO_ADVERTISED_GRPC: 'outside://localhost:19093, inside://broker-1:9093',
+    },
+  });
+  expect(config['advertised.grpc']).toEqual([
+    { listener: 'inside', address: 'broker-1:9093' },
+    { listener: 'outside', address: 'localhost:19093' },
+    { listener: 'third', address: '10.0.0.1:1' },
+  ]);
+  expect(config['inter.broker.listener.name']).toBe('outside');
 });
 
 test('flags win over the environment, the environment over the file', () => {
@@ -50,6 +70,21 @@ test.each([
   [{ ...minimal, 'cluster.id': undefined }, 'cluster.id (not set)'],
   [{ ...minimal, 'listener.grpc': 'nowhere' }, 'must be host:port'],
   [{ ...minimal, 'listener.grpc': '0.0.0.0:9093' }, 'set advertised.grpc'],
+  [
+    { ...minimal, 'listener.grpc': 'a://0.0.0.0:1,b://h:2', 'advertised.grpc': 'b://x:2' },
+    'set advertised.grpc to a://HOST:PORT',
+  ],
+  [{ ...minimal, 'listener.grpc': 'h:1,h:2' }, 'a name stands there twice (default, default)'],
+  [
+    { ...minimal, 'listener.grpc': 'a://h:1', 'advertised.grpc': 'b://h:1' },
+    'advertised.grpc: listener.grpc has no "b", only a',
+  ],
+  [
+    { ...minimal, 'listener.grpc': 'a://h:1', 'inter.broker.listener.name': 'b' },
+    'inter.broker.listener.name: listener.grpc has no "b", only a',
+  ],
+  [{ ...minimal, 'listener.grpc': 'a b://h:1' }, 'name://host:port'],
+  [{ ...minimal, 'listener.grpc': 'a://h:99999' }, 'name://host:port'],
   [{ ...minimal, 'node.id': 9 }, 'not among controller.quorum.voters (1)'],
   [{ ...minimal, 'controller.quorum.voters': '1@a:1,1@b:2' }, 'stands there twice'],
   [{ ...minimal, 'controller.quorum.voters': 'a:1' }, 'ID@host:port'],

@@ -84,6 +84,7 @@ class Bench {
       directoryId: `${id}`,
       clientAddress: `${id}:1`,
       peerAddress: `${id}:1`,
+      listeners: [],
       rack: '',
       predecessorGone: false,
       nothingLost: true,

@@ -16,8 +16,8 @@ const GRPC_PORT = 9093;
 export interface ClusterOptions {
   /** Default: 3. */
   readonly brokers?: number;
-  /** Settings that differ from the defaults, under their names in the configuration. */
-  readonly settings?: Readonly<Record<string, string>>;
+  /** A broker's settings that differ from the defaults, under their names in the configuration. */
+  readonly settings?: (id: number) => Readonly<Record<string, string>>;
 }
 
 interface Broker {
@@ -47,7 +47,7 @@ export class SimulatedCluster {
           'listener.grpc': addressOf(id),
           'listener.http': 'none',
           'controller.quorum.voters': voters,
-          ...options.settings,
+          ...options.settings?.(id),
         },
       }),
       node: undefined,

@@ -10,12 +10,19 @@ import { isExpected, toRpcError, toWire } from './wire-error.ts';
 
 type OpenPacket = Extract<Packet, { kind: 'open' }>;
 
+export interface ListenFacts {
+  readonly port: number;
+  readonly routes: readonly Route[];
+  readonly name: string;
+}
+
 export class SimulatedListener implements Listener {
   readonly address: string;
   readonly network: SimulatedNetwork;
   readonly host: NetworkHost;
   readonly owner: EventOwner;
   readonly routes: ReadonlyMap<string, Route>;
+  readonly name: string;
   readonly #port: number;
   readonly #sessions: Set<ServerSession> = new Set();
   #closing: (() => void) | undefined;
@@ -25,9 +32,9 @@ export class SimulatedListener implements Listener {
     network: SimulatedNetwork,
     host: NetworkHost,
     owner: EventOwner,
-    port: number,
-    routes: readonly Route[],
+    { port, routes, name }: ListenFacts,
   ) {
+    this.name = name;
     this.network = network;
     this.host = host;
     this.owner = owner;
@@ -152,7 +159,11 @@ class ServerSession implements PacketHandler {
   }
 
   #dispatch(route: Route, packet: OpenPacket): void {
-    const peer: PeerInfo = { address: this.#peerAddress, authority: packet.authority };
+    const peer: PeerInfo = {
+      address: this.#peerAddress,
+      authority: packet.authority,
+      listener: this.#listener.name,
+    };
     const request = packet.body === undefined ? undefined : decode(route, packet.body);
     if (route.kind === 'unary') {
       this.#calls.add(packet.stream);

@@ -39,7 +39,7 @@ export class SimulatedTransport implements Transport {
     return new SimulatedChannel(this.#network, this.#host, this.#owner, address);
   }
 
-  listen(address: string, routes: readonly Route[]): Promise<Listener> {
+  listen(address: string, routes: readonly Route[], called = ''): Promise<Listener> {
     assertAlive(this.#owner);
     const { name, port: asked } = parseAddress(address);
     const host = this.#host;
@@ -50,7 +50,11 @@ export class SimulatedTransport implements Transport {
     if (host.listeners.has(port)) {
       return Promise.reject(new Error(`cannot listen on ${address}: the port is in use`));
     }
-    const listener = new SimulatedListener(this.#network, host, this.#owner, port, routes);
+    const listener = new SimulatedListener(this.#network, host, this.#owner, {
+      port,
+      routes,
+      name: called,
+    });
     host.listeners.set(port, listener);
     return Promise.resolve(listener);
   }

@@ -502,6 +502,12 @@ export const DESCRIPTOR: object = {
                     current_leader: { type: 'CurrentLeader', id: 2 },
                   },
                 },
+                ListenerAddress: {
+                  fields: {
+                    listener: { type: 'string', id: 1 },
+                    address: { type: 'string', id: 2 },
+                  },
+                },
               },
             },
           },
@@ -547,6 +553,11 @@ export const DESCRIPTOR: object = {
                     peer_address: { type: 'string', id: 6 },
                     rack: { type: 'string', id: 7 },
                     nothing_lost: { type: 'bool', id: 8 },
+                    listeners: {
+                      rule: 'repeated',
+                      type: 'relevo.common.v1.ListenerAddress',
+                      id: 9,
+                    },
                   },
                 },
                 RegisterBrokerResponse: { fields: { broker_epoch: { type: 'int64', id: 1 } } },
@@ -687,6 +698,11 @@ export const DESCRIPTOR: object = {
                     client_address: { type: 'string', id: 5 },
                     peer_address: { type: 'string', id: 6 },
                     rack: { type: 'string', id: 7 },
+                    listeners: {
+                      rule: 'repeated',
+                      type: 'relevo.common.v1.ListenerAddress',
+                      id: 8,
+                    },
                   },
                 },
                 BrokerState: {

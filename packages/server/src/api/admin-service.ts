@@ -1,7 +1,7 @@
 /** The Admin service: topics and the cluster, from any broker. */
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import { brokerId, uuid, uuidFromBytes } from '@relevo/base/ids';
-import type { Uuid } from '@relevo/base/ids';
+import type { BrokerId, Uuid } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
 import type { Random, Route, TimerHandle, Timers } from '@relevo/base/ports';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
@@ -22,6 +22,7 @@ import {
   type ElectPreferredLeadersResponse,
 } from '@relevo/rpc/gen/client/admin';
 import type { ControllerService } from '../controller/controller-service.ts';
+import { addressOn } from '../partitions/current-leader.ts';
 import type { ControllerCalls } from './controller-calls.ts';
 import { describeCluster, type QuorumView } from './describe-cluster.ts';
 import { viewTopic } from './metadata-view.ts';
@@ -94,11 +95,12 @@ export class AdminService {
         }),
       ),
       route(methods.describeTopics, async ({ topics }) => this.#describeTopics(topics)),
-      route(methods.describeCluster, (request) =>
-        calls.call(methods.describeCluster, request, () =>
+      route(methods.describeCluster, async (request, { listener }) => {
+        const answer = await calls.call(methods.describeCluster, request, () =>
           Promise.resolve(this.#describeCluster()),
-        ),
-      ),
+        );
+        return this.#toldOn(listener, answer);
+      }),
       route(methods.electPreferredLeaders, (request) =>
         calls.call(methods.electPreferredLeaders, request, (mine) => this.#elect(mine)),
       ),
@@ -167,6 +169,16 @@ export class AdminService {
   #describeCluster(): DescribeClusterResponse {
     const { clusterId, topicDefaults } = this.#deps;
     return describeCluster(this.#deps.image(), this.#deps.quorum(), { clusterId, topicDefaults });
+  }
+
+  /** The controller that answered knows nothing of where the caller comes from. */
+  #toldOn(listener: string, answer: DescribeClusterResponse): DescribeClusterResponse {
+    const image = this.#deps.image();
+    const brokers = answer.brokers.map((told) => {
+      const broker = image.brokers.get(told.id as BrokerId);
+      return broker === undefined ? told : { ...told, address: addressOn(broker, listener) };
+    });
+    return { ...answer, brokers };
   }
 
   #seed(): number {

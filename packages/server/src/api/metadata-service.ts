@@ -2,7 +2,14 @@
  * `GetMetadata` and `WatchMetadata`. A watcher gets everything first and then each change. One that
  * cannot keep up is not queued for without end: it is sent the whole once it has drained.
  */
-import type { MessageStream, Route, StreamEvents, TimerHandle, Timers } from '@relevo/base/ports';
+import type {
+  MessageStream,
+  PeerInfo,
+  Route,
+  StreamEvents,
+  TimerHandle,
+  Timers,
+} from '@relevo/base/ports';
 import { route } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import type { MetadataDelta } from '@relevo/controller/replay';
@@ -21,6 +28,7 @@ export const WATCH_HEARTBEAT_MS = 250;
 interface Watcher {
   readonly stream: MessageStream<MetadataUpdate>;
   readonly names: ReadonlySet<string>;
+  readonly listener: string;
   /** Its buffer is full, and what it misses meanwhile comes as a whole afterwards. */
   behind: boolean;
   heardSinceHeartbeat: boolean;
@@ -34,6 +42,8 @@ export interface MetadataServiceDeps {
   readonly controllerId: () => number;
   /** Throws LEADER_NOT_AVAILABLE while this node has not caught up with the cluster since its start. */
   readonly assertInformed: () => void;
+  /** A client looks the cluster up. */
+  readonly reached: (peer: PeerInfo) => void;
 }
 
 export class MetadataService {
@@ -48,37 +58,39 @@ export class MetadataService {
 
   routes(): Route[] {
     return [
-      route(methods.getMetadata, async (request) => {
+      route(methods.getMetadata, async (request, peer) => {
+        this.#deps.reached(peer);
         this.#deps.assertInformed();
         return clusterMetadata({
           clusterId: this.#deps.clusterId,
           version: this.#deps.image().index,
           controllerId: this.#deps.controllerId(),
-          brokers: viewBrokers(this.#deps.image()),
+          brokers: viewBrokers(this.#deps.image(), peer.listener),
           topics: viewTopics(this.#deps.image(), request.topics),
         });
       }),
-      route(methods.watchMetadata, (request, stream) => {
+      route(methods.watchMetadata, (request, stream, peer) => {
+        this.#deps.reached(peer);
         this.#deps.assertInformed();
-        return this.#watch(request, stream);
+        return this.#watch(request, stream, peer.listener);
       }),
     ];
   }
 
   /** To be called with every change of the image, after the node has acted on it. */
   imageChanged(delta: MetadataDelta, image: ClusterImage): void {
-    // Most watchers watch everything: their message is made once.
-    let forAll: MetadataUpdate | undefined;
-    let madeForAll = false;
+    // Most watchers watch everything: their message is made once for each listener.
+    const forAll = new Map<string, MetadataUpdate | undefined>();
     for (const watcher of this.#watchers) {
       if (watcher.behind) continue;
       let update: MetadataUpdate | undefined;
       if (watcher.names.size === 0) {
-        if (!madeForAll) forAll = viewDelta(delta, image, watcher.names);
-        madeForAll = true;
-        update = forAll;
+        if (!forAll.has(watcher.listener)) {
+          forAll.set(watcher.listener, viewDelta(delta, image, watcher.names, watcher.listener));
+        }
+        update = forAll.get(watcher.listener);
       } else {
-        update = viewDelta(delta, image, watcher.names);
+        update = viewDelta(delta, image, watcher.names, watcher.listener);
       }
       if (update !== undefined) this.#tell(watcher, update);
     }
@@ -100,10 +112,12 @@ export class MetadataService {
   #watch(
     request: WatchMetadataRequest,
     stream: MessageStream<MetadataUpdate>,
+    listener: string,
   ): Pick<StreamEvents<never>, 'onDrain' | 'onEnd'> {
     const watcher: Watcher = {
       stream,
       names: new Set(request.topics),
+      listener,
       behind: false,
       heardSinceHeartbeat: true,
     };
@@ -122,7 +136,10 @@ export class MetadataService {
     watcher.behind = false;
     const image = this.#deps.image();
     const topics = viewTopics(image, [...watcher.names]);
-    this.#tell(watcher, metadataUpdate({ full: true, brokers: viewBrokers(image), topics }));
+    this.#tell(
+      watcher,
+      metadataUpdate({ full: true, brokers: viewBrokers(image, watcher.listener), topics }),
+    );
   }
 
   #tell(watcher: Watcher, update: MetadataUpdate): void {

@@ -12,20 +12,22 @@ import {
   type TopicMetadata,
 } from '@relevo/rpc/gen/client/metadata';
 import type { MetadataDelta } from '@relevo/controller/replay';
+import { addressOn } from '../partitions/current-leader.ts';
 
 /** Kafka's rule: 1 to 249 of letters, digits, `.`, `_` and `-`, but not `.` or `..`. */
 const LEGAL_TOPIC_NAME = /^(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}$/;
 
-export const viewBroker = (broker: BrokerImage): BrokerMetadata =>
+/** As callers of that listener see it. */
+const viewBroker = (broker: BrokerImage, listener: string): BrokerMetadata =>
   brokerMetadata({
     id: broker.id,
-    address: broker.clientAddress,
+    address: addressOn(broker, listener),
     rack: broker.rack,
     fenced: broker.fenced,
   });
 
-export const viewBrokers = (image: ClusterImage): BrokerMetadata[] =>
-  [...image.brokers.values()].map(viewBroker);
+export const viewBrokers = (image: ClusterImage, listener: string): BrokerMetadata[] =>
+  [...image.brokers.values()].map((broker) => viewBroker(broker, listener));
 
 function viewPartition(topic: TopicImage, partition: number): PartitionMetadata {
   const image = topic.partitions[partition];
@@ -63,11 +65,12 @@ export function viewTopics(image: ClusterImage, names: readonly string[]): Topic
   });
 }
 
-/** What a watcher of `names` (empty: of all) must hear of a delta; undefined: nothing. */
+/** What a watcher of `names` (empty: of all) on a listener must hear of a delta; undefined: nothing. */
 export function viewDelta(
   delta: MetadataDelta,
   image: ClusterImage,
   names: ReadonlySet<string>,
+  listener: string,
 ): MetadataUpdate | undefined {
   const watched = (topic: TopicImage): boolean => names.size === 0 || names.has(topic.name);
   const created = delta.createdTopics.filter(watched);
@@ -84,7 +87,7 @@ export function viewDelta(
     ...[...changed].map(([topic, numbers]) => viewTopic(topic, numbers)),
   ];
   const deletedTopicIds = delta.removedTopics.filter(watched).map(({ id }) => id);
-  const brokers = delta.brokers.length > 0 ? viewBrokers(image) : [];
+  const brokers = delta.brokers.length > 0 ? viewBrokers(image, listener) : [];
   if (topics.length + deletedTopicIds.length + brokers.length === 0) return undefined;
   return metadataUpdate({ topics, deletedTopicIds, brokers });
 }

@@ -4,6 +4,7 @@
  * flattened with dots, so `log: { dir: x }` and `log.dir: x` say the same.
  */
 import { nearest } from '@relevo/base/nearest';
+import type { ListenerAddress } from '@relevo/controller/records';
 import { z } from 'zod';
 
 /** A configuration that cannot be used: one line per mistake, each naming the key and what to set. */
@@ -18,6 +19,33 @@ const hostPort = z
   .refine((text) => HOST_PORT.test(text) && Number(text.split(':').at(-1)) <= 65535, {
     error: 'must be host:port, for example 127.0.0.1:9093',
   });
+
+/** The name of a listener that is given none. */
+const DEFAULT_LISTENER = 'default';
+const NAMED = /^(?:([A-Za-z0-9_-]{1,64}):\/\/)?(.+)$/;
+
+/** `host:port`, or `name://host:port` for each of several, with commas between them or as a list. */
+const namedAddresses = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) =>
+    (Array.isArray(value) ? value : value.split(',')).map((address) => address.trim()),
+  )
+  .pipe(
+    z
+      .array(
+        z.string().refine((text) => hostPort.safeParse(NAMED.exec(text)?.[2]).success, {
+          error:
+            'must be host:port, for example 127.0.0.1:9093, or name://host:port for each of several',
+        }),
+      )
+      .min(1),
+  )
+  .transform((list) =>
+    list.map((text): ListenerAddress => {
+      const [, listener = DEFAULT_LISTENER, address] = NAMED.exec(text) ?? [];
+      return { listener, address: String(address) };
+    }),
+  );
 
 const integer = (min: number, max: number): z.ZodCoercedNumber =>
   z.coerce.number().int().min(min).max(max);
@@ -69,9 +97,12 @@ const fields = {
   'process.roles': roles.default(['broker', 'controller']),
   'broker.rack': z.string().default(''),
   'log.dir': z.string().min(1),
-  'listener.grpc': hostPort.default('127.0.0.1:9093'),
+  'listener.grpc': namedAddresses.default([
+    { listener: DEFAULT_LISTENER, address: '127.0.0.1:9093' },
+  ]),
   'listener.http': z.union([z.literal('none'), hostPort]).default('127.0.0.1:9094'),
-  'advertised.grpc': hostPort.optional(),
+  'advertised.grpc': namedAddresses.optional(),
+  'inter.broker.listener.name': z.string().optional(),
   'controller.quorum.voters': voters,
   'controller.quorum.election.timeout.ms': milliseconds(50).default(500),
   'controller.quorum.heartbeat.interval.ms': milliseconds(10).default(100),
@@ -116,12 +147,17 @@ export interface NodeConfig {
   readonly 'broker.rack': string;
   /** The data directory, for this node alone. No default. */
   readonly 'log.dir': string;
-  /** Where gRPC listens, for clients and other nodes. Default: 127.0.0.1:9093. */
-  readonly 'listener.grpc': string;
+  /**
+   * Where gRPC listens, for clients and other nodes: one address, or one under a name for each network
+   * that callers come from. Default: 127.0.0.1:9093.
+   */
+  readonly 'listener.grpc': readonly ListenerAddress[];
   /** /metrics, /healthz and /readyz, or `none`. Default: 127.0.0.1:9094. */
   readonly 'listener.http': string;
-  /** What clients and other nodes are told to dial. Default: `listener.grpc`. */
-  readonly 'advertised.grpc': string;
+  /** What callers of each listener are told to dial, for each in turn. Default: where it listens. */
+  readonly 'advertised.grpc': readonly ListenerAddress[];
+  /** The listener by which other nodes reach this one. Default: the first. */
+  readonly 'inter.broker.listener.name': string;
   /** `ID@host:port` of each controller, the same on every node. No default. */
   readonly 'controller.quorum.voters': readonly Voter[];
   /** A follower waits between this and twice this for its leader. Default: 500. */
@@ -172,8 +208,9 @@ export interface NodeConfig {
   readonly 'log.pretty': boolean;
 }
 
-type Settings = Omit<NodeConfig, 'advertised.grpc'> & {
-  readonly 'advertised.grpc'?: string | undefined;
+type Settings = Omit<NodeConfig, 'advertised.grpc' | 'inter.broker.listener.name'> & {
+  readonly 'advertised.grpc'?: readonly ListenerAddress[] | undefined;
+  readonly 'inter.broker.listener.name'?: string | undefined;
 };
 
 export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
@@ -230,13 +267,52 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
   const settings = parsed.data;
   return {
     ...settings,
-    'advertised.grpc': settings['advertised.grpc'] ?? settings['listener.grpc'],
+    'advertised.grpc': advertised(settings),
+    'inter.broker.listener.name': settings['inter.broker.listener.name'] ?? firstListener(settings),
   };
 }
 
 function unknownKey(key: string, known: Iterable<string>, where: string): string {
   const guess = nearest(key, known);
   return `${key}: no such setting in ${where}${guess === undefined ? '' : ` (did you mean ${guess}?)`}`;
+}
+
+const firstListener = (settings: Settings): string =>
+  settings['listener.grpc'][0]?.listener ?? DEFAULT_LISTENER;
+
+/** One for each listener. */
+const advertised = (settings: Settings): readonly ListenerAddress[] =>
+  settings['listener.grpc'].map(
+    (own) => settings['advertised.grpc']?.find(({ listener }) => listener === own.listener) ?? own,
+  );
+
+function listenerMistakes(settings: Settings): string[] {
+  const found: string[] = [];
+  const names = settings['listener.grpc'].map(({ listener }) => listener);
+  const known = names.join(', ');
+  if (new Set(names).size !== names.length) {
+    found.push(
+      `listener.grpc: a name stands there twice (${known}): write name://host:port for each`,
+    );
+  }
+  const told = (settings['advertised.grpc'] ?? []).map(({ listener }) => listener);
+  for (const name of told.filter((one) => !names.includes(one))) {
+    found.push(`advertised.grpc: listener.grpc has no "${name}", only ${known}`);
+  }
+  if (new Set(told).size !== told.length) found.push('advertised.grpc: a name stands there twice');
+  const inter = settings['inter.broker.listener.name'];
+  if (inter !== undefined && !names.includes(inter)) {
+    found.push(`inter.broker.listener.name: listener.grpc has no "${inter}", only ${known}`);
+  }
+  for (const { listener, address } of advertised(settings)) {
+    if (!/^(0\.0\.0\.0|\[::\]):/.test(address)) continue;
+    const prefix = listener === DEFAULT_LISTENER ? '' : `${listener}://`;
+    found.push(
+      `advertised.grpc (${prefix}${address}): clients cannot dial a wildcard address; set ` +
+        `advertised.grpc to ${prefix}HOST:PORT, a name or address under which they reach this node`,
+    );
+  }
+  return found;
 }
 
 function contradictions(settings: Settings): string[] {
@@ -256,14 +332,7 @@ function contradictions(settings: Settings): string[] {
       'broker.session.timeout.ms must be at least three times broker.heartbeat.interval.ms',
     );
   }
-  const advertised = settings['advertised.grpc'] ?? settings['listener.grpc'];
-  if (/^(0\.0\.0\.0|\[::\]):/.test(advertised)) {
-    found.push(
-      `advertised.grpc (${advertised}): clients cannot dial a wildcard address; set advertised.grpc to a name ` +
-        'or address under which they reach this node',
-    );
-  }
-  return found;
+  return [...found, ...listenerMistakes(settings)];
 }
 
 /** Leaves of nested maps, their keys joined with dots. */

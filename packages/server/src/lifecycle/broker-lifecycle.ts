@@ -30,6 +30,7 @@ import type {
 } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage } from '@relevo/controller/image';
+import type { ListenerAddress } from '@relevo/controller/records';
 import {
   ControllerService as methods,
   brokerHeartbeat,
@@ -68,12 +69,13 @@ export interface BrokerLifecycleOptions {
   /** New at each start of the process. */
   readonly incarnationId: string;
   readonly directoryId: string;
-  /** host:port. */
+  /** host:port, on the first listener. */
   readonly clientAddress: string;
   /** host:port. */
   readonly peerAddress: string;
   /** Empty: none. */
   readonly rack: string;
+  readonly listeners: readonly ListenerAddress[];
   /** The last run ended well; else what was not fsynced (flush.mode=os) may be lost. */
   readonly nothingLost: boolean;
   /** Default: 250 ms. */
@@ -208,7 +210,7 @@ export class BrokerLifecycle {
   async #register(): Promise<void> {
     const { client } = this.#deps;
     const { clusterId, brokerId, incarnationId, directoryId, rack } = this.#options;
-    const { clientAddress, peerAddress } = this.#options;
+    const { clientAddress, peerAddress, listeners } = this.#options;
     const request = registerBrokerRequest({
       clusterId,
       brokerId,
@@ -217,6 +219,7 @@ export class BrokerLifecycle {
       clientAddress,
       peerAddress,
       rack,
+      listeners,
       nothingLost: this.#nothingLost,
     });
     try {

@@ -1,6 +1,6 @@
 import { NO_BROKER } from '@relevo/base/ids';
-import type { Uuid } from '@relevo/base/ids';
-import type { ClusterImage, PartitionImage } from '@relevo/controller/image';
+import type { BrokerId, Uuid } from '@relevo/base/ids';
+import type { BrokerImage, ClusterImage, PartitionImage } from '@relevo/controller/image';
 import { currentLeader } from '@relevo/rpc/gen/common/errors';
 import type { CurrentLeader } from '@relevo/rpc/gen/common/errors';
 import type { Partition } from './partition.ts';
@@ -15,7 +15,29 @@ export function partitionImage(
   return image.topicsById.get(topicId as Uuid)?.partitions[partition];
 }
 
-/** Who leads the partition, as far as this broker knows: goes with errors, so that callers find it. */
+/** Where clients that come to that listener reach the broker. */
+export const addressOn = (broker: BrokerImage, listener: string): string =>
+  broker.listeners.find((one) => one.listener === listener)?.address ?? broker.clientAddress;
+
+/**
+ * An answer that may name a leader, for a caller of that listener: it cannot dial what other networks
+ * are told.
+ */
+export function answerOn<Answer extends { readonly currentLeader: CurrentLeader | undefined }>(
+  image: ClusterImage,
+  listener: string,
+  answer: Answer,
+): Answer {
+  const { currentLeader: told } = answer;
+  const leader = told === undefined ? undefined : image.brokers.get(told.brokerId as BrokerId);
+  if (told === undefined || leader === undefined) return answer;
+  return { ...answer, currentLeader: { ...told, address: addressOn(leader, listener) } };
+}
+
+/**
+ * Who leads the partition, as far as this broker knows: goes with errors, so that callers find it. The
+ * address is that of the first listener; see `answerOn`.
+ */
 export function leaderOf(
   image: ClusterImage,
   topicId: string,

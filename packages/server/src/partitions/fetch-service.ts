@@ -23,6 +23,7 @@ import type {
 import { FetchPurgatory } from '@relevo/broker/purgatory';
 import type { WaitingFetch } from '@relevo/broker/purgatory';
 import type { ClusterImage } from '@relevo/controller/image';
+import type { CurrentLeader } from '@relevo/rpc/gen/common/errors';
 import {
   FetchService as methods,
   fetchedPartition,
@@ -39,7 +40,7 @@ import type {
   ListOffsetsResponse,
   ListedOffset,
 } from '@relevo/rpc/gen/client/fetch';
-import { leaderOf, refusalOf } from './current-leader.ts';
+import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
 import type { Partition } from './partition.ts';
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -120,8 +121,10 @@ export class FetchService {
 
   routes(): Route[] {
     return [
-      route(methods.stream, (stream) => this.#open(stream)),
-      route(methods.listOffsets, (request) => this.listOffsets(request)),
+      route(methods.stream, (stream, { listener }) => this.#open(stream, listener)),
+      route(methods.listOffsets, async (request, { listener }) =>
+        this.#toldOn(listener, await this.listOffsets(request)),
+      ),
     ];
   }
 
@@ -157,7 +160,7 @@ export class FetchService {
 
   // ---------------------------------------------------------------------------------- streams
 
-  #open(stream: MessageStream<FetchResponse>): StreamEvents<FetchRequest> {
+  #open(stream: MessageStream<FetchResponse>, listener: string): StreamEvents<FetchRequest> {
     const underWay = new Set<number>();
     const fetches = new Map<number, Fetch>();
     const outlet: Outlet = { blocked: false, held: [] };
@@ -171,7 +174,7 @@ export class FetchService {
           (response) => {
             underWay.delete(id);
             fetches.delete(id);
-            if (!stream.send(response)) outlet.blocked = true;
+            if (!stream.send(this.#toldOn(listener, response))) outlet.blocked = true;
             if (underWay.size === FETCHES_PER_STREAM_MAX - 1) stream.resume();
           },
           outlet,
@@ -189,6 +192,17 @@ export class FetchService {
         fetches.clear();
       },
     };
+  }
+
+  /** With the addresses of leaders that are told of as callers of that listener know them. */
+  #toldOn<
+    Part extends { readonly currentLeader: CurrentLeader | undefined },
+    Response extends { readonly partitions: readonly Part[] },
+  >(listener: string, response: Response): Response {
+    if (response.partitions.every((part) => part.currentLeader === undefined)) return response;
+    const image = this.#deps.image();
+    const partitions = response.partitions.map((part) => answerOn(image, listener, part));
+    return { ...response, partitions };
   }
 
   // --------------------------------------------------------------------------------- fetching

@@ -24,7 +24,7 @@ import { BatchError } from '@relevo/record/batch-error';
 import { validateBatch } from '@relevo/record/validate';
 import { ProduceService as methods, produceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
-import { leaderOf, refusalOf } from './current-leader.ts';
+import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
 import type {
   AnswerProduce,
   LeaderRole,
@@ -69,7 +69,7 @@ export class ProduceService {
 
   routes(): Route[] {
     return [
-      route(methods.stream, (stream) => this.#open(stream)),
+      route(methods.stream, (stream, { listener }) => this.#open(stream, listener)),
       route(methods.initProducerId, (request) => this.#deps.producerIds.init(request)),
     ];
   }
@@ -127,10 +127,11 @@ export class ProduceService {
 
   // ---------------------------------------------------------------------------------- streams
 
-  #open(stream: MessageStream<ProduceResponse>): StreamEvents<ProduceRequest> {
+  #open(stream: MessageStream<ProduceResponse>, listener: string): StreamEvents<ProduceRequest> {
     this.#streams.add(stream);
     if (this.#paused) stream.pause();
-    const reply: ProduceReply = (response) => void stream.send(response);
+    const reply: ProduceReply = (response) =>
+      void stream.send(answerOn(this.#deps.image(), listener, response));
     return {
       onMessage: (request) => {
         this.produce(request, reply);

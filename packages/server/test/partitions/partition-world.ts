@@ -262,6 +262,7 @@ export class PartitionWorld {
       directoryId: directory.directoryId,
       clientAddress: address,
       peerAddress: address,
+      listeners: [],
       rack: '',
       predecessorGone: true,
       nothingLost: true,

@@ -18,6 +18,7 @@ import {
   uint32Size,
 } from '../../wire.ts';
 import { type MetadataSnapshot, MetadataSnapshotCodec } from '../cluster/metadata-records.ts';
+import { type ListenerAddress, ListenerAddressCodec } from '../common/listeners.ts';
 import type { Method } from '@relevo/base/ports';
 
 export interface RegisterBrokerRequest {
@@ -27,7 +28,7 @@ export interface RegisterBrokerRequest {
   readonly incarnationId: string;
   /** Of the data directory; another one than before means that the disk was wiped or swapped. */
   readonly directoryId: string;
-  /** host:port for clients, and for the other brokers. */
+  /** host:port for clients of the first listener, and for the other brokers. */
   readonly clientAddress: string;
   readonly peerAddress: string;
   readonly rack: string;
@@ -35,6 +36,10 @@ export interface RegisterBrokerRequest {
    * The last run ended well. Else what was not fsynced before it was acknowledged (flush.mode=os) may be lost.
    */
   readonly nothingLost: boolean;
+  /**
+   * For clients, by the listener that they come to; on one that is not among them the first serves.
+   */
+  readonly listeners: readonly ListenerAddress[];
 }
 
 /** Makes a RegisterBrokerRequest; what is left out has proto3's default. */
@@ -49,6 +54,7 @@ export const registerBrokerRequest = (
   peerAddress: init.peerAddress ?? '',
   rack: init.rack ?? '',
   nothingLost: init.nothingLost ?? false,
+  listeners: init.listeners ?? [],
 });
 
 export const RegisterBrokerRequestCodec: MessageCodec<RegisterBrokerRequest> = messageCodec(
@@ -67,6 +73,8 @@ function sizeRegisterBrokerRequest(message: RegisterBrokerRequest, encoder: Enco
   if (message.peerAddress !== '') size += 1 + encoder.stringSize(message.peerAddress);
   if (message.rack !== '') size += 1 + encoder.stringSize(message.rack);
   if (message.nothingLost) size += 1 + 1;
+  for (const item of message.listeners)
+    size += 1 + encoder.close(encoder.open(), ListenerAddressCodec.size(item, encoder));
   return size;
 }
 
@@ -103,6 +111,11 @@ function writeRegisterBrokerRequest(message: RegisterBrokerRequest, encoder: Enc
     encoder.byte(64);
     encoder.bool(message.nothingLost);
   }
+  for (const item of message.listeners) {
+    encoder.byte(74);
+    encoder.nested();
+    ListenerAddressCodec.write(item, encoder);
+  }
 }
 
 function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBrokerRequest {
@@ -114,6 +127,7 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
   let peerAddress: string = '';
   let rack: string = '';
   let nothingLost: boolean = false;
+  const listeners: ListenerAddress[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -141,6 +155,9 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
       case 64:
         nothingLost = decoder.bool();
         break;
+      case 74:
+        listeners.push(ListenerAddressCodec.read(decoder, decoder.end()));
+        break;
       default:
         decoder.skip(tag);
     }
@@ -155,6 +172,7 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
     peerAddress,
     rack,
     nothingLost,
+    listeners,
   };
 }
 

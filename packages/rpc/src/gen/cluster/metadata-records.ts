@@ -14,6 +14,7 @@ import {
   messageCodec,
   sint32Size,
 } from '../../wire.ts';
+import { type ListenerAddress, ListenerAddressCodec } from '../common/listeners.ts';
 
 export interface MetadataBatch {
   readonly records: readonly MetadataRecord[];
@@ -451,6 +452,7 @@ export interface BrokerRegistration {
   readonly clientAddress: string;
   readonly peerAddress: string;
   readonly rack: string;
+  readonly listeners: readonly ListenerAddress[];
 }
 
 /** Makes a BrokerRegistration; what is left out has proto3's default. */
@@ -462,6 +464,7 @@ export const brokerRegistration = (init: Partial<BrokerRegistration> = {}): Brok
   clientAddress: init.clientAddress ?? '',
   peerAddress: init.peerAddress ?? '',
   rack: init.rack ?? '',
+  listeners: init.listeners ?? [],
 });
 
 export const BrokerRegistrationCodec: MessageCodec<BrokerRegistration> = messageCodec(
@@ -479,6 +482,8 @@ function sizeBrokerRegistration(message: BrokerRegistration, encoder: Encoder): 
   if (message.clientAddress !== '') size += 1 + encoder.stringSize(message.clientAddress);
   if (message.peerAddress !== '') size += 1 + encoder.stringSize(message.peerAddress);
   if (message.rack !== '') size += 1 + encoder.stringSize(message.rack);
+  for (const item of message.listeners)
+    size += 1 + encoder.close(encoder.open(), ListenerAddressCodec.size(item, encoder));
   return size;
 }
 
@@ -511,6 +516,11 @@ function writeBrokerRegistration(message: BrokerRegistration, encoder: Encoder):
     encoder.byte(58);
     encoder.string(message.rack);
   }
+  for (const item of message.listeners) {
+    encoder.byte(66);
+    encoder.nested();
+    ListenerAddressCodec.write(item, encoder);
+  }
 }
 
 function readBrokerRegistration(decoder: Decoder, end: number): BrokerRegistration {
@@ -521,6 +531,7 @@ function readBrokerRegistration(decoder: Decoder, end: number): BrokerRegistrati
   let clientAddress: string = '';
   let peerAddress: string = '';
   let rack: string = '';
+  const listeners: ListenerAddress[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -545,12 +556,24 @@ function readBrokerRegistration(decoder: Decoder, end: number): BrokerRegistrati
       case 58:
         rack = decoder.string();
         break;
+      case 66:
+        listeners.push(ListenerAddressCodec.read(decoder, decoder.end()));
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { brokerId, brokerEpoch, incarnationId, directoryId, clientAddress, peerAddress, rack };
+  return {
+    brokerId,
+    brokerEpoch,
+    incarnationId,
+    directoryId,
+    clientAddress,
+    peerAddress,
+    rack,
+    listeners,
+  };
 }
 
 export interface BrokerState {
