@@ -3,21 +3,17 @@
  * a broker then loads in a quarter of the time (0.12 instead of 0.5 s of CPU on the machine where this
  * was tried), and three of them start on two cores. packages/cli/bin/launch.cjs runs the pack, or the
  * modules one by one where the pack is missing or older than they are.
- *
- * Packages with native code, and those that look for files beside themselves, stay outside.
  */
 import { spawnSync } from 'node:child_process';
 import { statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { OUTSIDE_THE_PACK } from './bundle-outside.mjs';
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const CLI = join(ROOT, 'packages', 'cli');
 const PACK = join(CLI, 'dist', 'relevo.cjs');
-
-const NATIVE = ['@mongodb-js/zstd', '@node-rs/crc32', 'lz4-napi', 'snappy'];
-const LOOK_BESIDE_THEMSELVES = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check'];
 
 const { metafile } = await build({
   absWorkingDir: ROOT,
@@ -27,7 +23,7 @@ const { metafile } = await build({
   platform: 'node',
   format: 'cjs',
   target: 'node20',
-  external: [...NATIVE, ...LOOK_BESIDE_THEMSELVES],
+  external: OUTSIDE_THE_PACK,
   define: { 'import.meta.url': 'packUrl' },
   banner: { js: "const packUrl = require('node:url').pathToFileURL(__filename).href;" },
   metafile: true,

@@ -20,6 +20,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'run one broker from its configuration file',
     load: async () => (await import('./commands/broker.ts')).brokerCommand,
   },
+  health: {
+    summary: 'ask one broker whether it serves',
+    load: async () => (await import('./commands/health.ts')).healthCommand,
+  },
   topic: {
     summary: 'create, list, describe, alter and delete topics',
     load: async () => (await import('./commands/topic.ts')).topicCommand,

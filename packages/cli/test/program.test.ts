@@ -42,7 +42,6 @@ describe('relevo', () => {
     [['produce', 't', '--acks', '2'], 'Allowed choices are all, leader, none.'],
     [['produce', 't', '--key-separator', ''], '--key-separator must not be empty'],
     [['produce', 't', '--key-separator', '\\q'], 'is no escape'],
-    [['broker'], "required option '-c, --config <file>' not specified"],
     [['start', '--brokers', 'many'], 'It must be an integer from 1 to 32.'],
     [[], 'Usage: relevo'],
   ])('%j is a usage error (2) that says what to do', async (argv, expected) => {

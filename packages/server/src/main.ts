@@ -17,9 +17,12 @@ const EXIT = { ok: 0, failed: 1, configuration: 78 } as const;
 /** Open calls may take so long to end once the broker leads nothing any more. */
 const FORCED_EXIT_MS = 30_000;
 
-/** Runs a broker until it is told to stop; resolves with the process's exit code. */
+/**
+ * Runs a broker until it is told to stop; resolves with the process's exit code. Without a file all
+ * settings come from the environment and from flags.
+ */
 export async function runBroker(
-  configFile: string,
+  configFile: string | undefined,
   flags: Readonly<Record<string, string>> = {},
 ): Promise<number> {
   let config: NodeConfig;
@@ -60,7 +63,8 @@ export async function runBroker(
   return failed ? failedToStart(cause, ports) : EXIT.ok;
 }
 
-function readConfig(file: string, flags: Readonly<Record<string, string>>): NodeConfig {
+function readConfig(file: string | undefined, flags: Readonly<Record<string, string>>): NodeConfig {
+  if (file === undefined) return resolveConfig({ environment: process.env, flags });
   let text: string;
   try {
     text = readFileSync(file, 'utf8');

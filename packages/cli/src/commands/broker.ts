@@ -4,7 +4,7 @@ import type { Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
 
 interface BrokerOptions {
-  readonly config: string;
+  readonly config?: string;
   readonly set: Readonly<Record<string, string>>;
   readonly pretty?: boolean;
   readonly stopWithStdin?: boolean;
@@ -16,7 +16,7 @@ export function brokerCommand(host: Host): Command {
       'Run one broker until SIGTERM or SIGINT. Settings come from the file, then RELEVO_… variables ' +
         '(dots become underscores), then --set, in rising priority.',
     )
-    .requiredOption('-c, --config <file>', 'YAML file of settings')
+    .option('-c, --config <file>', 'YAML file of settings (default: RELEVO_CONFIG, else none)')
     .option(
       '--set <key=value>',
       'one setting, above file and environment; may be repeated',
@@ -29,7 +29,9 @@ export function brokerCommand(host: Host): Command {
       if (options.stopWithStdin === true) stopWithStdin(host);
       const { runBroker } = await import('@relevo/server/main');
       const flags = { ...options.set, ...(options.pretty === true && { 'log.pretty': 'true' }) };
-      host.exitCode = exitCodeOf(await runBroker(options.config, flags));
+      host.exitCode = exitCodeOf(
+        await runBroker(options.config ?? host.env['RELEVO_CONFIG'], flags),
+      );
     });
 }
 
