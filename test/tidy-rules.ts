@@ -18,7 +18,15 @@ interface Layer {
 /** What may lie at the top; a new name there is a decision, not an accident. */
 const TOP_LEVEL = new Set([
   ...['.ci', '.editorconfig', '.gitattributes', '.gitignore', '.npmrc', '.oxlintrc.json'],
-  ...['.prettierignore', '.prettierrc.json', 'ARCHITECTURE.md', 'LICENSE', 'README.md'],
+  ...[
+    '.dockerignore',
+    'docker-compose.yml',
+    '.prettierignore',
+    '.prettierrc.json',
+    'ARCHITECTURE.md',
+    'LICENSE',
+    'README.md',
+  ],
   ...['deploy', 'docs', 'knip.json', 'package-lock.json', 'package.json', 'packages', 'proto'],
   ...['test', 'tsconfig.base.json', 'tsconfig.json', 'vitest.config.ts'],
 ]);

@@ -349,7 +349,7 @@ class FailoverRun {
     }
     await reader.close();
     await follower.close();
-    report(this.#history.check(['reader', 'follower']));
+    report(this.#history.check(['reader'], ['follower']));
     for (const { partition, offset } of ends) {
       const differences = compareReplicas(this.#cluster.replicas(), TOPIC, partition, offset);
       if (differences.length > 0) throw new Error(differences.join('\n'));

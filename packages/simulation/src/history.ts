@@ -26,8 +26,10 @@ export interface Read {
 }
 
 export type AnomalyKind =
-  /** Acknowledged, and not read. */
+  /** Acknowledged, and not in the log. */
   | 'lost-write'
+  /** Acknowledged, and never come to a consumer that has read on past it. */
+  | 'unseen'
   /** Read at two offsets. */
   | 'duplicate'
   /** One offset with two values, or one value not where its acknowledgement says. */
@@ -89,14 +91,18 @@ export class History {
     return this.#reads.get(consumer) ?? [];
   }
 
-  /** All anomalies; `complete` names the consumers that read everything from the start. */
-  check(complete: readonly string[]): Anomaly[] {
+  /**
+   * All anomalies. `complete` names the consumers that read the log as it was in the end, `running` those
+   * that read all of it while it grew.
+   */
+  check(complete: readonly string[], running: readonly string[] = []): Anomaly[] {
     const anomalies: Anomaly[] = [];
     const found = (kind: AnomalyKind, text: string): unknown => anomalies.push({ kind, text });
     this.#checkSettled(found);
     const values = this.#checkReads(found);
     this.#checkPolls(found);
-    for (const consumer of complete) this.#checkComplete(consumer, found);
+    for (const consumer of complete) this.#checkComplete(consumer, 'lost-write', found);
+    for (const consumer of running) this.#checkComplete(consumer, 'unseen', found);
     this.#checkOrder(values, found);
     this.#checkEpochs(found);
     return anomalies;
@@ -163,11 +169,11 @@ export class History {
     }
   }
 
-  #checkComplete(consumer: string, found: Found): void {
+  #checkComplete(consumer: string, kind: AnomalyKind, found: Found): void {
     const values = new Set(this.readsOf(consumer).map((read) => read.value));
     for (const sent of this.#sent.values()) {
       if (sent.outcome === 'acknowledged' && !values.has(sent.value)) {
-        found('lost-write', `${describe(sent)}, not read by ${consumer}`);
+        found(kind, `${describe(sent)}, not read by ${consumer}`);
       }
     }
   }

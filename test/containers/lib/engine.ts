@@ -1,0 +1,28 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { IMAGE } from './container-cluster.ts';
+
+const run = promisify(execFile);
+
+/** Why containers cannot be tested here; undefined: they can. */
+export async function engineProblem(): Promise<string | undefined> {
+  try {
+    await run('docker', ['version', '--format', '{{.Server.Version}}']);
+  } catch {
+    return 'no container engine answers: start one and try again';
+  }
+  try {
+    await run('docker', ['image', 'inspect', IMAGE]);
+  } catch {
+    return `there is no image ${IMAGE}: docker build -f deploy/Dockerfile -t ${IMAGE} .`;
+  }
+  return undefined;
+}
+
+/** Ends the process with one line where containers cannot be tested. */
+export async function assertEngine(): Promise<void> {
+  const problem = await engineProblem();
+  if (problem === undefined) return;
+  console.error(problem);
+  process.exit(1);
+}
