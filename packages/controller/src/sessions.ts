@@ -4,7 +4,8 @@
  *
  *   event                    │ what it does
  *   ─────────────────────────┼──────────────────────────────────────────────────────────────────────
- *   heartbeat                │ the session begins anew; a disk that hangs or fails ends it instead
+ *   heartbeat that counts    │ the session begins anew; a disk that hangs or fails ends it instead
+ *   one that does not        │ the session goes on: the broker is heard, and may not hear
  *   silence for a session    │ expired
  *   stream broken            │ the session goes on, but the broker is to be probed
  *   probe refused            │ ended by the caller, who fences
@@ -28,6 +29,8 @@ export interface Heartbeat {
   readonly metadataIndex: LogIndex;
   /** How long the last fsync took, or the one under way has taken so far; -1: it failed. */
   readonly diskSyncMs: number;
+  /** The broker has heard a reply of late. */
+  readonly counts: boolean;
 }
 
 /** `diskFailed`: the broker cannot make anything durable, so it must not lead (mistake 27). */
@@ -81,9 +84,11 @@ export class BrokerSessions {
   heard(heartbeat: Heartbeat, nowMs: number): SessionVerdict {
     const session = this.#session(heartbeat.brokerId, heartbeat.brokerEpoch);
     if (session === undefined) return 'unknown';
-    session.lastHeardMs = nowMs;
     session.connected = true;
-    session.expired = false;
+    if (heartbeat.counts) {
+      session.lastHeardMs = nowMs;
+      session.expired = false;
+    }
     if (heartbeat.metadataIndex > session.metadataIndex) {
       session.metadataIndex = heartbeat.metadataIndex;
     }

@@ -12,6 +12,7 @@ const heartbeat = (broker: number, more: Partial<Heartbeat> = {}): Heartbeat => 
   brokerEpoch: brokerEpoch(broker),
   metadataIndex: logIndex(10),
   diskSyncMs: 0,
+  counts: true,
   ...more,
 });
 
@@ -48,6 +49,19 @@ describe('sessions', () => {
     expect(tick(tracker, 1100, 4000)).toEqual(['3 at 1500', '1 at 2500', '2 at 2700']);
     expect(tracker.heard(heartbeat(2), 4000)).toBe('alive');
     expect(tick(tracker, 4100, 6000)).toEqual(['2 at 5500']);
+  });
+
+  test('a heartbeat of a broker that has heard no reply of late does not keep its session', () => {
+    const tracker = sessions();
+    tracker.heard(heartbeat(1), 0);
+    for (let now = 100; now <= 1400; now += 100) {
+      expect(tracker.heard(heartbeat(1, { counts: false }), now)).toBe('alive');
+    }
+    expect(tick(tracker, 0, 1500)).toContain('1 at 1500');
+    tracker.heard(heartbeat(1, { counts: false }), 1600);
+    expect(tracker.nextDeadlineMs()).toBeUndefined();
+    tracker.heard(heartbeat(1), 1700);
+    expect(tracker.nextDeadlineMs()).toBe(3200);
   });
 
   test('a disk that fails or hangs is as good as silence (mistake 27)', () => {

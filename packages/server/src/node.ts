@@ -232,6 +232,9 @@ class Parts {
       this.#admin.imageChanged(changed);
     });
     publisher.onController(() => this.#metadata.controllerChanged());
+    this.#lifecycle?.onFenced((fenced) => {
+      if (fenced) this.#metadata.sendElsewhere();
+    });
   }
 
   async start(): Promise<void> {

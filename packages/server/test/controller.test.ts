@@ -110,6 +110,32 @@ describe('a broker dies', () => {
     });
   });
 
+  test('heard, but hearing nobody: it is fenced after a session and stays so until it hears', async () => {
+    const cluster = new ControllerWorld(three);
+    await cluster.run(async () => {
+      await cluster.start([1, 2, 3]);
+      await cluster.create('t', { assignment: [ids(3, 1, 2)] });
+      const deafen = (deaf: boolean): void => {
+        for (const other of ['node-1', 'node-2']) {
+          cluster.world.network.setBlocked(other, 'node-3', deaf);
+        }
+      };
+      deafen(true);
+      const tookMs = await cluster.until(
+        'it is fenced',
+        () => cluster.broker(3)?.fenced === true,
+        5_000,
+      );
+      expect(tookMs).toBeLessThan(SESSION_MS * 1.5 + 50);
+      expect(cluster.partition('t').leader).toBe(1);
+      await cluster.world.sleep(10_000);
+      expect(cluster.said('broker unfenced').length).toBe(3);
+      expect(cluster.broker(3)?.fenced).toBe(true);
+      deafen(false);
+      await cluster.until('it serves', () => cluster.broker(3)?.fenced === false, 10_000);
+    });
+  });
+
   test('frozen for long: it finds itself fenced before it acknowledges anything, and comes back', async () => {
     const cluster = new ControllerWorld(three);
     await cluster.run(async () => {

@@ -14,6 +14,8 @@ import type { Connections } from '../connections.ts';
 import { deferred } from '../waiting.ts';
 import type { ProducerBatch } from './producer-batch.ts';
 
+/** From here on an answer is late: meanwhile others are asked who leads, ms. */
+const LATE_MS = 1_000;
 /** The broker's own time-out comes first: it knows more. */
 const GRACE_MS = 1_000;
 /** How long the broker has to take the last of what it does not answer. */
@@ -40,8 +42,8 @@ export interface ChannelOptions {
   readonly requestTimeoutMs: number;
   /** With acks "none" nothing is answered. */
   readonly answered: boolean;
-  /** The broker could not be reached again and again. */
-  readonly onUnreachable: () => void;
+  /** The broker cannot be reached again and again, or answers late: it may lead nothing any more. */
+  readonly onTrouble: () => void;
 }
 
 export class ProduceChannel {
@@ -95,7 +97,7 @@ export class ProduceChannel {
     const correlationId = this.#nextCorrelationId++;
     if (this.#options.answered) {
       this.#sent.set(correlationId, { ...sent, sentMs: this.#ports.clock.monotonicMs() });
-      this.#watchdog ??= this.#watchFor(this.#options.requestTimeoutMs + GRACE_MS);
+      this.#watchdog ??= this.#watchFor(LATE_MS);
     }
     if (!stream.send({ ...request, correlationId })) this.#isFull = true;
   }
@@ -161,7 +163,7 @@ export class ProduceChannel {
       this.#reopenTimer = undefined;
       this.#wake();
     });
-    if (attempt > 0) this.#options.onUnreachable();
+    if (attempt > 0) this.#options.onTrouble();
     for (const sent of broken) sent.user.onBroken(sent);
   }
 
@@ -179,7 +181,9 @@ export class ProduceChannel {
       const limitMs = this.#options.requestTimeoutMs + GRACE_MS;
       const ageMs = this.#ports.clock.monotonicMs() - oldest.sentMs;
       if (ageMs < limitMs) {
-        this.#watchdog = this.#watchFor(limitMs - ageMs);
+        // A leader that is cut off keeps what it is sent, and says nothing.
+        if (ageMs >= LATE_MS) this.#options.onTrouble();
+        this.#watchdog = this.#watchFor(Math.min(LATE_MS, limitMs - ageMs));
         return;
       }
       const error = new RpcError('DEADLINE_EXCEEDED', `no answer for ${Math.round(ageMs)} ms`);

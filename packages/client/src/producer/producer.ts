@@ -487,7 +487,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
         const channel = new ProduceChannel(address, this.#ports, this.#deps.connections, {
           requestTimeoutMs,
           answered: acks !== 0,
-          onUnreachable: () => this.#metadata.refresh(),
+          onTrouble: () => this.#metadata.refresh(),
         });
         this.#channels.set(address, channel);
         return channel;

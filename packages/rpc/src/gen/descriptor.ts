@@ -569,6 +569,7 @@ export const DESCRIPTOR: object = {
                     disk_sync_ms: { type: 'sint32', id: 4 },
                     wants_shutdown: { type: 'bool', id: 5 },
                     sequence: { type: 'int64', id: 6 },
+                    heard: { type: 'int64', id: 7 },
                   },
                 },
                 HeartbeatReply: {
@@ -578,6 +579,7 @@ export const DESCRIPTOR: object = {
                     may_shut_down: { type: 'bool', id: 3 },
                     session_timeout_ms: { type: 'uint32', id: 4 },
                     answers: { type: 'int64', id: 5 },
+                    counted: { type: 'int64', id: 6 },
                   },
                 },
                 AlterPartitionsRequest: {

@@ -10,7 +10,7 @@ import type {
   TimerHandle,
   Timers,
 } from '@relevo/base/ports';
-import { route } from '@relevo/base/ports';
+import { RpcError, route } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import type { MetadataDelta } from '@relevo/controller/replay';
 import {
@@ -99,6 +99,19 @@ export class MetadataService {
   controllerChanged(): void {
     for (const watcher of this.#watchers) {
       if (!watcher.behind) this.#tell(watcher, metadataUpdate());
+    }
+  }
+
+  /**
+   * This broker is cut off from the controllers, or may be: what it tells is no news. Its watchers go to
+   * others; one that finds nobody better may come back.
+   */
+  sendElsewhere(): void {
+    const watchers = [...this.#watchers];
+    this.#watchers.clear();
+    const message = 'this broker is fenced, or cut off from the controllers: watch another one';
+    for (const { stream } of watchers) {
+      stream.cancel(new RpcError('UNAVAILABLE', message, { code: 'LEADER_NOT_AVAILABLE' }));
     }
   }
 

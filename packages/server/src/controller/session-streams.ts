@@ -35,6 +35,8 @@ import type { Proposals } from './proposals.ts';
 const PROBE_TIMEOUT_MS = 500;
 /** How often sessions are looked at, at least: well below half a session. */
 const TICKS_PER_SESSION = 6;
+/** Heartbeats of a stream whose times are remembered until a reply to them was heard. */
+const UNHEARD_MAX = 64;
 
 export interface SessionStreamsDeps {
   readonly clock: Clock;
@@ -58,6 +60,9 @@ interface Connection {
   brokerId: BrokerId;
   brokerEpoch: BrokerEpoch;
   lastSequence: number;
+  lastCounted: number;
+  /** Of heartbeats from the last on whose reply was heard, by sequence. */
+  readonly receivedMs: Map<number, number>;
   wantsShutdown: boolean;
   released: boolean;
   /** Where the log stood when the broker had nothing left to lead. */
@@ -146,6 +151,8 @@ export class SessionStreams {
       brokerId: checked(first.brokerId, brokerId),
       brokerEpoch: checked(first.brokerEpoch, brokerEpoch),
       lastSequence: 0,
+      lastCounted: 0,
+      receivedMs: new Map(),
       wantsShutdown: false,
       released: false,
       movedAt: undefined,
@@ -158,7 +165,8 @@ export class SessionStreams {
 
   #heard(connection: Connection, heartbeat: BrokerHeartbeat): void {
     const broker = this.#deps.image().brokers.get(connection.brokerId);
-    connection.lastSequence = heartbeat.sequence;
+    const nowMs = this.#deps.clock.monotonicMs();
+    const counts = this.#takeDown(connection, heartbeat, nowMs);
     if (broker === undefined) {
       this.#refuse(connection, 'BROKER_ID_NOT_REGISTERED');
       return;
@@ -170,8 +178,8 @@ export class SessionStreams {
     const { diskSyncMs, wantsShutdown } = heartbeat;
     const metadataIndex = checked(heartbeat.metadataIndex, logIndex);
     const verdict = this.#sessions.heard(
-      { brokerId: broker.id, brokerEpoch: broker.epoch, metadataIndex, diskSyncMs },
-      this.#deps.clock.monotonicMs(),
+      { brokerId: broker.id, brokerEpoch: broker.epoch, metadataIndex, diskSyncMs, counts },
+      nowMs,
     );
     connection.wantsShutdown ||= wantsShutdown;
     if (verdict === 'diskFailed') {
@@ -179,11 +187,25 @@ export class SessionStreams {
       this.#fence(broker, `its disk does not sync: the last fsync ${how}`);
     } else if (connection.wantsShutdown) {
       this.#shutDown(connection, broker);
-    } else if (broker.fenced && this.#sessions.isCaughtUp(broker.id, broker.epoch)) {
+    } else if (counts && broker.fenced && this.#sessions.isCaughtUp(broker.id, broker.epoch)) {
       this.#unfence(broker);
     }
     this.#release();
     this.#reply(connection);
+  }
+
+  /** Whether the heartbeat counts: one before it, not long ago, was answered and the answer heard. */
+  #takeDown(connection: Connection, heartbeat: BrokerHeartbeat, nowMs: number): boolean {
+    const { receivedMs } = connection;
+    const { sequence, heard } = heartbeat;
+    connection.lastSequence = sequence;
+    const heardMs = receivedMs.get(heard) ?? -Infinity;
+    for (const earlier of receivedMs.keys()) if (earlier < heard) receivedMs.delete(earlier);
+    // A broker that hears nothing goes on: what it says is not kept without end.
+    if (receivedMs.size < UNHEARD_MAX) receivedMs.set(sequence, nowMs);
+    const counts = nowMs - heardMs <= this.#options.sessionTimeoutMs / 2;
+    if (counts) connection.lastCounted = sequence;
+    return counts;
   }
 
   #reply(connection: Connection): void {
@@ -194,6 +216,7 @@ export class SessionStreams {
         mayShutDown: connection.released,
         sessionTimeoutMs: this.#options.sessionTimeoutMs,
         answers: connection.lastSequence,
+        counted: connection.lastCounted,
       }),
     );
   }

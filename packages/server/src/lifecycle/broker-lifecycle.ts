@@ -90,6 +90,8 @@ interface Session {
   sequence: number;
   /** When each unanswered heartbeat was sent; a map keeps the order. */
   readonly sentMs: Map<number, number>;
+  /** The last heartbeat to which a reply has come; 0: none. */
+  heard: number;
   answered: boolean;
 }
 
@@ -320,7 +322,14 @@ export class BrokerLifecycle {
         if (this.#session === session) this.#broken(session, error);
       },
     });
-    const session: Session = { stream, channel, sequence: 0, sentMs: new Map(), answered: false };
+    const session: Session = {
+      stream,
+      channel,
+      sequence: 0,
+      sentMs: new Map(),
+      heard: 0,
+      answered: false,
+    };
     this.#session = session;
     this.#heartbeat();
   }
@@ -351,6 +360,7 @@ export class BrokerLifecycle {
         diskSyncMs: diskProof.syncMs(),
         wantsShutdown: this.#wantsShutdown,
         sequence: session.sequence,
+        heard: session.heard,
       }),
     );
   }
@@ -375,12 +385,15 @@ export class BrokerLifecycle {
       this.#attempts = 0;
       this.#waitingSinceMs = undefined;
       this.#deps.client.worked(session.channel);
+      // The first counts for nothing, as it could not tell of a reply.
+      this.#heartbeatNow();
     }
+    session.heard = Math.max(session.heard, reply.answers);
     for (const [sequence, sentMs] of session.sentMs) {
       if (sequence > reply.answers) break;
       session.sentMs.delete(sequence);
       const endMs = sentMs + this.#options.sessionTimeoutMs;
-      if (endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
+      if (sequence <= reply.counted && endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
     }
     this.#fencedByController = reply.fenced;
     this.#tellFenced();

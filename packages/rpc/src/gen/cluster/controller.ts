@@ -232,6 +232,11 @@ export interface BrokerHeartbeat {
   readonly wantsShutdown: boolean;
   /** Counts the heartbeats of a stream, from 1. */
   readonly sequence: number;
+  /**
+   * The last of the stream's heartbeats to which a reply has come; 0: none. Who is heard but does not hear
+   * cannot lead: a heartbeat counts only when this is recent.
+   */
+  readonly heard: number;
 }
 
 /** Makes a BrokerHeartbeat; what is left out has proto3's default. */
@@ -242,6 +247,7 @@ export const brokerHeartbeat = (init: Partial<BrokerHeartbeat> = {}): BrokerHear
   diskSyncMs: init.diskSyncMs ?? 0,
   wantsShutdown: init.wantsShutdown ?? false,
   sequence: init.sequence ?? 0,
+  heard: init.heard ?? 0,
 });
 
 export const BrokerHeartbeatCodec: MessageCodec<BrokerHeartbeat> = messageCodec(
@@ -258,6 +264,7 @@ function sizeBrokerHeartbeat(message: BrokerHeartbeat, _encoder: Encoder): numbe
   if (message.diskSyncMs !== 0) size += 1 + sint32Size(message.diskSyncMs);
   if (message.wantsShutdown) size += 1 + 1;
   if (message.sequence !== 0) size += 1 + int64Size(message.sequence);
+  if (message.heard !== 0) size += 1 + int64Size(message.heard);
   return size;
 }
 
@@ -286,6 +293,10 @@ function writeBrokerHeartbeat(message: BrokerHeartbeat, encoder: Encoder): void 
     encoder.byte(48);
     encoder.int64(message.sequence);
   }
+  if (message.heard !== 0) {
+    encoder.byte(56);
+    encoder.int64(message.heard);
+  }
 }
 
 function readBrokerHeartbeat(decoder: Decoder, end: number): BrokerHeartbeat {
@@ -295,6 +306,7 @@ function readBrokerHeartbeat(decoder: Decoder, end: number): BrokerHeartbeat {
   let diskSyncMs: number = 0;
   let wantsShutdown: boolean = false;
   let sequence: number = 0;
+  let heard: number = 0;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -316,12 +328,15 @@ function readBrokerHeartbeat(decoder: Decoder, end: number): BrokerHeartbeat {
       case 48:
         sequence = decoder.int64();
         break;
+      case 56:
+        heard = decoder.int64();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { brokerId, brokerEpoch, metadataIndex, diskSyncMs, wantsShutdown, sequence };
+  return { brokerId, brokerEpoch, metadataIndex, diskSyncMs, wantsShutdown, sequence, heard };
 }
 
 /** One to each heartbeat, and more as the broker's state changes. */
@@ -334,6 +349,10 @@ export interface HeartbeatReply {
   readonly sessionTimeoutMs: number;
   /** The last heartbeat of the stream that the controller has seen. */
   readonly answers: number;
+  /**
+   * The last that counted: the session, and the broker's lease, run from when it was sent. 0: none.
+   */
+  readonly counted: number;
 }
 
 /** Makes a HeartbeatReply; what is left out has proto3's default. */
@@ -343,6 +362,7 @@ export const heartbeatReply = (init: Partial<HeartbeatReply> = {}): HeartbeatRep
   mayShutDown: init.mayShutDown ?? false,
   sessionTimeoutMs: init.sessionTimeoutMs ?? 0,
   answers: init.answers ?? 0,
+  counted: init.counted ?? 0,
 });
 
 export const HeartbeatReplyCodec: MessageCodec<HeartbeatReply> = messageCodec(
@@ -358,6 +378,7 @@ function sizeHeartbeatReply(message: HeartbeatReply, _encoder: Encoder): number 
   if (message.mayShutDown) size += 1 + 1;
   if (message.sessionTimeoutMs !== 0) size += 1 + uint32Size(message.sessionTimeoutMs);
   if (message.answers !== 0) size += 1 + int64Size(message.answers);
+  if (message.counted !== 0) size += 1 + int64Size(message.counted);
   return size;
 }
 
@@ -382,6 +403,10 @@ function writeHeartbeatReply(message: HeartbeatReply, encoder: Encoder): void {
     encoder.byte(40);
     encoder.int64(message.answers);
   }
+  if (message.counted !== 0) {
+    encoder.byte(48);
+    encoder.int64(message.counted);
+  }
 }
 
 function readHeartbeatReply(decoder: Decoder, end: number): HeartbeatReply {
@@ -390,6 +415,7 @@ function readHeartbeatReply(decoder: Decoder, end: number): HeartbeatReply {
   let mayShutDown: boolean = false;
   let sessionTimeoutMs: number = 0;
   let answers: number = 0;
+  let counted: number = 0;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -408,12 +434,15 @@ function readHeartbeatReply(decoder: Decoder, end: number): HeartbeatReply {
       case 40:
         answers = decoder.int64();
         break;
+      case 48:
+        counted = decoder.int64();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { error, fenced, mayShutDown, sessionTimeoutMs, answers };
+  return { error, fenced, mayShutDown, sessionTimeoutMs, answers, counted };
 }
 
 export interface AlterPartitionsRequest {
