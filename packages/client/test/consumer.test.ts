@@ -2,7 +2,9 @@ import { describe, expect, test } from 'vitest';
 import { ClientError, serializers } from '@relevo/client';
 import type { Consumer, Gap, Relevo } from '@relevo/client';
 import { BatchBuilder } from '@relevo/record/batch-builder';
+import { COMPRESSION_TYPES } from '@relevo/record/compression';
 import { crc32c } from '@relevo/record/crc32c';
+import { codecs } from '@relevo/runtime/compression';
 import { World } from '@relevo/simulation/world';
 import { ModelCluster } from './model-cluster.ts';
 
@@ -154,6 +156,50 @@ describe('records', () => {
       }
     }),
   );
+
+  // The codecs' work is done beforehand: their threads know nothing of a simulated world's time.
+  describe.each(COMPRESSION_TYPES)('packed with %s', (type) => {
+    const builder = new BatchBuilder();
+    builder.append('caffè', 'paid', [], 1000);
+    builder.append('"caffè"', '{"paid":true}', [], 1000);
+    const packing = (async () => {
+      const packed = await codecs.compress(type, builder.records());
+      const batch = builder.build({ compressed: { type, records: packed } }, crc32c);
+      return { batch, plain: await codecs.decompress(type, packed, 1 << 20) };
+    })();
+
+    test.each(['as the codec gives them', 'in plain bytes'])('are Buffers, %s', async (how) => {
+      const { batch, plain } = await packing;
+      const given = how === 'in plain bytes' ? Uint8Array.from(plain) : plain;
+      const ready = { ...codecs, decompress: () => Promise.resolve(given) };
+      await scenario(async ({ cluster }) => {
+        const client = await cluster.connect('reader', undefined, ready);
+        cluster.write('orders', 0, batch.slice());
+        const topic = { topics: ['orders'], from: 'earliest' } as const;
+        const plainly = client.consumer(topic);
+        for await (const { key, value, offset } of plainly) {
+          expect([key, value].every((data) => Buffer.isBuffer(data))).toBe(true);
+          expect(String(value)).toBe(offset === 0 ? 'paid' : '{"paid":true}');
+          if (offset === 1) break;
+        }
+        const { string, json } = serializers;
+        for await (const { key, value } of client.consumer({
+          ...topic,
+          key: string,
+          value: string,
+        })) {
+          expect([key, value]).toEqual(['caffè', 'paid']);
+          break;
+        }
+        const second = { partitions: [{ topic: 'orders', partition: 0, from: { offset: 1 } }] };
+        const asJson = client.consumer({ ...second, key: json<string>(), value: json<object>() });
+        for await (const { key, value } of asJson) {
+          expect([key, value]).toEqual(['caffè', { paid: true }]);
+          break;
+        }
+      })();
+    });
+  });
 
   test(
     'come by the batch, and as a stream',

@@ -10,6 +10,7 @@ import { leaderEpoch, offset, uuidFromBytes } from '@relevo/base/ids';
 import { RpcError, route } from '@relevo/base/ports';
 import type { MessageStream, Ports, Route, StreamEvents } from '@relevo/base/ports';
 import { patchBatch, readBatchHeader } from '@relevo/record/batch-header';
+import type { CompressionCodecs } from '@relevo/record/compression';
 import { crc32c } from '@relevo/record/crc32c';
 import { decodeRecords } from '@relevo/record/records';
 import { validateBatch } from '@relevo/record/validate';
@@ -90,9 +91,13 @@ export class ModelCluster {
   }
 
   /** A client in a process of its own. */
-  async connect(name = 'client', brokers = this.addresses): Promise<Relevo> {
+  async connect(
+    name = 'client',
+    brokers = this.addresses,
+    codecs: CompressionCodecs = simulatedCodecs,
+  ): Promise<Relevo> {
     const ports = await new Promise<Ports>((resolve) => this.world.process(name).boot(resolve));
-    return Relevo.over({ ...ports, codecs: simulatedCodecs }, { brokers });
+    return Relevo.over({ ...ports, codecs }, { brokers });
   }
 
   createTopic(name: string, partitionCount: number): ModelTopic {

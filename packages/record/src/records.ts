@@ -184,7 +184,11 @@ export async function unpackRecords(
   codecs: Pick<CompressionCodecs, 'decompress'>,
   maxBytes: number,
 ): Promise<RecordView[]> {
-  return allOf(await unpackedCursor(bytes, at, codecs, maxBytes));
+  const header = readBatchHeader(bytes, at);
+  if (header.compression === 'none') return decodeRecords(bytes, at, header);
+  const packed = recordsSection(bytes, at, header);
+  const unpacked = await codecs.decompress(header.compression, packed, maxBytes);
+  return decodeRecords(bytes, at, header, unpacked);
 }
 
 function allOf(cursor: RecordCursor): RecordView[] {
@@ -194,18 +198,4 @@ function allOf(cursor: RecordCursor): RecordView[] {
     records.push({ offset, timestamp, key, value, headers });
   }
   return records;
-}
-
-/** As RecordCursor's constructor, for compressed batches too; see `unpackRecords`. */
-export async function unpackedCursor(
-  bytes: Uint8Array,
-  at: number,
-  codecs: Pick<CompressionCodecs, 'decompress'>,
-  maxBytes: number,
-): Promise<RecordCursor> {
-  const header = readBatchHeader(bytes, at);
-  if (header.compression === 'none') return new RecordCursor(bytes, at, header);
-  const packed = recordsSection(bytes, at, header);
-  const unpacked = await codecs.decompress(header.compression, packed, maxBytes);
-  return new RecordCursor(bytes, at, header, unpacked);
 }

@@ -59,7 +59,8 @@ export const codecs: CompressionCodecs = {
       throw asBatchError(type, maxBytes, error);
     }
     if (plain.length > maxBytes) throw tooLarge(type, maxBytes);
-    return plain;
+    // Views into it are then Buffers too, whichever codec it was.
+    return asBuffer(plain);
   },
 };
 

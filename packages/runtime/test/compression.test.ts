@@ -34,6 +34,7 @@ describe.each(PACKED)('%s', (type) => {
       fc.asyncProperty(input, async (bytes) => {
         const packed = await codecs.compress(type, bytes);
         const plain = await codecs.decompress(type, packed, LIMIT);
+        expect(Buffer.isBuffer(plain)).toBe(true);
         expect(Buffer.from(plain).equals(bytes)).toBe(true);
       }),
       { numRuns: 40 },

@@ -14,7 +14,7 @@ import { readBatchHeader } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { BatchError } from '@relevo/record/batch-error';
 import type { CompressionCodecs } from '@relevo/record/compression';
-import { RecordCursor, unpackedCursor } from '@relevo/record/records';
+import { RecordCursor, recordsSection } from '@relevo/record/records';
 import { batchesOf, verifyCrc } from '@relevo/record/validate';
 import type { BatchSlice } from '@relevo/record/validate';
 import { ClientError } from '../errors.ts';
@@ -26,7 +26,7 @@ const UNPACKED_BYTES_MAX = 256 * 1024 * 1024;
 
 export interface ReaderDeps {
   readonly crc32c: Crc32c;
-  readonly codecs: CompressionCodecs;
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   readonly checkCrc: boolean;
 }
 
@@ -146,7 +146,7 @@ export class PartitionReader {
    * before these are read.
    */
   push(batches: Uint8Array): void {
-    const bytes = Buffer.from(batches.buffer, batches.byteOffset, batches.byteLength);
+    const bytes = asBuffer(batches);
     let next = this.fetchOffset ?? 0;
     let end = 0;
     try {
@@ -255,9 +255,14 @@ export class PartitionReader {
 
   async #unpack(bytes: Buffer, at: number, header: BatchHeader): Promise<void> {
     const seeks = this.#seeks;
+    const { compression } = header;
     this.#unpacking = true;
     try {
-      const cursor = await unpackedCursor(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX);
+      const packed = recordsSection(bytes, at, header);
+      const plain = await this.#deps.codecs.decompress(compression, packed, UNPACKED_BYTES_MAX);
+      // Keys and values are views into it, and Buffers as the consumer's types say: codecs promise
+      // no more than a Uint8Array.
+      const cursor = new RecordCursor(bytes, at, header, asBuffer(plain));
       if (seeks === this.#seeks) this.#openBatch(header, cursor);
     } catch (error) {
       if (seeks === this.#seeks) throw this.#corrupt(error);
@@ -275,3 +280,6 @@ export class PartitionReader {
     );
   }
 }
+
+const asBuffer = (bytes: Uint8Array): Buffer =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
