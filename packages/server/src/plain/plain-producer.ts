@@ -4,6 +4,7 @@
  * comes to a lane meanwhile goes into its next batch.
  */
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
 import { NO_BROKER, partitionName, producerEpoch, producerId } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import type { Clock, Crc32c, Random, Timers, Transport } from '@relevo/base/ports';
@@ -67,6 +68,28 @@ interface Lane {
   /** Undefined: none yet, or the one before has lost track of what was written. */
   producer: { readonly id: number; readonly epoch: number; sequence: number } | undefined;
 }
+
+/** What became of one batch so far. */
+interface Attempts {
+  /** An earlier attempt may have been written. */
+  uncertain: boolean;
+  /** Why the last attempt failed. */
+  last: string;
+}
+
+const NO_LEADER = 'the partition has no leader';
+/** The leader knows of this producer something else than this lane. */
+const SEQUENCE_ERRORS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'OUT_OF_ORDER_SEQUENCE_NUMBER',
+  'DUPLICATE_SEQUENCE_NUMBER',
+  'INVALID_PRODUCER_EPOCH',
+  'UNKNOWN_PRODUCER_ID',
+]);
+/** Retriable, and certain: nothing was appended. */
+const REFUSED_BEFORE_APPEND: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'NOT_ENOUGH_REPLICAS',
+  'DISK_FULL',
+]);
 
 export class PlainProducer {
   readonly #deps: PlainProducerDeps;
@@ -162,38 +185,54 @@ export class PlainProducer {
 
   /** One batch, under the same sequence until it is settled. */
   async #write(lane: Lane, jobs: readonly Job[]): Promise<ProduceResponse> {
+    const state: Attempts = { uncertain: false, last: NO_LEADER };
+    try {
+      return await this.#insist(lane, jobs, state);
+    } catch (error) {
+      // The next batch under this sequence would be taken for a repeat of this one: acknowledged, and
+      // never written.
+      if (state.uncertain) lane.producer = undefined;
+      if (!state.uncertain || !(error instanceof RelevoError)) throw error;
+      const name = partitionName(lane.topic, lane.partition);
+      const message = `${name} did not confirm the records, whether they were written is unknown`;
+      throw new RelevoError(error.code, `${message}: ${error.message}`, { cause: error });
+    }
+  }
+
+  async #insist(lane: Lane, jobs: readonly Job[], state: Attempts): Promise<ProduceResponse> {
     const { clock, random } = this.#deps;
     const endMs = Math.min(...jobs.map((job) => job.endMs));
-    let uncertain = false;
-    let last = 'the partition has no leader';
     for (let attempt = 0; ; attempt++) {
       const leftMs = endMs - clock.monotonicMs();
-      if (leftMs <= 0) throw this.#timedOut(lane, uncertain, last);
+      if (leftMs <= 0) throw timedOut(lane, state);
       const address = this.#leaderAddress(lane);
       if (address !== undefined) {
         try {
           const response = await this.#try(lane, jobs, { address, timeoutMs: leftMs });
-          const code = errorCodeOf(response.error);
-          if (code === 'NONE') return response;
-          last = response.message;
-          if (code === 'OUT_OF_ORDER_SEQUENCE_NUMBER' || code === 'INVALID_PRODUCER_EPOCH') {
-            lane.producer = undefined;
-            if (uncertain) throw new RelevoError(code, response.message);
-          } else if (!ERRORS[code].retriable) {
-            throw new RelevoError(code, response.message);
-          } else if (code !== 'NOT_ENOUGH_REPLICAS' && code !== 'DISK_FULL') {
-            uncertain = true;
-          }
+          if (response.error === 0) return response;
+          this.#refused(lane, state, response);
         } catch (error) {
-          if (error instanceof RelevoError) {
-            if (!uncertain) this.#forgetSequence(lane, error);
-            throw error;
-          }
-          uncertain = true;
-          last = messageOf(error);
+          if (error instanceof RelevoError) throw error;
+          state.uncertain = true;
+          state.last = messageOf(error);
         }
       }
       await this.#pause(Math.min(leftMs, backoffMs(RETRY, attempt, random)));
+    }
+  }
+
+  /** Throws where another attempt is of no use. */
+  #refused(lane: Lane, state: Attempts, response: ProduceResponse): void {
+    const code = errorCodeOf(response.error);
+    state.last = response.message;
+    if (SEQUENCE_ERRORS.has(code)) {
+      lane.producer = undefined;
+      // Under a new producer nothing can tell a repeat from a first attempt.
+      if (state.uncertain) throw new RelevoError(code, response.message);
+    } else if (!ERRORS[code].retriable) {
+      throw new RelevoError(code, response.message);
+    } else if (!REFUSED_BEFORE_APPEND.has(code)) {
+      state.uncertain = true;
     }
   }
 
@@ -242,25 +281,16 @@ export class PlainProducer {
     return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
   }
 
-  #timedOut(lane: Lane, uncertain: boolean, last: string): RelevoError {
-    const name = partitionName(lane.topic, lane.partition);
-    if (!uncertain) {
-      const message = `${name} took nothing in time, nothing was written: ${last}`;
-      return new RelevoError('REQUEST_TIMED_OUT', message);
-    }
-    lane.producer = undefined;
-    const message = `${name} did not confirm the records in time, whether they were written is unknown: ${last}`;
-    return new RelevoError('REQUEST_TIMED_OUT', message);
-  }
-
-  /** Nothing was appended, so the sequence stands; only an id that is of no use goes. */
-  #forgetSequence(lane: Lane, error: RelevoError): void {
-    if (error.code === 'UNKNOWN_PRODUCER_ID') lane.producer = undefined;
-  }
-
   #pause(ms: number): Promise<void> {
     return new Promise((resume) => this.#deps.timers.after(ms, resume));
   }
+}
+
+function timedOut(lane: Lane, { uncertain, last }: Attempts): RelevoError {
+  if (uncertain) return new RelevoError('REQUEST_TIMED_OUT', last);
+  const name = partitionName(lane.topic, lane.partition);
+  const message = `${name} took nothing in time, nothing was written: ${last}`;
+  return new RelevoError('REQUEST_TIMED_OUT', message);
 }
 
 function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): number {
