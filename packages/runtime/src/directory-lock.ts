@@ -2,11 +2,13 @@
  * An exclusive lock on a directory: a file `.lock` that names its holder by process id and start time.
  * Node has no flock(2), so a lock that outlived its holder (SIGKILL, power cut) is told apart by asking
  * whether that very process still runs; the start time keeps a reused process id, such as 1 in a restarted
- * container, from passing for it. The file appears whole (written aside, then linked), so that nobody
- * ever reads half a holder.
+ * container, from passing for it. A zombie, dead but not yet reaped by its parent, holds no files any more
+ * and counts as gone. The file appears whole (written aside, then linked), so that nobody ever reads half a
+ * holder.
  */
 import {
   linkSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   renameSync,
@@ -48,7 +50,7 @@ export function lockDirectory(directory: string): { release(): void } {
 }
 
 function take(lockPath: string, directory: string): void {
-  const own = `${process.pid} ${startTimeOf(process.pid)}\n`;
+  const own = `${process.pid} ${statOf(process.pid).started}\n`;
   const aside = `${lockPath}.${process.pid}`;
   try {
     writeFileSync(aside, own);
@@ -110,18 +112,40 @@ function isAlive(holder: string): boolean {
     // EPERM: it runs, under another user.
     if (diskErrorFrom(thrown, 'signal', pidText).code !== 'DENIED') return false;
   }
-  const now = startTimeOf(pid);
-  return now === '' || started === '' || now === started;
+  const now = statOf(pid);
+  if (DEAD_STATES.has(now.state) && !hasOtherThreads(pid)) return false;
+  return now.started === '' || started === '' || now.started === started;
 }
 
-/** In clock ticks since boot, where /proc tells it; else empty. */
-function startTimeOf(pid: number): string {
+/** Zombie and dead, in the letters of proc(5). */
+const DEAD_STATES: ReadonlySet<string> = new Set(['Z', 'X', 'x']);
+
+interface ProcessStat {
+  /** One letter. */
+  readonly state: string;
+  /** In clock ticks since boot. */
+  readonly started: string;
+}
+
+/** A process that is being killed may lose its first thread while others still hold its files. */
+function hasOtherThreads(pid: number): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/task`).length > 1;
+  } catch {
+    return false;
+  }
+}
+
+/** What /proc tells of a process; empty where there is none. */
+function statOf(pid: number): ProcessStat {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The second field is the name in parentheses, which may hold anything; the 22nd is wanted.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+    // The second field is the name in parentheses, which may hold anything; the third is the state, the
+    // 22nd the start time.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return { state: fields[0] ?? '', started: fields[19] ?? '' };
   } catch {
-    return '';
+    return { state: '', started: '' };
   }
 }
 

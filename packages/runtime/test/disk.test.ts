@@ -92,6 +92,33 @@ describe('NodeDisk: locks', () => {
     dispose();
   });
 
+  test.skipIf(process.platform !== 'linux')(
+    'a holder that was killed and never reaped (a zombie) is gone; while it lives it stands',
+    async () => {
+      const { root, dispose } = temporary();
+      // What `exec` leaves is a parent that never waits for its child.
+      const script = 'sleep 600 & echo $!; exec sleep 600';
+      const parent = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+      let pid = 0;
+      try {
+        const [line] = (await once(parent.stdout, 'data')) as [Buffer];
+        pid = Number(line.toString());
+        const stat = (): string[] =>
+          readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/.*\) /, '').split(' ');
+        writeFileSync(join(root, '.lock'), `${pid} ${stat()[19]}\n`);
+        expect(() => new NodeDisk().lock(root)).toThrowError(`in use by process ${pid}; stop it`);
+        process.kill(pid, 'SIGKILL');
+        await expect.poll(() => stat()[0], { timeout: 5000 }).toBe('Z');
+        new NodeDisk().lock(root).release();
+        expect(stat()[0]).toBe('Z');
+      } finally {
+        if (pid > 0) process.kill(pid, 'SIGKILL');
+        parent.kill('SIGKILL');
+        dispose();
+      }
+    },
+  );
+
   test.skipIf(process.getuid?.() === 0)('a directory that may not be written is DENIED', () => {
     const { root, dispose } = temporary();
     chmodSync(root, 0o500);
