@@ -1,6 +1,7 @@
 /** The commands against a broker that `relevo start` runs. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { relevo as run, type Outcome } from './host.ts';
 import { StartedCluster } from './started-cluster.ts';
@@ -11,7 +12,10 @@ beforeAll(async () => {
 });
 afterAll(() => cluster.destroy());
 
-const relevo = (argv: readonly string[], stdin?: string | Uint8Array): Promise<Outcome> =>
+const relevo = (
+  argv: readonly string[],
+  stdin?: string | Uint8Array | Readable,
+): Promise<Outcome> =>
   run(argv, {
     env: { RELEVO_BOOTSTRAP: cluster.bootstrap },
     ...(stdin !== undefined && { stdin }),
@@ -107,6 +111,39 @@ describe('produce and consume', () => {
     expect(exitCode).toBe(0);
     const out = await relevo(['consume', 'bytes']);
     expect(out.stdoutBytes).toEqual(Buffer.concat([input, Buffer.from('\n')]));
+  });
+
+  test.each([
+    ['/nonexistent', 'cannot read /nonexistent: ENOENT: no such file'],
+    ['/tmp', 'cannot read /tmp: it is a directory; 0 records were acknowledged'],
+    ['/proc/self/mem', 'cannot read /proc/self/mem past line 0: EIO'],
+  ])('a file that cannot be read (%s) is one error', async (file, expected) => {
+    await ok(['topic', 'create', 'unread', '--if-not-exists']);
+    for (const flags of [[], ['--json']]) {
+      const { exitCode, stderr } = await relevo(['produce', 'unread', '--file', file, ...flags]);
+      expect(exitCode).toBe(1);
+      expect(stderr).toContain(expected);
+      expect(stderr).toContain('0 records');
+      expect(stderr.trim().split('\n')).toHaveLength(1);
+    }
+  });
+
+  test('an input that fails on its way says how far it came', async () => {
+    await ok(['topic', 'create', 'half-read']);
+    const input = Readable.from(
+      (async function* () {
+        yield Buffer.from('one\ntwo\nthr');
+        await Promise.resolve();
+        throw new Error('the disk is gone');
+      })(),
+    );
+    const { exitCode, stderr } = await relevo(['produce', 'half-read'], input);
+    expect(exitCode).toBe(1);
+    expect(stderr).toBe(
+      'relevo: cannot read stdin past line 2: the disk is gone; 2 records acknowledged before it; ' +
+        'when it can be read again, send what follows line 2\n',
+    );
+    expect(await ok(['consume', 'half-read'])).toBe('one\ntwo\n');
   });
 
   test('keys, headers, formats', async () => {

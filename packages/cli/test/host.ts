@@ -1,5 +1,5 @@
 /** A process around a command, in memory. */
-import { PassThrough, Writable } from 'node:stream';
+import { PassThrough, Readable, Writable } from 'node:stream';
 import type { Host } from '@relevo/cli/context';
 import { runProgram } from '@relevo/cli/program';
 
@@ -26,12 +26,15 @@ class Collected extends Writable {
 /** Runs a command line as the shell would, in this process. */
 export async function relevo(
   argv: readonly string[],
-  options: { stdin?: string | Uint8Array; env?: Record<string, string> } = {},
+  options: { stdin?: string | Uint8Array | Readable; env?: Record<string, string> } = {},
 ): Promise<Outcome> {
   const stdout = new Collected();
   const stderr = new Collected();
   const host: Host = {
-    stdin: new PassThrough().end(options.stdin ?? ''),
+    stdin:
+      options.stdin instanceof Readable
+        ? options.stdin
+        : new PassThrough().end(options.stdin ?? ''),
     stdout,
     stderr,
     env: options.env ?? {},

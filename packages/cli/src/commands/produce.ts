@@ -1,5 +1,5 @@
 /** `relevo produce`: a record for each line of a file or of stdin. */
-import { createReadStream } from 'node:fs';
+import { open } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { Command, Option } from 'commander';
 import type { Delivery, Producer } from '@relevo/client';
@@ -93,10 +93,15 @@ async function produce(
   options: ProduceOptions,
 ): Promise<ExitCode> {
   const separator = separatorOf(options.keySeparator);
-  const input = openInput(context, options.file);
+  const input = await openInput(context, options.file);
+  let halted = false;
   // Ends the reading when the user wants to stop, and at the first failure, even of an idle stdin.
-  const halt = (): void => void input.destroy();
+  const halt = (): void => {
+    halted = true;
+    input.destroy();
+  };
   context.signal.addEventListener('abort', halt, { once: true });
+  if (context.signal.aborted) halt();
   const relevo = await context.connect(context.signal);
   // A producer waits for a topic to appear; someone who mistyped its name should not.
   await relevo.admin.describeTopic(topic);
@@ -116,6 +121,7 @@ async function produce(
     ...(options.partition !== undefined && { partition: options.partition }),
   };
   const splitter = new LineSplitter();
+  let unread: Error | null = null;
   const send = (line: Uint8Array): boolean => {
     tally.bytes += line.length;
     return enqueue(
@@ -127,7 +133,9 @@ async function produce(
   try {
     await sendLines(input, splitter, { send, drained: () => producer.drained() }).catch(
       (thrown: unknown) => {
-        if (!input.destroyed || thrown instanceof CommandError) tally.error ??= asError(thrown);
+        // A failed stream is destroyed by itself: only who destroyed it knows whether that was meant.
+        if (thrown === input.errored) unread = input.errored;
+        else if (!halted || thrown instanceof CommandError) tally.error ??= asError(thrown);
       },
     );
     await producer.flush();
@@ -136,6 +144,7 @@ async function produce(
     context.out.progressDone();
     await producer.close();
   }
+  if (unread !== null) tally.error ??= readFailure(options.file, unread, splitter, tally);
   return report(context, topic, tally, progress.elapsedMs);
 }
 
@@ -173,12 +182,50 @@ function enqueue(
   }
 }
 
-function openInput({ host, out }: CommandContext, file: string | undefined): Readable {
-  if (file !== undefined && file !== '-') {
-    return createReadStream(file, { highWaterMark: READ_CHUNK_BYTES });
+async function openInput(
+  { host, out }: CommandContext,
+  file: string | undefined,
+): Promise<Readable> {
+  if (!isStdin(file)) {
+    try {
+      const handle = await open(file);
+      if (!(await handle.stat()).isDirectory()) {
+        return handle.createReadStream({ highWaterMark: READ_CHUNK_BYTES });
+      }
+      await handle.close();
+    } catch (thrown) {
+      throw unopened(file, messageOf(thrown), thrown);
+    }
+    throw unopened(file, 'it is a directory');
   }
   if (host.stdin.isTTY === true) out.note('a line a record; Ctrl-D ends');
   return host.stdin;
+}
+
+const isStdin = (file: string | undefined): file is undefined | '-' =>
+  file === undefined || file === '-';
+
+const unopened = (file: string, why: string, cause?: unknown): CommandError =>
+  new CommandError(
+    `cannot read ${file}: ${why}; 0 records were acknowledged; name a file of lines with --file`,
+    EXIT.failed,
+    { cause },
+  );
+
+/** How far a file came that could not be read to its end. */
+function readFailure(
+  file: string | undefined,
+  cause: Error,
+  { lines }: LineSplitter,
+  { records }: Tally,
+): CommandError {
+  const what = isStdin(file) ? 'stdin' : file;
+  return new CommandError(
+    `cannot read ${what} past line ${lines}: ${cause.message}; ${plural(records, 'record')} ` +
+      `acknowledged before it; when it can be read again, send what follows line ${lines}`,
+    EXIT.failed,
+    { cause },
+  );
 }
 
 function report(context: CommandContext, topic: string, tally: Tally, elapsedMs: number): ExitCode {
