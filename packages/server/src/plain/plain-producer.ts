@@ -118,7 +118,8 @@ export class PlainProducer {
       throw new RelevoError('INVALID_REQUEST', message);
     }
     const topic = this.#topic(request.topic);
-    const timeoutMs = Math.min(request.timeoutMs ?? SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
+    // 0 is what callers send who set every field, and have no wish here.
+    const timeoutMs = Math.min(request.timeoutMs || SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
     const endMs = this.#deps.clock.monotonicMs() + timeoutMs;
     const unkeyed = this.#turn++ % topic.partitions.length;
     const byPartition = new Map<number, number[]>();

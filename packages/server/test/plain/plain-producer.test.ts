@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { SEND_TIMEOUT_DEFAULT_MS } from '@relevo/server/plain/plain-producer';
 import { PlainSender, withOrders } from './plain-world.ts';
 import type { PartitionWorld } from '../partitions/partition-world.ts';
 
@@ -31,3 +32,14 @@ describe('a batch of unknown outcome', () => {
       expect(await client.values(1, 'orders')).toEqual(['x'.repeat(2000), 'b']);
     }));
 });
+
+test('a time-out of 0 is the default one', () =>
+  withOrders([1], async (world, client) => {
+    const sender = new PlainSender(world, client);
+    expect(await sender.outcome('orders', ['a'], { timeoutMs: 0 })).toBe('acknowledged');
+    world.fence(1);
+    const startedMs = world.world.nowMs;
+    const waiting = sender.outcome('orders', ['b'], { timeoutMs: 0 });
+    expect(await waiting).toContain('orders-0 took nothing in time, nothing was written');
+    expect(world.world.nowMs - startedMs).toBeGreaterThan(0.99 * SEND_TIMEOUT_DEFAULT_MS);
+  }));

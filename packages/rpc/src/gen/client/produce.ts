@@ -453,7 +453,7 @@ export interface SendRequest {
   readonly records: readonly PlainRecord[];
   /** -1 (all) when absent. */
   readonly acks: number | undefined;
-  /** 30,000 when absent. */
+  /** How long the broker tries, in ms: 30,000 when absent or 0; 300,000 at most, and for more. */
   readonly timeoutMs: number | undefined;
 }
 
