@@ -8,7 +8,7 @@ const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs')
 const Module = require('node:module');
 const { join } = require('node:path');
 const { pathToFileURL } = require('node:url');
-const { Script, constants } = require('node:vm');
+const { Script } = require('node:vm');
 
 const ROOT = join(__dirname, '..', '..', '..');
 const DIST = join(__dirname, '..', 'dist');
@@ -25,12 +25,12 @@ function isFresh() {
   });
 }
 
+/** There is no import() in the pack: one would fail in a script that comes out of the cache. */
 function compile() {
   const cachedData = existsSync(CODE_CACHE) ? readFileSync(CODE_CACHE) : undefined;
   return new Script(Module.wrap(readFileSync(PACK, 'utf8')), {
     filename: PACK,
     ...(cachedData !== undefined && { cachedData }),
-    importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
   });
 }
 

@@ -91,6 +91,12 @@ export function action<Args extends readonly unknown[]>(
     } finally {
       await session?.close();
     }
+    try {
+      await out.settled();
+    } catch (thrown) {
+      const exitCode = printError(out, thrown);
+      if (host.exitCode === EXIT.ok) host.exitCode = exitCode;
+    }
   };
 }
 

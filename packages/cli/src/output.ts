@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import { createRequire } from 'node:module';
 import type Table from 'cli-table3';
+import { CommandError, EXIT } from './exit-codes.ts';
 
 const require = createRequire(import.meta.url);
 
@@ -21,20 +22,45 @@ export class Output {
   /** Whether results are JSON. */
   readonly json: boolean;
   readonly #streams: Streams;
-  #closed = false;
+  readonly #gone = new AbortController();
+  /** Why results were lost. */
+  #failure: Error | undefined;
 
   constructor(streams: Streams, json: boolean) {
     this.#streams = streams;
     this.json = json;
-    // A reader that has seen enough (`| head`) closes the pipe: no failure of ours.
-    streams.stdout.on('error', () => {
-      this.#closed = true;
+    streams.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      // A reader that has seen enough (`| head`) closes the pipe: no failure of ours. A full disk is.
+      if (error.code !== 'EPIPE') this.#failure ??= error;
+      this.#gone.abort();
     });
+    streams.stdout.on('close', () => this.#gone.abort());
+    // Who cannot be told is not told; the exit code remains.
+    streams.stderr.on('error', () => undefined);
   }
 
-  /** False once whoever read our output has gone. */
+  /** False once whoever read our output has gone, or it cannot be written. */
   get open(): boolean {
-    return !this.#closed;
+    return !this.#gone.signal.aborted;
+  }
+
+  /** Aborted when `open` becomes false. */
+  get gone(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  /** Resolves when stdout has taken everything; rejects when results were lost. */
+  async settled(): Promise<void> {
+    if (this.open)
+      await new Promise<void>((resolve) => this.#streams.stdout.write('', () => resolve()));
+    // A write's callback runs before the stream's error event.
+    await new Promise<void>((resolve) => void setImmediate(resolve));
+    if (this.#failure === undefined) return;
+    throw new CommandError(
+      `stdout cannot be written: ${this.#failure.message}; what was printed is not complete`,
+      EXIT.failed,
+      { cause: this.#failure },
+    );
   }
 
   /** Whether stdout is a terminal: live displays make sense only there. */
@@ -55,13 +81,13 @@ export class Output {
 
   /** A line on stdout. */
   line(text: string): void {
-    if (!this.#closed) this.#streams.stdout.write(`${text}\n`);
+    if (this.open) this.#streams.stdout.write(`${text}\n`);
   }
 
   /** Bytes on stdout, as they are; resolves when more may be written. */
   async bytes(chunk: Uint8Array): Promise<void> {
     const { stdout } = this.#streams;
-    if (this.#closed || stdout.write(chunk)) return;
+    if (!this.open || stdout.write(chunk)) return;
     await Promise.race([once(stdout, 'drain'), once(stdout, 'close')]).catch(() => undefined);
   }
 

@@ -3,8 +3,9 @@
  * `relevo broker` must not pay for what `relevo bench` needs.
  */
 import { Command, CommanderError } from 'commander';
-import type { Host } from './context.ts';
+import { printError, type Host } from './context.ts';
 import { CommandError, EXIT } from './exit-codes.ts';
+import { Output } from './output.ts';
 
 interface Entry {
   readonly summary: string;
@@ -62,16 +63,20 @@ export async function runProgram(argv: readonly string[], host: Host): Promise<v
     else program.addCommand(new Command(name).description(summary).allowUnknownOption());
   }
   settle(program, host);
+  const out = new Output(host, false);
   try {
     await program.parseAsync(argv, { from: 'user' });
   } catch (thrown) {
     if (thrown instanceof CommandError) {
-      host.stderr.write(`relevo: ${thrown.message}\n`);
-      host.exitCode = thrown.exitCode;
+      host.exitCode = printError(out, thrown);
       return;
     }
     if (!(thrown instanceof CommanderError)) throw thrown;
     host.exitCode = thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    // Of --help and --version.
+    await out.settled().catch((lost: unknown) => {
+      host.exitCode = printError(out, lost);
+    });
   }
 }
 

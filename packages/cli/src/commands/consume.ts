@@ -133,7 +133,7 @@ async function readToEnds(
       partition: one,
       from: { offset: start },
     })),
-    signal: context.signal,
+    signal: untilUnwanted(context),
   });
   for await (const records of batches(context, consumer)) {
     const range = left.get(records[0]?.partition ?? -1);
@@ -164,7 +164,7 @@ async function follow(
       context.out.note(
         `${gap.topic}-${gap.partition}: offsets ${gap.from} to ${gap.to - 1} left the log unread`,
       ),
-    signal: context.signal,
+    signal: untilUnwanted(context),
   });
   for await (const records of batches(context, consumer)) {
     await writer.write(records);
@@ -172,15 +172,19 @@ async function follow(
   }
 }
 
-/** What a consumer gives until the user wants to stop. */
+/** Aborted when the user wants to stop, or nobody takes what is printed. */
+const untilUnwanted = ({ signal, out }: CommandContext): AbortSignal =>
+  AbortSignal.any([signal, out.gone]);
+
+/** What a consumer gives until the user wants to stop, or nobody takes what is printed. */
 async function* batches(
-  { signal }: CommandContext,
+  { signal, out }: CommandContext,
   consumer: Consumer,
 ): AsyncGenerator<readonly RawRecord[], void, undefined> {
   try {
     yield* consumer.batches();
   } catch (thrown) {
-    if (!signal.aborted) throw thrown;
+    if (!signal.aborted && out.open) throw thrown;
   }
 }
 
