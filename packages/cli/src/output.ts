@@ -3,7 +3,6 @@
  * everything about the work itself (progress, notes, errors) goes to stderr, so that a pipe carries
  * results alone.
  */
-import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import { createRequire } from 'node:module';
 import type Table from 'cli-table3';
@@ -25,6 +24,7 @@ export class Output {
   readonly #gone = new AbortController();
   /** Why results were lost. */
   #failure: Error | undefined;
+  #drained: Promise<void> | undefined;
 
   constructor(streams: Streams, json: boolean) {
     this.#streams = streams;
@@ -88,7 +88,24 @@ export class Output {
   async bytes(chunk: Uint8Array): Promise<void> {
     const { stdout } = this.#streams;
     if (!this.open || stdout.write(chunk)) return;
-    await Promise.race([once(stdout, 'drain'), once(stdout, 'close')]).catch(() => undefined);
+    await this.#room();
+  }
+
+  /** Resolves when stdout takes more, or never will; one wait for all that come meanwhile. */
+  #room(): Promise<void> {
+    const { stdout } = this.#streams;
+    const gone = this.#gone.signal;
+    this.#drained ??= new Promise((resolve) => {
+      const done = (): void => {
+        stdout.off('drain', done);
+        gone.removeEventListener('abort', done);
+        this.#drained = undefined;
+        resolve();
+      };
+      stdout.on('drain', done);
+      gone.addEventListener('abort', done);
+    });
+    return this.#drained;
   }
 
   /** A line on stderr. */

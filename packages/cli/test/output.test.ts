@@ -46,3 +46,34 @@ describe('results that cannot be written', () => {
     },
   );
 });
+
+describe('a slow reader', () => {
+  test('is waited for, without a listener left behind', async () => {
+    const stdout = new PassThrough({ highWaterMark: 10 });
+    const out = new Output({ stdout, stderr }, false);
+    const listeners = (): number[] =>
+      ['drain', 'close', 'error'].map((event) => stdout.listenerCount(event));
+    const before = listeners();
+    for (let round = 0; round < 20; round++) {
+      let written = false;
+      const both = Promise.all([
+        out.bytes(Buffer.alloc(20)).then(() => (written = true)),
+        out.bytes(Buffer.alloc(20)),
+      ]);
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(written).toBe(false);
+      stdout.read();
+      await both;
+    }
+    expect(listeners()).toEqual(before);
+  });
+
+  test('who goes meanwhile is not waited for', async () => {
+    const stdout = new PassThrough({ highWaterMark: 10 });
+    const out = new Output({ stdout, stderr }, false);
+    const waiting = out.bytes(Buffer.alloc(20));
+    stdout.destroy();
+    await waiting;
+    expect(out.open).toBe(false);
+  });
+});

@@ -197,6 +197,8 @@ class RecordWriter {
   #parts: Uint8Array[] = [];
   #bytes = 0;
   #scheduled: NodeJS.Immediate | undefined;
+  /** The last write that was not waited for; what comes next waits. */
+  #written: Promise<void> = Promise.resolve();
 
   constructor(out: Output, format: RecordFormat, max: number) {
     this.#out = out;
@@ -210,6 +212,7 @@ class RecordWriter {
   }
 
   async write(records: readonly RawRecord[]): Promise<void> {
+    await this.#written;
     for (const record of records) {
       if (this.done) return;
       this.records++;
@@ -218,7 +221,10 @@ class RecordWriter {
       this.#bytes += part.length;
       if (this.#bytes >= WRITE_BYTES) await this.flush();
     }
-    if (this.#bytes > 0) this.#scheduled ??= setImmediate(() => void this.flush());
+    if (this.#bytes === 0) return;
+    this.#scheduled ??= setImmediate(() => {
+      this.#written = this.flush();
+    });
   }
 
   flush(): Promise<void> {
