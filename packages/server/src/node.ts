@@ -337,6 +337,7 @@ class Parts {
     return new PlainRecords({
       ...this.#ports,
       image: () => this.#publisher.image(),
+      topicDefaults: clusterDefaultsOf(this.#config).topic,
       initProducerId: (request) => producerIds.init(request),
     });
   }

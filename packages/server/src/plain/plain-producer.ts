@@ -5,13 +5,14 @@
  */
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
-import { NO_BROKER, partitionName, producerEpoch, producerId } from '@relevo/base/ids';
+import { NO_BROKER, partitionName } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import type { Clock, Crc32c, Random, Timers, Transport } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
-import { BatchBuilder, type HeaderInput } from '@relevo/record/batch-builder';
-import { sequenceAfter, TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
+import { topicSettings } from '@relevo/controller/topic-config';
+import type { TopicSettings } from '@relevo/controller/topic-config';
+import { sequenceAfter } from '@relevo/record/batch-header';
 import { partitionForKey } from '@relevo/record/murmur2';
 import {
   ProduceService as methods,
@@ -27,13 +28,13 @@ import {
   type SendResponse,
 } from '@relevo/rpc/gen/client/produce';
 import { LeaderCalls } from './leader-calls.ts';
+import { buildBatch, jobRecord, runsOf, takeJobs } from './plain-jobs.ts';
+import type { Call, Job, JobRecord } from './plain-jobs.ts';
 
 export const SEND_TIMEOUT_DEFAULT_MS = 30_000;
 export const SEND_TIMEOUT_MAX_MS = 300_000;
 /** Records of one call. */
 export const SEND_RECORDS_MAX = 10_000;
-/** Waiting jobs go into one batch up to about so many bytes. */
-const BATCH_BYTES = 64 * 1024;
 const RETRY = { initialMs: 10, maxMs: 250, factor: 2, jitter: 0.2 };
 
 export interface PlainProducerDeps {
@@ -43,23 +44,16 @@ export interface PlainProducerDeps {
   readonly transport: Transport;
   readonly crc32c: Crc32c;
   readonly image: () => ClusterImage;
+  /** Of the cluster, for what a topic does not set. */
+  readonly topicDefaults: TopicSettings;
   readonly initProducerId: (request: InitProducerIdRequest) => Promise<InitProducerIdResponse>;
 }
 
-interface StampedRecord extends PlainRecord {
-  readonly timestampMs: number;
-}
-
-/** The records of one call for one partition. */
-interface Job {
-  readonly records: readonly StampedRecord[];
-  readonly acks: number;
-  readonly endMs: number;
-  readonly resolve: (receipts: readonly Receipt[]) => void;
-  readonly reject: (error: unknown) => void;
-}
+/** Of one call, for one batch. */
+type Portion = Pick<Job, 'records' | 'bytes' | 'batchBytesMax'> & { readonly partition: number };
 
 interface Lane {
+  readonly key: string;
   readonly topicId: Uuid;
   readonly topic: string;
   readonly partition: number;
@@ -121,25 +115,38 @@ export class PlainProducer {
     // 0 is what callers send who set every field, and have no wish here.
     const timeoutMs = Math.min(request.timeoutMs || SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
     const endMs = this.#deps.clock.monotonicMs() + timeoutMs;
-    const unkeyed = this.#turn++ % topic.partitions.length;
-    const byPartition = new Map<number, number[]>();
-    records.forEach((record, index) => {
-      const partition = partitionOf(topic, record, unkeyed);
-      const indexes = byPartition.get(partition);
-      if (indexes === undefined) byPartition.set(partition, [index]);
-      else indexes.push(index);
-    });
+    const call: Call = { acks, endMs, failure: undefined };
     const receipts: Receipt[] = [];
-    const wallMs = this.#deps.clock.wallMs();
     await Promise.all(
-      [...byPartition].map(async ([partition, indexes]) => {
-        const stamped = indexes.map((index) => withTimestamp(records[index], wallMs));
-        const job = { records: stamped, acks, endMs };
-        const made = await this.#enqueue(topic, partition, job);
-        indexes.forEach((index, i) => (receipts[index] = made[i] as Receipt));
+      this.#portions(topic, records).map(async (portion) => {
+        const made = await this.#enqueue(topic, call, portion);
+        portion.records.forEach(({ index }, i) => (receipts[index] = made[i] as Receipt));
       }),
     );
     return sendResponse({ receipts });
+  }
+
+  /** By partition, and each partition's in order, cut to batches that the topic takes. */
+  #portions(topic: TopicImage, records: readonly PlainRecord[]): Portion[] {
+    const { maxMessageBytes } = topicSettings(topic.config, this.#deps.topicDefaults);
+    const limit = { topic: topic.name, maxBytes: maxMessageBytes };
+    const wallMs = this.#deps.clock.wallMs();
+    const unkeyed = this.#turn++ % topic.partitions.length;
+    const byPartition = new Map<number, JobRecord[]>();
+    records.forEach((record, index) => {
+      const partition = partitionOf(topic, record, unkeyed);
+      const own = jobRecord(record, index, wallMs, limit);
+      const others = byPartition.get(partition);
+      if (others === undefined) byPartition.set(partition, [own]);
+      else others.push(own);
+    });
+    return [...byPartition].flatMap(([partition, own]) =>
+      runsOf(own, maxMessageBytes).map((run) => ({
+        ...run,
+        partition,
+        batchBytesMax: maxMessageBytes,
+      })),
+    );
   }
 
   #topic(name: string): TopicImage {
@@ -149,39 +156,43 @@ export class PlainProducer {
     throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
   }
 
-  #enqueue(
-    topic: TopicImage,
-    partition: number,
-    job: Omit<Job, 'resolve' | 'reject'>,
-  ): Promise<readonly Receipt[]> {
+  #enqueue(topic: TopicImage, call: Call, portion: Portion): Promise<readonly Receipt[]> {
+    const lane = this.#lane(topic, portion.partition);
+    return new Promise((resolve, reject) => {
+      lane.queue.push({ ...portion, call, resolve, reject });
+      if (!lane.busy) void this.#run(lane);
+    });
+  }
+
+  #lane(topic: TopicImage, partition: number): Lane {
     const key = `${topic.id}/${partition}`;
     let lane = this.#lanes.get(key);
     if (lane === undefined) {
       const { id: topicId, name } = topic;
-      lane = { topicId, topic: name, partition, queue: [], busy: false, producer: undefined };
+      lane = { key, topicId, topic: name, partition, queue: [], busy: false, producer: undefined };
       this.#lanes.set(key, lane);
     }
-    const own = lane;
-    return new Promise((resolve, reject) => {
-      own.queue.push({ ...job, resolve, reject });
-      if (!own.busy) void this.#run(own, key);
-    });
+    return lane;
   }
 
-  async #run(lane: Lane, key: string): Promise<void> {
+  async #run(lane: Lane): Promise<void> {
     lane.busy = true;
     while (lane.queue.length > 0) {
-      const jobs = takeJobs(lane.queue);
+      const jobs = takeJobs(lane.queue).filter(isWanted);
+      if (jobs.length === 0) continue;
       try {
         const response = await this.#write(lane, jobs);
         settle(lane, jobs, response);
       } catch (error) {
-        for (const job of jobs) job.reject(error);
+        for (const job of jobs) {
+          job.call.failure ??= error;
+          job.reject(error);
+        }
       }
     }
     lane.busy = false;
     // A deleted topic's lanes go; a live one's keep their producer.
-    if (!this.#deps.image().topicsById.has(lane.topicId)) this.#lanes.delete(key);
+    if (!this.#deps.image().topicsById.has(lane.topicId)) this.#lanes.delete(lane.key);
   }
 
   /** One batch, under the same sequence until it is settled. */
@@ -202,7 +213,7 @@ export class PlainProducer {
 
   async #insist(lane: Lane, jobs: readonly Job[], state: Attempts): Promise<ProduceResponse> {
     const { clock, random } = this.#deps;
-    const endMs = Math.min(...jobs.map((job) => job.endMs));
+    const endMs = Math.min(...jobs.map(({ call }) => call.endMs));
     for (let attempt = 0; ; attempt++) {
       const leftMs = endMs - clock.monotonicMs();
       if (leftMs <= 0) throw timedOut(lane, state);
@@ -253,7 +264,7 @@ export class PlainProducer {
         topicId: lane.topicId,
         partition: lane.partition,
         leaderEpoch: -1,
-        acks: jobs[0]?.acks ?? -1,
+        acks: jobs[0]?.call.acks ?? -1,
         timeoutMs: Math.max(1, Math.floor(to.timeoutMs)),
         batch,
       }),
@@ -307,51 +318,11 @@ function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): n
   return key === undefined ? unkeyed : partitionForKey(key, count);
 }
 
-function withTimestamp(record: PlainRecord | undefined, wallMs: number): StampedRecord {
-  if (record === undefined) throw new RangeError('a record is missing');
-  const timestampMs = record.timestampMs ?? wallMs;
-  if (timestampMs >= 0 && timestampMs <= TIMESTAMP_MAX_MS) return { ...record, timestampMs };
-  const message = `timestamp_ms is ${timestampMs}: use ms since 1970, from 0 to ${TIMESTAMP_MAX_MS}`;
-  throw new RelevoError('INVALID_TIMESTAMP', message);
-}
-
-/** The first job, and those behind it that fit into the same batch. A large one goes alone. */
-function takeJobs(queue: Job[]): Job[] {
-  const taken: Job[] = [];
-  let bytes = 0;
-  for (const job of queue) {
-    const size = job.records.reduce((sum, { key, value }) => {
-      return sum + 32 + (key?.length ?? 0) + (value?.length ?? 0);
-    }, 0);
-    const fits = bytes + size <= BATCH_BYTES && job.acks === taken[0]?.acks;
-    if (taken.length > 0 && !fits) break;
-    bytes += size;
-    taken.push(job);
-  }
-  queue.splice(0, taken.length);
-  return taken;
-}
-
-function buildBatch(
-  jobs: readonly Job[],
-  producer: NonNullable<Lane['producer']>,
-  crc32c: Crc32c,
-): Uint8Array {
-  const builder = new BatchBuilder();
-  for (const { records } of jobs) {
-    for (const { key, value, headers, timestampMs } of records) {
-      const pairs = headers.map((header): HeaderInput => [header.key, header.value ?? null]);
-      builder.append(key ?? null, value ?? null, pairs, timestampMs);
-    }
-  }
-  return builder.build(
-    {
-      producerId: producerId(producer.id),
-      producerEpoch: producerEpoch(producer.epoch),
-      baseSequence: producer.sequence,
-    },
-    crc32c,
-  );
+/** The rest of a call that has failed is not begun any more. */
+function isWanted({ call, reject }: Job): boolean {
+  if (call.failure === undefined) return true;
+  reject(call.failure);
+  return false;
 }
 
 function settle(lane: Lane, jobs: readonly Job[], response: ProduceResponse): void {

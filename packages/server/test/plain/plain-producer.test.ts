@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { SEND_TIMEOUT_DEFAULT_MS } from '@relevo/server/plain/plain-producer';
 import { PlainSender, withOrders } from './plain-world.ts';
@@ -43,3 +44,50 @@ test('a time-out of 0 is the default one', () =>
     expect(await waiting).toContain('orders-0 took nothing in time, nothing was written');
     expect(world.world.nowMs - startedMs).toBeGreaterThan(0.99 * SEND_TIMEOUT_DEFAULT_MS);
   }));
+
+describe('the records of one call', () => {
+  const long = (count: number, bytes: number): string[] =>
+    Array.from({ length: count }, (_, at) => String(at).padEnd(bytes, '.'));
+
+  test('go into as many batches as the topic wants, in order', () =>
+    withOrders([1], async (world, client) => {
+      const sender = new PlainSender(world, client);
+      const values = long(15, 100_000);
+      const receipts = await sender.send('orders', values);
+      expect(receipts.map(({ offset }) => offset)).toEqual(values.map((_, at) => at));
+      expect(await client.values(1, 'orders')).toEqual(values);
+    }));
+
+  test('fill batches up to the limit, whatever they are made of', async () => {
+    const bytes = fc.integer({ min: 0, max: 900 });
+    const sizes = fc.array(fc.array(bytes, { maxLength: 60 }), { minLength: 1, maxLength: 4 });
+    await fc.assert(
+      fc.asyncProperty(sizes, (calls) =>
+        withOrders(
+          [1],
+          async (world, client) => {
+            const sender = new PlainSender(world, client);
+            const values = calls.map((call) => call.map((size, at) => `${at}`.padEnd(size, '.')));
+            const receipts = await Promise.all(values.map((each) => sender.send('orders', each)));
+            const told = receipts.flatMap((each) => each.map(({ offset }) => offset));
+            const found = await client.values(1, 'orders');
+            expect(told.map((offset) => found[offset])).toEqual(values.flat());
+            expect(new Set(told).size).toBe(found.length);
+          },
+          { 'max.message.bytes': '1024' },
+        ),
+      ),
+      { numRuns: 20 },
+    );
+  });
+
+  test('are refused before any is written where one of them is too large', () =>
+    withOrders([1], async (world, client) => {
+      const sender = new PlainSender(world, client);
+      setMaxMessageBytes(world, 2000);
+      expect(await sender.outcome('orders', ['a', 'x'.repeat(1950)])).toMatch(
+        /^MESSAGE_TOO_LARGE: record 1 .*max\.message\.bytes/,
+      );
+      expect(world.partition(1, 'orders').logEndOffset).toBe(0);
+    }));
+});

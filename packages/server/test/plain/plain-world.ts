@@ -1,5 +1,6 @@
 /** The plain services beside simulated brokers, on a host of their own. */
 import { RpcError } from '@relevo/base/ports';
+import { TOPIC_DEFAULTS } from '@relevo/controller/topic-config';
 import { plainRecord, sendRequest } from '@relevo/rpc/gen/client/produce';
 import type { PlainRecord, Receipt, SendRequest } from '@relevo/rpc/gen/client/produce';
 import { PlainProducer } from '@relevo/server/plain/plain-producer';
@@ -11,6 +12,7 @@ import type { TestClient } from '../partitions/partition-world.ts';
 export const plainDeps = (world: PartitionWorld, { ports }: TestClient): PlainProducerDeps => ({
   ...ports,
   image: () => world.image,
+  topicDefaults: TOPIC_DEFAULTS,
   initProducerId: (request) => world.broker(1).manager.initProducerId(request),
 });
 

@@ -795,8 +795,9 @@ export interface ProduceService {
    */
   readonly stream: Method<ProduceRequest, ProduceResponse, 'bidi'>;
   /**
-   * Writes plain records through any broker, which writes to the leaders. A call that is repeated by its
-   * caller after an unknown outcome may write twice.
+   * Writes plain records through any broker, which writes to the leaders: a batch or more (see
+   * max.message.bytes) for each partition. A call that fails may have written some of them; one that is
+   * repeated by its caller after an unknown outcome may write twice.
    */
   readonly send: Method<SendRequest, SendResponse, 'unary'>;
   /** Gives an idempotent producer its id and epoch. Any broker answers. */
