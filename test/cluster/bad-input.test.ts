@@ -3,11 +3,18 @@ import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { errorCodeOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import { Relevo } from '@relevo/client';
 import { BatchBuilder, NO_HEADERS } from '@relevo/record/batch-builder';
-import { BATCH_LENGTH_AT, RECORD_COUNT_AT, writeCrc } from '@relevo/record/batch-header';
+import {
+  BATCH_LENGTH_AT,
+  BATCH_OVERHEAD,
+  RECORD_COUNT_AT,
+  writeCrc,
+} from '@relevo/record/batch-header';
+import type { CompressionType } from '@relevo/record/compression';
 import { ProduceService, produceRequest } from '@relevo/rpc/gen/client/produce';
 import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import { crc32c } from '@relevo/runtime/crc32c';
@@ -86,6 +93,12 @@ describe('batches', () => {
       builder.append(`key-${i}`, `value-${i}`, NO_HEADERS, 1_700_000_000_000);
     return builder.build({}, crc32c);
   };
+  /** Ten records by the header, and whatever in place of the compressed ones. */
+  const packed = (type: CompressionType, records: Uint8Array): Uint8Array => {
+    const builder = new BatchBuilder();
+    for (let i = 0; i < 10; i++) builder.append(null, `value-${i}`, NO_HEADERS, 1_700_000_000_000);
+    return builder.build({ compressed: { type, records } }, crc32c);
+  };
   const withCrc = (batch: Uint8Array): Uint8Array => {
     writeCrc(batch, 0, batch.length, crc32c);
     return batch;
@@ -139,6 +152,14 @@ describe('batches', () => {
     ['a negative length', () => changed(BATCH_LENGTH_AT, -1)],
     ['no bytes', () => new Uint8Array()],
     ['random bytes', () => new Uint8Array(randomBytes(500))],
+    ['no gzip', () => packed('gzip', Buffer.from('this is not gzip at all'))],
+    ['no snappy', () => packed('snappy', Buffer.from('this is not snappy at all'))],
+    ['no lz4', () => packed('lz4', Buffer.from('this is not lz4 at all'))],
+    ['no zstd', () => packed('zstd', Buffer.from('this is not zstd at all'))],
+    [
+      'fewer records than there are, in gzip',
+      () => packed('gzip', gzipSync(goodBatch().subarray(BATCH_OVERHEAD, -20))),
+    ],
     ['two batches in one', () => new Uint8Array([...goodBatch(), ...goodBatch()])],
   ])('%s is refused with one error', async (_, make) => {
     const answer = await produceRaw(make());

@@ -4,8 +4,7 @@
  *
  * Kafka's Java client does not write plain snappy but a stream of xerial's making: the magic
  * `82 S N A P P Y 00`, version int32 1, compatible int32 1, then blocks, each an int32 length and a
- * plain snappy block of at most 32 KiB of input. Brokers never unpack it; we write it as Kafka does
- * and read both.
+ * plain snappy block of at most 32 KiB of input. We write it as Kafka does and read both.
  */
 import { BatchError } from './batch-error.ts';
 import { int32At, setInt32, uint8At } from './ints.ts';
@@ -21,6 +20,12 @@ export const compressionNumber = (type: CompressionType): number => BY_NUMBER.in
 
 /** Undefined for a number that names no codec. */
 export const compressionOf = (number: number): CompressionType | undefined => BY_NUMBER[number];
+
+/**
+ * Most that one batch may unpack to, bytes: what a leader takes, so that every reader can read it. 64
+ * times the default of `max.message.bytes`.
+ */
+export const UNPACKED_BYTES_MAX: number = 64 * 1024 * 1024;
 
 export interface CompressionCodecs {
   /** `none` gives the bytes back. */

@@ -38,7 +38,7 @@ export const ANY_BATCH: BatchLimits = { maxBytes: 2 ** 31 - 1, records: 'thinned
 /**
  * Checks the batch at `at`, whose bytes end at `end` or before, and returns its header. An
  * uncompressed batch is walked record by record: lengths, counts, offset deltas and timestamps. Of a
- * compressed one only the header can be checked here. Throws a BatchError.
+ * compressed one only the header can be checked here; see UnpackedCheck. Throws a BatchError.
  */
 export function validateBatch(
   bytes: Uint8Array,
@@ -125,6 +125,8 @@ function checkProducer(header: BatchHeader): void {
 
 // The walk keeps its place here and not in an object of its own: it runs for every record.
 let place = 0;
+let previousDelta = -1;
+let maxTimestampDelta = -Infinity;
 
 function checkRecords(
   bytes: Uint8Array,
@@ -133,12 +135,62 @@ function checkRecords(
   limits: BatchLimits,
 ): void {
   const end = at + header.sizeInBytes;
-  const whole = limits.records === 'whole';
-  const { recordCount, lastOffsetDelta } = header;
-  let previousDelta = -1;
-  let maxTimestampDelta = -Infinity;
   place = at + BATCH_OVERHEAD;
-  for (let index = 0; index < recordCount; index++) {
+  previousDelta = -1;
+  maxTimestampDelta = -Infinity;
+  walk(bytes, end, header, limits, 0, header.recordCount);
+  checkWalked(end, header, limits);
+}
+
+/**
+ * The check of a compressed batch's records once they are unpacked: the same as `validateBatch` makes
+ * of uncompressed ones, in steps, because much can be unpacked from little.
+ */
+export class UnpackedCheck {
+  readonly #records: Uint8Array;
+  readonly #header: BatchHeader;
+  readonly #limits: BatchLimits;
+  #index = 0;
+  #place = 0;
+  #previousDelta = -1;
+  #maxTimestampDelta = -Infinity;
+
+  /** `records`: the unpacked records section of the batch with that header. */
+  constructor(records: Uint8Array, header: BatchHeader, limits: BatchLimits) {
+    this.#records = records;
+    this.#header = header;
+    this.#limits = limits;
+  }
+
+  /** Walks over `recordsMax` more at most; true: they were the last, and all is well. Throws a BatchError. */
+  step(recordsMax: number): boolean {
+    const { recordCount } = this.#header;
+    const to = Math.min(recordCount, this.#index + recordsMax);
+    place = this.#place;
+    previousDelta = this.#previousDelta;
+    maxTimestampDelta = this.#maxTimestampDelta;
+    walk(this.#records, this.#records.length, this.#header, this.#limits, this.#index, to);
+    this.#index = to;
+    this.#place = place;
+    this.#previousDelta = previousDelta;
+    this.#maxTimestampDelta = maxTimestampDelta;
+    if (to < recordCount) return false;
+    checkWalked(this.#records.length, this.#header, this.#limits);
+    return true;
+  }
+}
+
+/** Over the records from the `from`th to before the `to`th. */
+function walk(
+  bytes: Uint8Array,
+  end: number,
+  { recordCount }: BatchHeader,
+  limits: BatchLimits,
+  from: number,
+  to: number,
+): void {
+  const whole = limits.records === 'whole';
+  for (let index = from; index < to; index++) {
     if (place >= end) refuse('BAD_COUNT', index, `${recordCount} were promised`);
     const length = readVarint(bytes, end, index);
     const recordEnd = place + length;
@@ -158,6 +210,11 @@ function checkRecords(
       refuse('BAD_LENGTH', index, `${recordEnd - place} bytes left over`);
     }
   }
+}
+
+/** What can be said when all records have been walked over. */
+function checkWalked(end: number, header: BatchHeader, limits: BatchLimits): void {
+  const { recordCount, lastOffsetDelta } = header;
   if (place !== end) {
     throw new BatchError(
       'BAD_COUNT',
@@ -167,7 +224,7 @@ function checkRecords(
   if (previousDelta > lastOffsetDelta) {
     throw new BatchError('BAD_OFFSET', `delta ${previousDelta} is above ${lastOffsetDelta}`);
   }
-  checkTimestamps(header, maxTimestampDelta, whole);
+  checkTimestamps(header, maxTimestampDelta, limits.records === 'whole');
 }
 
 /** Only create times can be checked: after an append with log append time the deltas mean nothing. */

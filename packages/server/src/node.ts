@@ -60,7 +60,7 @@ export interface Node {
   onFatal(listener: (reason: StartError) => void): void;
 }
 
-/** What a node is built from: the ports, and the codecs for the plain services and timestamps. */
+/** What a node is built from: the ports, and the codecs to check and to read batches with. */
 export interface NodePorts extends Ports {
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
 }

@@ -341,7 +341,33 @@ export class LeaderLink {
       case 'restart':
         this.#truncate(followed, effect);
         this.#obey(followed, role.replica.truncated(partition.logEndOffset));
+        return;
+      case 'leaderLacks':
+        this.#giveUp(followed, effect);
     }
+  }
+
+  /** A leader that lost committed records is not followed into the loss; the own log stays as it is. */
+  #giveUp(
+    { partition, role }: Followed,
+    { to, highWatermark }: Extract<FollowerEffect, { kind: 'leaderLacks' }>,
+  ): void {
+    const { leaderEpoch } = role.replica;
+    this.#deps.logger.error('the leader lacks committed records: it is not followed', {
+      partition: partition.name,
+      leader: this.leaderId,
+      leaderEpoch,
+      from: partition.logEndOffset,
+      to,
+      highWatermark,
+      do:
+        `look at the disk of broker ${this.leaderId}; the log here is kept whole. Put what was lost ` +
+        'back there, or stop that broker and elect this replica uncleanly; then restart this broker',
+    });
+    const reason =
+      `the leader, broker ${this.leaderId}, asks to truncate from ${partition.logEndOffset} to ${to}, ` +
+      `below the high watermark ${highWatermark}: it has lost committed records`;
+    partition.fail(reason, false);
   }
 
   #truncate(

@@ -14,6 +14,7 @@ import type { ClusterImage } from '@relevo/controller/image';
 import type { MetadataDelta } from '@relevo/controller/replay';
 import type { TopicSettings } from '@relevo/controller/topic-config';
 import type { LogDirectory } from '@relevo/log/log-directory';
+import type { CompressionCodecs } from '@relevo/record/compression';
 import type {
   FetchRequest,
   ListOffsetsRequest,
@@ -44,6 +45,7 @@ import { Turn } from './turn.ts';
 import { Upkeep } from './upkeep.ts';
 
 export interface PartitionManagerDeps extends Ports {
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   /** Opened and closed by the owner. */
   readonly directory: LogDirectory;
   /** Proposes in-sync sets to the active controller; rejects when the outcome is not known. */

@@ -8,20 +8,35 @@
  * log is synced, 0 none but for errors. Nothing is decoded beyond the walk that validates the records,
  * nothing is copied, no promise is made per batch.
  *
- * Bytes in hand (appended, not answered) are bounded for the whole broker: above the limit the producers'
+ * A compressed batch is unpacked between the CRC and the page cache, off the loop, only to be checked;
+ * see unpack-lanes.ts. What was true of the partition when it came is asked once more before the append.
+ *
+ * Bytes in hand (taken, not answered) are bounded for the whole broker: above the limit the producers'
  * streams are paused, and flow control reaches back to them.
  */
-import { ERRORS, RelevoError } from '@relevo/base/errors';
+import { defined } from '@relevo/base/assert';
+import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
-import type { Clock, Crc32c, MessageStream, Route, StreamEvents } from '@relevo/base/ports';
+import type {
+  Clock,
+  Crc32c,
+  Logger,
+  MessageStream,
+  Route,
+  StreamEvents,
+  Timers,
+} from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { BatchError } from '@relevo/record/batch-error';
+import type { BatchHeader } from '@relevo/record/batch-header';
+import type { CompressionCodecs } from '@relevo/record/compression';
 import { validateBatch } from '@relevo/record/validate';
+import type { BatchLimits } from '@relevo/record/validate';
 import { ProduceService as methods, produceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
@@ -35,6 +50,8 @@ import type {
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
 import type { ProducerIds } from './producer-ids.ts';
+import { UnpackLanes } from './unpack-lanes.ts';
+import type { CheckedBatch } from './unpack-lanes.ts';
 
 /** The default of `inHandBytesMax`. */
 export const IN_HAND_BYTES_MAX: number = 64 * 1024 * 1024;
@@ -45,6 +62,9 @@ export const PRODUCE_TIMEOUT_MAX_MS = 300_000;
 
 export interface ProduceServiceDeps {
   readonly clock: Clock;
+  readonly timers: Timers;
+  readonly logger: Logger;
+  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   readonly crc32c: Crc32c;
   readonly table: PartitionTable;
   readonly metrics: PartitionMetrics;
@@ -52,12 +72,20 @@ export interface ProduceServiceDeps {
   readonly image: () => ClusterImage;
   /** The controller has heard of this broker within the session timeout. */
   readonly isLeaseValid: () => boolean;
-  /** Bytes appended and not yet answered, over all streams, above which producers are paused. */
+  /** Bytes taken and not yet answered, over all streams, above which producers are paused. */
   readonly inHandBytesMax: number;
+}
+
+/** A batch that is not appended yet: it, or one before it, is being unpacked. */
+interface Unpacking extends CheckedBatch {
+  readonly request: ProduceRequest;
+  readonly reply: ProduceReply;
+  readonly arrivedMs: number;
 }
 
 export class ProduceService {
   readonly #deps: ProduceServiceDeps;
+  readonly #lanes: UnpackLanes<Unpacking>;
   readonly #streams = new Set<MessageStream<ProduceResponse>>();
   #inHandBytes = 0;
   #paused = false;
@@ -65,6 +93,8 @@ export class ProduceService {
 
   constructor(deps: ProduceServiceDeps) {
     this.#deps = deps;
+    const { timers, codecs } = deps;
+    this.#lanes = new UnpackLanes({ timers, codecs, ready: this.#unpacked });
   }
 
   routes(): Route[] {
@@ -78,42 +108,73 @@ export class ProduceService {
     return this.#inHandBytes;
   }
 
-  /** From now on nothing new is taken. */
+  /** From now on nothing new is taken; what has not been appended is refused. */
   stop(): void {
     this.#stopping = true;
+    this.#lanes.drain((partition, batch) => {
+      this.#release(batch.bytes.length);
+      const message = `${partition.name}: this broker is stopping, nothing was written: go to another one`;
+      this.#refuse(batch.request, batch.reply, 'SHUTTING_DOWN', message);
+    });
   }
 
   /** Takes one batch. `request.batch` belongs to this broker from now on: it is patched in place. */
   produce(request: ProduceRequest, reply: ProduceReply): void {
-    const { metrics } = this.#deps;
-    metrics.produceRequests.add(1);
-    const partition = this.#deps.table.find(request.topicId, request.partition);
+    this.#deps.metrics.produceRequests.add(1);
+    const { batch } = request;
     try {
-      const refusal = refusalOf(this.#deps.image(), request, partition);
-      if (refusal !== undefined || partition?.leader === undefined) {
-        const { code, message } = refusal ?? { code: 'UNKNOWN_SERVER_ERROR', message: '' };
-        this.#refuse(request, reply, code, message);
+      const partition = this.#led(request);
+      const limits: BatchLimits = {
+        maxBytes: partition.log.config.maxMessageBytes,
+        records: 'whole',
+      };
+      const header = validateBatch(batch, 0, batch.length, this.#deps.crc32c, limits);
+      checkKind(header);
+      const arrivedMs = this.#deps.clock.monotonicMs();
+      if (header.compression === 'none' && !this.#lanes.isBusy(partition)) {
+        this.#append(request, reply, partition, arrivedMs);
         return;
       }
-      this.#check(request, partition, partition.leader);
-      this.#append(request, reply, partition, partition.leader);
+      const deadlineMs = arrivedMs + timeoutOf(request);
+      this.#take(batch.length);
+      this.#lanes.put(partition, {
+        bytes: batch,
+        header,
+        limits,
+        deadlineMs,
+        request,
+        reply,
+        arrivedMs,
+      });
     } catch (error) {
-      if (error instanceof LogError) {
-        const message = `${partition?.name ?? 'partition'}: ${error.message}`;
-        this.#refuse(request, reply, error.code, message);
-      } else if (error instanceof RelevoError) {
-        this.#refuse(request, reply, error.code, error.message);
-      } else if (error instanceof BatchError) {
-        const message = `${partition?.name ?? 'partition'}: the batch is refused: ${error.message}`;
-        this.#refuse(request, reply, error.wireCode, message);
-      } else {
-        throw error;
-      }
+      if (!this.#refuseFor(error, request, reply)) throw error;
     }
   }
 
+  /** The batch has been checked, and those that came before it have had their turn. */
+  readonly #unpacked = (at: Partition, batch: Unpacking, failure: unknown): void => {
+    const { request, reply, arrivedMs } = batch;
+    this.#release(request.batch.length);
+    try {
+      if (failure !== undefined) throw failure;
+      // Meanwhile the replica may have lost its leadership, or have been removed.
+      this.#append(request, reply, this.#led(request), arrivedMs);
+    } catch (error) {
+      if (this.#refuseFor(error, request, reply)) return;
+      // Nobody above can tell the caller.
+      const message = `${at.name}: the batch could not be taken: ${messageOf(error)}`;
+      this.#deps.logger.error('a produce failed', { partition: at.name, error: messageOf(error) });
+      this.#refuse(request, reply, 'UNKNOWN_SERVER_ERROR', message);
+    }
+  };
+
   /** Answers those whose time is up; to be called now and then. */
   expire(nowMs: number): void {
+    this.#lanes.expire(nowMs, (partition, batch) => {
+      this.#release(batch.bytes.length);
+      const message = `${partition.name}: the batch was not unpacked in time, nothing was written`;
+      this.#refuse(batch.request, batch.reply, 'REQUEST_TIMED_OUT', message);
+    });
     for (const partition of this.#deps.table.values()) {
       const role = partition.leader;
       if (role === undefined) continue;
@@ -158,8 +219,14 @@ export class ProduceService {
 
   // ------------------------------------------------------------------------------- one batch
 
-  #check(request: ProduceRequest, partition: Partition, role: LeaderRole): void {
+  /** The partition, of which this broker may append the batch now; throws a RelevoError otherwise. */
+  #led(request: ProduceRequest): Partition {
     const { acks } = request;
+    const partition = this.#deps.table.find(request.topicId, request.partition);
+    const refusal = refusalOf(this.#deps.image(), request, partition);
+    if (refusal !== undefined) throw new RelevoError(refusal.code, refusal.message);
+    const led = defined(partition, 'what is not refused is here');
+    const { replica } = roleOf(led);
     if (acks !== -1 && acks !== 1 && acks !== 0) {
       const message = `acks is ${acks}: use -1 (all in-sync replicas), 1 (the leader) or 0 (none)`;
       throw new RelevoError('INVALID_REQUIRED_ACKS', message);
@@ -169,45 +236,36 @@ export class ProduceService {
     }
     if (!this.#deps.isLeaseValid()) {
       const message =
-        `this broker led ${partition.name}, but has not been heard by the controller for longer ` +
+        `this broker led ${led.name}, but has not been heard by the controller for longer ` +
         'than its session: refresh the metadata';
       throw new RelevoError('LEADER_NOT_AVAILABLE', message);
     }
-    const { replica } = role;
     if (acks === -1 && !replica.hasEnoughInSync) {
       const message =
-        `${partition.name} has ${replica.isr.length} of at least ${replica.minIsr} replicas in ` +
+        `${led.name} has ${replica.isr.length} of at least ${replica.minIsr} replicas in ` +
         `sync (${replica.isr.join(', ')}): try again when more are back`;
       throw new RelevoError('NOT_ENOUGH_REPLICAS', message);
     }
+    return led;
   }
 
   #append(
     request: ProduceRequest,
     reply: ProduceReply,
     partition: Partition,
-    role: LeaderRole,
+    arrivedMs: number,
   ): void {
     const { batch, acks, correlationId } = request;
     const { log } = partition;
-    const { maxMessageBytes, timestampType } = log.config;
-    const header = validateBatch(batch, 0, batch.length, this.#deps.crc32c, {
-      maxBytes: maxMessageBytes,
-      records: 'whole',
-    });
-    if (header.isControl || header.isTransactional) {
-      const kind = header.isControl ? 'control batches' : 'transactional batches';
-      throw new BatchError('BAD_ATTRIBUTES', `${kind} are not taken from producers`);
-    }
+    const role = roleOf(partition);
     const { replica } = role;
     const wallMs = this.#deps.clock.wallMs();
     const result = log.appendAsLeader(batch, replica.leaderEpoch, wallMs);
     const { baseOffset, nextOffset } = result;
     let logAppendTimeMs = -1;
-    if (timestampType === 'LogAppendTime') {
+    if (log.config.timestampType === 'LogAppendTime') {
       logAppendTimeMs = result.kind === 'duplicate' ? result.timestamp : wallMs;
     }
-    const arrivedMs = this.#deps.clock.monotonicMs();
     const waiting: WaitingProduce = {
       correlationId,
       acks,
@@ -268,6 +326,22 @@ export class ProduceService {
     );
   };
 
+  /** False: the error is none that callers are told of. */
+  #refuseFor(error: unknown, request: ProduceRequest, reply: ProduceReply): boolean {
+    const name = this.#deps.table.find(request.topicId, request.partition)?.name ?? 'partition';
+    if (error instanceof LogError) {
+      this.#refuse(request, reply, error.code, `${name}: ${error.message}`);
+    } else if (error instanceof RelevoError) {
+      this.#refuse(request, reply, error.code, error.message);
+    } else if (error instanceof BatchError) {
+      const message = `${name}: the batch is refused: ${error.message}`;
+      this.#refuse(request, reply, error.wireCode, message);
+    } else {
+      return false;
+    }
+    return true;
+  }
+
   /** Nothing was appended. */
   #refuse(request: ProduceRequest, reply: ProduceReply, code: ErrorCode, message: string): void {
     this.#deps.metrics.produceErrors.add(1);
@@ -299,6 +373,15 @@ const AFTER_APPEND: Partial<Record<ErrorCode, string>> = {
     'again with the same sequence',
   STORAGE_ERROR: 'the log failed while the batch was being written: whether it was kept is unknown',
 };
+
+const roleOf = (partition: Partition): LeaderRole =>
+  defined(partition.leader, 'what is not refused is led');
+
+function checkKind(header: BatchHeader): void {
+  if (!header.isControl && !header.isTransactional) return;
+  const kind = header.isControl ? 'control batches' : 'transactional batches';
+  throw new BatchError('BAD_ATTRIBUTES', `${kind} are not taken from producers`);
+}
 
 const epochOf = (log: PartitionLog, offset: Offset): LeaderEpoch =>
   log.epochEntries.findLast((entry) => entry.startOffset <= offset)?.epoch ?? NO_LEADER_EPOCH;

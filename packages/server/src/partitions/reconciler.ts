@@ -11,6 +11,9 @@
  *     no leader                           keeps the log, idle
  *     no replica here, or no such topic   deletes the log, of that topic id alone
  *
+ * A log that held records and whose directory is gone is not made anew as an empty one: the replica is
+ * offline, like one whose log is damaged (`upkeep.ts`).
+ *
  * A few partitions at a time: between them the loop turns, so that thousands of partitions starve no
  * heartbeat. Nothing is done before the image shows this broker under the epoch that it has in this life:
  * until then the image may speak of the life before, whose leader epochs must not be taken up again (P2).
@@ -269,6 +272,15 @@ export class Reconciler {
     logger.warn('a partition directory was set aside', { from, to, why });
   }
 
+  /** What is known of a log that is gone no longer keeps a new one from its place. */
+  forgetLog(name: string): void {
+    const { directory, logger } = this.#deps;
+    directory.forget(name).catch((error: unknown) => {
+      // In force it is; after a restart the log passes for lost once more, and is seen to again.
+      logger.warn('could not note that a log is gone', { partition: name, why: messageOf(error) });
+    });
+  }
+
   #assign(partition: Partition, wanted: PartitionImage, settings: TopicSettings): void {
     const { localId } = this.#deps;
     const { leader, leaderEpoch, replicas } = wanted;
@@ -320,6 +332,13 @@ export class Reconciler {
 
   #takeStock(): void {
     const { directory, image, localId, logger } = this.#deps;
+    for (const { name, topic, topicId, partition } of directory.lost) {
+      const { topicsById, topicsByName } = image();
+      const known = topicId === undefined ? topicsByName.get(topic) : topicsById.get(topicId);
+      if (known?.partitions[partition]?.replicas.includes(localId) === true) continue;
+      logger.info('a partition directory is gone that nobody needs', { partition: name });
+      this.forgetLog(name);
+    }
     this.#stray = directory.partitions
       .filter(({ name, topicId, partition }) => {
         // The controllers' own log looks like a partition's.

@@ -116,7 +116,7 @@ export class Upkeep {
   }
 
   /**
-   * A failed leader resigns. A replica whose log is damaged, and which is out of the in-sync set while
+   * A failed leader resigns. A replica whose log is damaged or gone, and which is out of the in-sync set while
    * another leads, loses nothing that others do not have: its log is set aside and copied anew, once.
    */
   #seeToFailed(partition: Partition): void {
@@ -145,6 +145,7 @@ export class Upkeep {
       await directory.drop(name);
       if (this.#closed || table.find(partition.topicId, partition.number) !== partition) return;
       reconciler.setAside(name, 'its log is damaged; it is copied anew from the leader');
+      reconciler.forgetLog(name);
       reconciler.again(partition);
     } catch (error) {
       logger.error('a damaged log could not be set aside', {

@@ -3,6 +3,7 @@
  * The controller alone is a stand-in: the production decisions, made at one place, told to each broker
  * after a delay of its own; a scenario fences and unfences by hand.
  */
+import { gzipSync } from 'node:zlib';
 import { utf8Decode } from '@relevo/base/bytes';
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import { brokerEpoch, brokerId, logIndex, term, uuidFromBytes } from '@relevo/base/ids';
@@ -24,9 +25,10 @@ import { TOPIC_DEFAULTS } from '@relevo/controller/topic-config';
 import { LogDirectory } from '@relevo/log/log-directory';
 import { BatchBuilder, NO_HEADERS } from '@relevo/record/batch-builder';
 import type { BatchOptions } from '@relevo/record/batch-builder';
+import type { CompressionCodecs } from '@relevo/record/compression';
 import { batchesOf } from '@relevo/record/validate';
-import { readBatchHeader } from '@relevo/record/batch-header';
-import { decodeRecords } from '@relevo/record/records';
+import { BATCH_OVERHEAD, readBatchHeader } from '@relevo/record/batch-header';
+import { unpackRecords } from '@relevo/record/records';
 import { FetchService, fetchPartition, fetchRequest } from '@relevo/rpc/gen/client/fetch';
 import type { FetchPartition, FetchRequest, FetchResponse } from '@relevo/rpc/gen/client/fetch';
 import { ProduceService, produceRequest } from '@relevo/rpc/gen/client/produce';
@@ -35,6 +37,7 @@ import { alterPartitionsResponse } from '@relevo/rpc/gen/cluster/controller';
 import type { AlterPartitionsRequest } from '@relevo/rpc/gen/cluster/controller';
 import type { Partition } from '@relevo/server/partitions/partition';
 import { PartitionManager } from '@relevo/server/partitions/partition-manager';
+import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
 import type { SimulatedProcess } from '@relevo/simulation/simulated-process';
 import { World } from '@relevo/simulation/world';
 import type { LogLine } from '@relevo/simulation/world';
@@ -67,9 +70,15 @@ export class PartitionWorld {
   #directories = 0;
 
   readonly #options: { readonly inHandBytesMax?: number };
+  readonly #codecs: Pick<CompressionCodecs, 'decompress'>;
 
-  constructor(seed: number | string = 1, options: { readonly inHandBytesMax?: number } = {}) {
+  constructor(
+    seed: number | string = 1,
+    options: { readonly inHandBytesMax?: number } = {},
+    codecs: Pick<CompressionCodecs, 'decompress'> = simulatedCodecs,
+  ) {
     this.#options = options;
+    this.#codecs = codecs;
     this.world = new World({ seed, onLog: (line) => this.lines.push(line), limitMs: 600_000 });
     this.decide({ kind: 'activate', clusterId: CLUSTER });
   }
@@ -219,6 +228,7 @@ export class PartitionWorld {
         manager: new PartitionManager(
           {
             ...ports,
+            codecs: this.#codecs,
             directory,
             alterPartitions: (request) => this.#alter(broker, request),
             allocateProducerIds: async (of) => {
@@ -385,6 +395,19 @@ export class TestClient {
     return builder.build(options, this.ports.crc32c);
   }
 
+  /** As `batch`, packed with gzip; `pack` makes the records section of the plain one. */
+  packedBatch(
+    values: readonly string[],
+    options: BatchOptions = {},
+    pack: (records: Uint8Array) => Uint8Array = gzipSync,
+  ): Uint8Array {
+    const records = pack(this.batch(values).subarray(BATCH_OVERHEAD));
+    const builder = new BatchBuilder();
+    const timestampMs = this.ports.clock.wallMs();
+    for (const value of values) builder.append(null, value, NO_HEADERS, timestampMs);
+    return builder.build({ ...options, compressed: { type: 'gzip', records } }, this.ports.crc32c);
+  }
+
   produce(
     id: number,
     topic: string,
@@ -449,7 +472,7 @@ export class TestClient {
       for (const { at } of batchesOf(part.batches)) {
         const header = readBatchHeader(part.batches, at);
         offset = header.nextOffset;
-        for (const record of decodeRecords(part.batches, at)) {
+        for (const record of await unpackRecords(part.batches, at, simulatedCodecs, 1 << 20)) {
           values.push(utf8Decode(record.value ?? new Uint8Array(0)));
         }
       }
