@@ -187,11 +187,35 @@ describe('produce and consume', () => {
     expect(await read('--from', '1h')).toEqual(lines);
     expect(await read('--from', '2999-01-01')).toEqual([]);
     expect(await read('--from', 'latest')).toEqual([]);
+    expect(await read('--from', '100')).toEqual([]);
     expect(await read('--max', '0')).toEqual([]);
     expect(await read('--follow', '--max', '100', '--partition', '0')).toEqual(lines);
     const wrong = await relevo(['consume', 'range', '--partition', '7']);
     expect(wrong.exitCode).toBe(1);
     expect(wrong.stderr).toContain('range');
+  });
+
+  test('an offset past the end is an error that tells the bounds', async () => {
+    await ok(['topic', 'create', 'short', '-p', '2']);
+    await ok(['produce', 'short', '-p', '1'], 'one\ntwo\n');
+    const { exitCode, stderr, stdout } = await relevo([
+      'consume',
+      'short',
+      '--from',
+      '99',
+      '--json',
+    ]);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: '' });
+    expect(JSON.parse(stderr)).toMatchObject({
+      error: {
+        code: 'OFFSET_OUT_OF_RANGE',
+        message: expect.stringContaining(
+          'offset 99 is past the end of the log: short-0 has none, and next 0, short-1 has 0 to 1; ',
+        ) as string,
+      },
+    });
+    expect((await relevo(['consume', 'short', '--from', '1'])).exitCode).toBe(1);
+    expect(await ok(['consume', 'short', '--from', '1', '--partition', '1'])).toBe('two\n');
   });
 
   test('every line of a long input, once and in order', async () => {

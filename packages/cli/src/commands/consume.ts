@@ -1,5 +1,6 @@
 /** `relevo consume`: records to stdout. */
 import { Command } from 'commander';
+import { RelevoError } from '@relevo/base/errors';
 import type { Admin, ConsumedRecord, Consumer, Relevo, StartPosition } from '@relevo/client';
 import {
   action,
@@ -18,6 +19,8 @@ type RawRecord = ConsumedRecord<Buffer | null, Buffer | null>;
 const DEFAULT_FORMAT = '%v\\n';
 /** Records are written in pieces of about this size: a write a record would cost more than the rest. */
 const WRITE_BYTES = 64 * 1024;
+/** Of how many partitions an error tells where they begin and end. */
+const BOUNDS_SHOWN = 5;
 
 interface ConsumeOptions {
   readonly from: string;
@@ -96,12 +99,37 @@ async function rangesOf({ admin }: Relevo, where: Where): Promise<readonly Range
   const { topic, partitions, from } = where;
   const query = { topic, ...(partitions !== undefined && { partitions }) };
   const ends = await admin.listOffsets({ ...query, at: 'latest' });
+  if (typeof from === 'object' && 'offset' in from) {
+    const short = ends.filter(({ offset }) => from.offset > offset);
+    if (short.length > 0) throw await beyondEnd(admin, query, from.offset, short);
+  }
   const starts = await startsOf(admin, query, from);
   return ends.map(({ partition, offset: end }) => {
     const start = starts(partition);
     // -1: no record is as late as was asked for, so there is nothing to read.
     return { topic, partition, start: start < 0 ? end : start, end };
   });
+}
+
+/** What --follow would be told by the broker. */
+async function beyondEnd(
+  admin: Admin,
+  query: { readonly topic: string },
+  offset: number,
+  short: readonly { readonly partition: number; readonly offset: number }[],
+): Promise<RelevoError> {
+  const partitions = short.map(({ partition: one }) => one);
+  const starts = await admin.listOffsets({ ...query, partitions, at: 'earliest' });
+  const bounds = short.slice(0, BOUNDS_SHOWN).map(({ partition: one, offset: end }) => {
+    const start = starts.find((found) => found.partition === one)?.offset ?? 0;
+    return `${query.topic}-${one} has ${start === end ? `none, and next ${end}` : `${start} to ${end - 1}`}`;
+  });
+  const more = short.length > BOUNDS_SHOWN ? ` and ${short.length - BOUNDS_SHOWN} more` : '';
+  return new RelevoError(
+    'OFFSET_OUT_OF_RANGE',
+    `offset ${offset} is past the end of the log: ${bounds.join(', ')}${more}; give another --from ` +
+      '(earliest, latest, an offset, a time), or the --partition that has it',
+  );
 }
 
 async function startsOf(
