@@ -24,6 +24,9 @@ const { metafile } = await build({
   format: 'cjs',
   target: 'node20',
   external: OUTSIDE_THE_PACK,
+  // A script that comes out of a code cache has lost what its import() needs (as in nodejs/node#43663):
+  // what stays outside the pack is loaded with require(), which Node.js 20.19 grants for modules too.
+  supported: { 'dynamic-import': false },
   define: { 'import.meta.url': 'packUrl' },
   banner: { js: "const packUrl = require('node:url').pathToFileURL(__filename).href;" },
   metafile: true,
