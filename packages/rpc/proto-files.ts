@@ -23,12 +23,14 @@ export const protoPaths = (): readonly string[] =>
     .filter((path) => path.endsWith('.proto'))
     .sort();
 
-/** All of `proto/`, with comments; field names as `keepCase` says. */
-export function loadRoot(keepCase: boolean): protobuf.Root {
+/** Of a file below `proto/`. */
+export const absolutePath = (path: string): string => join(PROTO, path);
+
+/** All of `proto/`, with comments; field names in camelCase. */
+export function loadRoot(): protobuf.Root {
   const root = new protobuf.Root();
   root.resolvePath = (_origin, target) => join(PROTO, target.replace(`${PROTO}/`, ''));
   root.loadSync([...protoPaths()], {
-    keepCase,
     alternateCommentMode: true,
     preferTrailingComment: false,
   });
@@ -37,7 +39,7 @@ export function loadRoot(keepCase: boolean): protobuf.Root {
 }
 
 export function loadProto(): readonly ProtoFile[] {
-  const root = loadRoot(false);
+  const root = loadRoot();
   const declared: protobuf.ReflectionObject[] = [];
   collect(root, declared);
   return protoPaths().map((path) => {

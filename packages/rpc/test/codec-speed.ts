@@ -14,7 +14,7 @@ import type { Codec } from '@relevo/base/ports';
 import { loadRoot } from '../proto-files.ts';
 
 const SECONDS = 0.4;
-const root = loadRoot(false);
+const root = loadRoot();
 
 function nsPerRun(run: () => unknown): number {
   for (let i = 0; i < 2000; i++) run();

@@ -20,10 +20,11 @@ const MODULES: readonly Record<string, unknown>[] = await Promise.all([
   import('@relevo/rpc/gen/cluster/raft'),
   import('@relevo/rpc/gen/cluster/replication'),
   import('@relevo/rpc/gen/common/errors'),
+  import('@relevo/rpc/gen/common/listeners'),
 ]);
 
 type Fields = Record<string, unknown>;
-const root = loadRoot(false);
+const root = loadRoot();
 const types = messageTypes(root);
 
 function messageTypes(namespace: protobuf.NamespaceBase): readonly protobuf.Type[] {

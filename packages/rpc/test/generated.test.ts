@@ -1,8 +1,9 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import protobuf from 'protobufjs';
+import descriptor from 'protobufjs/ext/descriptor/index.js';
+import type { IDescriptorProto, IFileDescriptorProto } from 'protobufjs/ext/descriptor/index.js';
 import { expect, test } from 'vitest';
-import { DESCRIPTOR, SERVICES } from '@relevo/rpc/gen/descriptor';
+import { DESCRIPTORS, SERVICES } from '@relevo/rpc/gen/descriptor';
 import { generate } from '../generate.ts';
 
 const COMMITTED = join(import.meta.dirname, '..', 'src', 'gen');
@@ -17,8 +18,39 @@ test('src/gen is what `npm run generate` writes', async () => {
   );
 });
 
-test('the descriptor holds every service', () => {
-  const root = protobuf.Root.fromJSON(DESCRIPTOR as protobuf.INamespace);
-  expect(SERVICES.length).toBeGreaterThan(0);
-  for (const service of SERVICES) expect(root.lookupService(service).methodsArray).not.toEqual([]);
+const FILES = DESCRIPTORS.map((base64): IFileDescriptorProto => {
+  const file = descriptor.FileDescriptorProto.decode(Buffer.from(base64, 'base64'));
+  return descriptor.FileDescriptorProto.toObject(file, { enums: String });
+});
+
+test('the descriptors hold every service', () => {
+  const services = FILES.flatMap((file) =>
+    (file.service ?? []).map((service) => `${file.package}.${service.name}`),
+  );
+  expect(services.toSorted()).toStrictEqual([...SERVICES, 'grpc.health.v1.Health'].toSorted());
+});
+
+test('a file comes after those that it imports', () => {
+  const seen: string[] = [];
+  for (const { name = '', dependency = [] } of FILES) {
+    expect(seen).toEqual(expect.arrayContaining(dependency as string[]));
+    seen.push(name);
+  }
+  expect(seen).toContain('relevo/client/v1/produce.proto');
+});
+
+/** As protoc writes it. */
+test('optional fields, maps and JSON names are those of protobuf', () => {
+  const messages = FILES.flatMap(({ messageType = [] }) => messageType);
+  const named = (name: string): IDescriptorProto | undefined =>
+    messages.find((message) => message.name === name);
+  expect(named('SendRequest')).toMatchObject({
+    field: expect.arrayContaining([
+      expect.objectContaining({ name: 'timeout_ms', jsonName: 'timeoutMs', proto3Optional: true }),
+    ]),
+  });
+  expect(named('CreateTopicRequest')).toMatchObject({
+    nestedType: [{ name: 'ConfigEntry', options: { mapEntry: true } }],
+  });
+  expect(named('ConsumeRequest')?.oneofDecl).toStrictEqual([{ name: 'from' }]);
 });

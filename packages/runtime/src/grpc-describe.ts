@@ -4,8 +4,10 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Server, ServiceDefinition, UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { PackageDefinition } from '@grpc/proto-loader';
+import { messageOf } from '@relevo/base/errors';
 import { RpcError, route } from '@relevo/base/ports';
-import type { Codec, MessageStream, Route } from '@relevo/base/ports';
+import type { Codec, Logger, MessageStream, Route } from '@relevo/base/ports';
 import { fromGrpcFailure } from './grpc-status.ts';
 import { asBuffer } from './grpc-stream.ts';
 
@@ -43,13 +45,33 @@ const method = <Kind extends Route['kind']>(
   response: bytes,
 });
 
-/** Routes that tell of those given. */
-export function describingRoutes(routes: readonly Route[]): readonly Route[] {
+interface DescribeDeps {
+  /** Hears of packages that cannot be loaded. */
+  readonly logger: Logger;
+  /** Default: from the packages themselves. */
+  readonly load?: (services: readonly string[]) => Promise<Handlers>;
+}
+
+/** Routes that tell of those given, and of themselves. */
+export function describingRoutes(
+  routes: readonly Route[],
+  { logger, load = loadHandlers }: DescribeDeps,
+): readonly Route[] {
   const services = [...new Set(routes.map(({ method: { path } }) => path.split('/')[1] ?? ''))];
   let loaded: Promise<Handlers> | undefined;
   const handlerOf = async (path: string): Promise<Handler> => {
     loaded ??= load(services);
-    const handler = (await loaded).get(path);
+    let handlers: Handlers;
+    try {
+      handlers = await loaded;
+    } catch (error) {
+      // The next call tries again.
+      loaded = undefined;
+      logger.error('health and reflection cannot be loaded', { path, error });
+      const what = `${path} cannot be served: ${messageOf(error)}`;
+      throw new RpcError('INTERNAL', what, { code: 'UNKNOWN_SERVER_ERROR' });
+    }
+    const handler = handlers.get(path);
     if (handler === undefined) throw new RpcError('UNIMPLEMENTED', `${path} is not served here`);
     return handler;
   };
@@ -96,6 +118,8 @@ const bidiRoute = (path: string, handlerOf: HandlerOf): Route =>
       handler.run(call);
       return handler;
     });
+    // At once: a rejection that nobody has asked for by then would end the process.
+    cancelOnFailure(started, stream);
     const then = (run: (handler: Handler) => void): void =>
       cancelOnFailure(started.then(run), stream);
     return {
@@ -114,19 +138,23 @@ function cancelOnFailure(started: Promise<unknown>, stream: MessageStream<Uint8A
   started.catch((error: unknown) => stream.cancel(fromGrpcFailure(error)));
 }
 
-async function load(services: readonly string[]): Promise<Handlers> {
-  const [health, reflection, loader, descriptor] = await Promise.all([
+async function loadHandlers(services: readonly string[]): Promise<Handlers> {
+  const [health, reflection, { DESCRIPTORS }] = await Promise.all([
     import('grpc-health-check'),
     import('@grpc/reflection'),
-    import('@grpc/proto-loader'),
     import('@relevo/rpc/gen/descriptor'),
   ]);
   const handlers = new Map<string, Handler>();
   const collector = { addService: collectInto(handlers) } as unknown as Server;
   const serving = ['', ...services].map((service) => [service, 'SERVING'] as const);
   new health.HealthImplementation(Object.fromEntries(serving)).addToServer(collector);
-  const definition = loader.fromJSON(descriptor.DESCRIPTOR);
-  new reflection.ReflectionService(definition, { services: [...services] }).addToServer(collector);
+  const files: PackageDefinition[string] = {
+    format: 'Protocol Buffer 3 DescriptorProto',
+    type: {},
+    fileDescriptorProtos: DESCRIPTORS.map((file) => Buffer.from(file, 'base64')),
+  };
+  const listed = [...services, HEALTH.slice(1)];
+  new reflection.ReflectionService({ files }, { services: listed }).addToServer(collector);
   return handlers;
 }
 

@@ -30,7 +30,7 @@ export class GrpcTransport implements Transport {
   listen(address: string, routes: readonly Route[], name = ''): Promise<Listener> {
     splitAddress(address);
     const { logger, describe = false } = this.#options;
-    const served = describe ? [...routes, ...describingRoutes(routes)] : routes;
+    const served = describe ? [...routes, ...describingRoutes(routes, { logger })] : routes;
     return GrpcListener.open({ address, routes: served, name, logger });
   }
 
