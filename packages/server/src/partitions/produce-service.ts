@@ -152,7 +152,7 @@ export class ProduceService {
   }
 
   /** The batch has been checked, and those that came before it have had their turn. */
-  readonly #unpacked = (at: Partition, batch: Unpacking, failure: unknown): void => {
+  readonly #unpacked = (at: Partition, batch: Unpacking, failure: Error | undefined): void => {
     const { request, reply, arrivedMs } = batch;
     this.#release(request.batch.length);
     try {

@@ -9,6 +9,7 @@
  *
  * A partition without a lane costs one look at an empty map.
  */
+import { messageOf } from '@relevo/base/errors';
 import type { Timers } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { UNPACKED_BYTES_MAX } from '@relevo/record/compression';
@@ -35,14 +36,14 @@ export interface UnpackLanesDeps<Batch extends CheckedBatch> {
   readonly timers: Timers;
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   /** It is the batch's turn; `failure`: what its check threw. May not throw. */
-  readonly ready: (partition: Partition, batch: Batch, failure: unknown) => void;
+  readonly ready: (partition: Partition, batch: Batch, failure: Error | undefined) => void;
 }
 
 interface Entry<Batch> {
   readonly partition: Partition;
   readonly batch: Batch;
   state: 'checking' | 'ready' | 'gone';
-  failure: unknown;
+  failure: Error | undefined;
 }
 
 export class UnpackLanes<Batch extends CheckedBatch> {
@@ -112,7 +113,7 @@ export class UnpackLanes<Batch extends CheckedBatch> {
     try {
       await this.#unpack(entry);
     } catch (error) {
-      entry.failure = error;
+      entry.failure = error instanceof Error ? error : new Error(messageOf(error));
     }
     this.#unpacking--;
     if (entry.state === 'checking') {

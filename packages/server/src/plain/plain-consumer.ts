@@ -8,6 +8,7 @@ import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, Random, Timers } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
+import { BatchError } from '@relevo/record/batch-error';
 import { readBatchHeader } from '@relevo/record/batch-header';
 import { UNPACKED_BYTES_MAX } from '@relevo/record/compression';
 import type { CompressionCodecs } from '@relevo/record/compression';
@@ -153,6 +154,8 @@ export class PlainConsumer {
       this.#go();
     } catch (error) {
       if (error instanceof RelevoError) this.#fail(error);
+      else if (!(error instanceof RpcError)) this.#fail(asRelevoError(error));
+      else if (error.status === 'DATA_LOSS') this.#end(error);
       else this.#later(positions);
     }
   }
@@ -243,18 +246,43 @@ export class PlainConsumer {
     }
     position.failures = 0;
     const records: ConsumedRecord[] = [];
-    for (const { at, complete } of batchesOf(fetched.batches)) {
-      if (!complete) break;
-      const header = readBatchHeader(fetched.batches, at);
-      if (!header.isControl) await this.#decode(position, { bytes: fetched.batches, at }, records);
-      position.offset = Math.max(position.offset ?? 0, header.nextOffset);
-    }
+    const damage = await this.#decodeAll(position, fetched.batches, records);
     const { maxRecords } = this.#request;
     const left = maxRecords === 0 ? records.length : maxRecords - this.#sent;
     const some = records.slice(0, Math.max(0, left));
-    if (this.#ended || some.length === 0) return;
-    this.#sent += some.length;
-    if (!this.#stream.send(consumedRecords({ records: some }))) this.#blocked = true;
+    if (this.#ended) return;
+    if (some.length > 0) {
+      this.#sent += some.length;
+      if (!this.#stream.send(consumedRecords({ records: some }))) this.#blocked = true;
+    }
+    // What comes before the damage is sent all the same, and may be all that is wanted.
+    if (damage !== undefined && !this.#isDone()) throw damage;
+  }
+
+  /** The records of whole batches, from the position on; returns why one cannot be read. */
+  async #decodeAll(
+    position: Position,
+    bytes: Uint8Array,
+    into: ConsumedRecord[],
+  ): Promise<RpcError | undefined> {
+    let after: number | undefined;
+    try {
+      for (const { at, complete } of batchesOf(bytes)) {
+        if (!complete) break;
+        const header = readBatchHeader(bytes, at);
+        after = header.nextOffset;
+        if (!header.isControl) await this.#decode(position, { bytes, at }, into);
+        position.offset = Math.max(position.offset ?? 0, header.nextOffset);
+        after = undefined;
+      }
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof BatchError)) throw error;
+      const name = partitionName(this.#topic.name, position.partition);
+      const past = after === undefined ? '' : `; begin at offset ${after} to go past it`;
+      const message = `${name} at offset ${position.offset ?? 0}: the stored batch cannot be read: ${error.message}${past}`;
+      return new RpcError('DATA_LOSS', message, { code: error.wireCode });
+    }
   }
 
   async #decode(
@@ -298,10 +326,14 @@ export class PlainConsumer {
   }
 
   #fail(error: RelevoError): void {
+    const { status } = ERRORS[error.code];
+    this.#end(new RpcError(status, messageOf(error), { code: error.code }));
+  }
+
+  #end(error: RpcError): void {
     if (this.#ended) return;
     this.#ended = true;
-    const { status } = ERRORS[error.code];
-    this.#stream.cancel(new RpcError(status, messageOf(error), { code: error.code }));
+    this.#stream.cancel(error);
   }
 
   #isAtEnd({ offset, endOffset }: Position): boolean {
@@ -320,3 +352,9 @@ export class PlainConsumer {
     return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
   }
 }
+
+/** Trying again would meet it again. */
+const asRelevoError = (error: unknown): RelevoError =>
+  new RelevoError('UNKNOWN_SERVER_ERROR', `records cannot be read: ${messageOf(error)}`, {
+    cause: error,
+  });

@@ -1,0 +1,72 @@
+import { utf8Decode } from '@relevo/base/bytes';
+
+import type { MessageStream, RpcError } from '@relevo/base/ports';
+import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
+import { FetchService, consumeRequest } from '@relevo/rpc/gen/client/fetch';
+import type { ConsumedRecords, ConsumeRequest } from '@relevo/rpc/gen/client/fetch';
+import { LeaderCalls } from '@relevo/server/plain/leader-calls';
+import { PlainConsumer } from '@relevo/server/plain/plain-consumer';
+import { expect, test } from 'vitest';
+import type { PartitionWorld, TestClient } from '../partitions/partition-world.ts';
+import { withOrders } from './plain-world.ts';
+
+/** What a call gave until it ended. */
+async function consume(
+  world: PartitionWorld,
+  { ports }: TestClient,
+  request: Partial<ConsumeRequest>,
+): Promise<{ values: string[]; error: RpcError | undefined }> {
+  const values: string[] = [];
+  let ended = false;
+  let failure: RpcError | undefined;
+  const stream: MessageStream<ConsumedRecords> = {
+    send: ({ records }) => {
+      values.push(...records.map(({ value }) => utf8Decode(value ?? new Uint8Array(0))));
+      return true;
+    },
+    queuedBytes: () => 0,
+    end: () => (ended = true),
+    cancel: (error) => {
+      failure = error;
+      ended = true;
+    },
+    pause: () => undefined,
+    resume: () => undefined,
+  };
+  const calls = new LeaderCalls(ports.transport, FetchService.stream);
+  const consumer = new PlainConsumer(
+    { ...ports, codecs: simulatedCodecs, calls, image: () => world.image },
+    consumeRequest({ topic: 'orders', from: { case: 'earliest' }, stopAtEnd: true, ...request }),
+    stream,
+  );
+  consumer.start();
+  await world.world.until('the call has ended', () => ended, 10_000);
+  calls.close();
+  return { values, error: failure };
+}
+
+test('a batch that cannot be read ends the call, after what is before it', () =>
+  withOrders([1], async (world, client) => {
+    await client.produce(1, 'orders', ['a', 'b']);
+    // The leader takes no such batch: it is written past its checks, as a damaged disk would.
+    const { log } = world.partition(1, 'orders');
+    const damaged = client.packedBatch(['c', 'd'], {}, () => Buffer.from('not gzip'));
+    log.appendAsLeader(damaged, log.latestEpoch, client.ports.clock.wallMs());
+    await client.produce(1, 'orders', ['e']);
+    const all = await consume(world, client, {});
+    expect(all.values).toEqual(['a', 'b']);
+    expect(all.error).toMatchObject({ status: 'DATA_LOSS', code: 'CORRUPT_MESSAGE' });
+    expect(all.error?.message).toMatch(/^orders-0 at offset 2: .*begin at offset 4 to go past it$/);
+    const enough = await consume(world, client, { maxRecords: 2 });
+    expect(enough).toEqual({ values: ['a', 'b'], error: undefined });
+    const past = await consume(world, client, { from: { case: 'offset', value: 4 } });
+    expect(past).toEqual({ values: ['e'], error: undefined });
+  }));
+
+test('packed batches are read like others, from the middle too', () =>
+  withOrders([1], async (world, client) => {
+    await client.produce(1, 'orders', client.packedBatch(['a', 'b', 'c']));
+    expect((await consume(world, client, {})).values).toEqual(['a', 'b', 'c']);
+    const middle = await consume(world, client, { from: { case: 'offset', value: 1 } });
+    expect(middle).toEqual({ values: ['b', 'c'], error: undefined });
+  }));
