@@ -31,8 +31,6 @@ export interface JobRecord {
 export interface Call {
   readonly acks: number;
   readonly endMs: number;
-  /** Why some of it was not written: what has not begun is not begun any more. */
-  failure: unknown;
 }
 
 /** Records of one call for one partition that go into one batch. */
@@ -43,6 +41,8 @@ export interface Job {
   readonly bytes: number;
   /** `max.message.bytes` of the topic. */
   readonly batchBytesMax: number;
+  /** Of the queue; `withdrawn`: was answered while it waited. */
+  state: 'queued' | 'underWay' | 'withdrawn';
   readonly resolve: (receipts: readonly Receipt[]) => void;
   readonly reject: (error: unknown) => void;
 }

@@ -28,8 +28,9 @@ import {
   type SendResponse,
 } from '@relevo/rpc/gen/client/produce';
 import { LeaderCalls } from './leader-calls.ts';
-import { buildBatch, jobRecord, runsOf, takeJobs } from './plain-jobs.ts';
+import { buildBatch, jobRecord, runsOf } from './plain-jobs.ts';
 import type { Call, Job, JobRecord } from './plain-jobs.ts';
+import { Held, JobQueue, assertRoomInAll } from './plain-queue.ts';
 
 export const SEND_TIMEOUT_DEFAULT_MS = 30_000;
 export const SEND_TIMEOUT_MAX_MS = 300_000;
@@ -52,12 +53,19 @@ export interface PlainProducerDeps {
 /** Of one call, for one batch. */
 type Portion = Pick<Job, 'records' | 'bytes' | 'batchBytesMax'> & { readonly partition: number };
 
+interface Enqueued {
+  readonly records: readonly JobRecord[];
+  readonly receipts: Promise<readonly Receipt[]>;
+  /** Answers it, unless it is under way, or has been answered. */
+  readonly giveUp: () => void;
+}
+
 interface Lane {
   readonly key: string;
   readonly topicId: Uuid;
   readonly topic: string;
   readonly partition: number;
-  readonly queue: Job[];
+  readonly queue: JobQueue;
   busy: boolean;
   /** Undefined: none yet, or the one before has lost track of what was written. */
   producer: { readonly id: number; readonly epoch: number; sequence: number } | undefined;
@@ -89,6 +97,7 @@ export class PlainProducer {
   readonly #deps: PlainProducerDeps;
   readonly #calls: LeaderCalls<ProduceRequest, ProduceResponse>;
   readonly #lanes = new Map<string, Lane>();
+  readonly #held = new Held();
   #turn = 0;
 
   constructor(deps: PlainProducerDeps) {
@@ -114,16 +123,24 @@ export class PlainProducer {
     const topic = this.#topic(request.topic);
     // 0 is what callers send who set every field, and have no wish here.
     const timeoutMs = Math.min(request.timeoutMs || SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
-    const endMs = this.#deps.clock.monotonicMs() + timeoutMs;
-    const call: Call = { acks, endMs, failure: undefined };
-    const receipts: Receipt[] = [];
-    await Promise.all(
-      this.#portions(topic, records).map(async (portion) => {
-        const made = await this.#enqueue(topic, call, portion);
-        portion.records.forEach(({ index }, i) => (receipts[index] = made[i] as Receipt));
-      }),
-    );
-    return sendResponse({ receipts });
+    const { clock, timers } = this.#deps;
+    const call: Call = { acks, endMs: clock.monotonicMs() + timeoutMs };
+    const jobs = this.#enqueue(topic, call, records);
+    // What waits behind others is answered in time, and what is left of a call that failed is not begun.
+    const timer = timers.after(timeoutMs, () => jobs.forEach((each) => each.giveUp()));
+    try {
+      const receipts: Receipt[] = [];
+      await Promise.all(
+        jobs.map(async (job) => {
+          const made = await job.receipts;
+          job.records.forEach(({ index }, i) => (receipts[index] = made[i] as Receipt));
+        }),
+      );
+      return sendResponse({ receipts });
+    } finally {
+      timer.cancel();
+      for (const each of jobs) each.giveUp();
+    }
   }
 
   /** By partition, and each partition's in order, cut to batches that the topic takes. */
@@ -156,12 +173,31 @@ export class PlainProducer {
     throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
   }
 
-  #enqueue(topic: TopicImage, call: Call, portion: Portion): Promise<readonly Receipt[]> {
+  /** All of the call or, where there is no room, nothing. */
+  #enqueue(topic: TopicImage, call: Call, records: readonly PlainRecord[]): Enqueued[] {
+    const portions = this.#portions(topic, records);
+    assertRoomInAll(this.#held, portions);
+    for (const partition of new Set(portions.map((each) => each.partition))) {
+      const own = portions.filter((each) => each.partition === partition);
+      this.#lane(topic, partition).queue.assertRoomFor(own);
+    }
+    return portions.map((portion) => this.#push(topic, call, portion));
+  }
+
+  #push(topic: TopicImage, call: Call, portion: Portion): Enqueued {
     const lane = this.#lane(topic, portion.partition);
-    return new Promise((resolve, reject) => {
-      lane.queue.push({ ...portion, call, resolve, reject });
-      if (!lane.busy) void this.#run(lane);
+    let giveUp = (): void => undefined;
+    const receipts = new Promise<readonly Receipt[]>((resolve, reject) => {
+      const job: Job = { ...portion, call, state: 'queued', resolve, reject };
+      lane.queue.push(job);
+      giveUp = () => {
+        if (job.state !== 'queued') return;
+        lane.queue.withdraw(job);
+        reject(timedOut(lane, { uncertain: false, last: 'others were before it' }));
+      };
     });
+    if (!lane.busy) void this.#run(lane);
+    return { records: portion.records, receipts, giveUp: () => giveUp() };
   }
 
   #lane(topic: TopicImage, partition: number): Lane {
@@ -169,7 +205,8 @@ export class PlainProducer {
     let lane = this.#lanes.get(key);
     if (lane === undefined) {
       const { id: topicId, name } = topic;
-      lane = { key, topicId, topic: name, partition, queue: [], busy: false, producer: undefined };
+      const queue = new JobQueue(partitionName(name, partition), this.#held);
+      lane = { key, topicId, topic: name, partition, queue, busy: false, producer: undefined };
       this.#lanes.set(key, lane);
     }
     return lane;
@@ -177,26 +214,28 @@ export class PlainProducer {
 
   async #run(lane: Lane): Promise<void> {
     lane.busy = true;
-    while (lane.queue.length > 0) {
-      const jobs = takeJobs(lane.queue).filter(isWanted);
+    while (!lane.queue.isEmpty) {
+      const jobs = lane.queue.take();
       if (jobs.length === 0) continue;
       try {
-        const response = await this.#write(lane, jobs);
-        settle(lane, jobs, response);
+        const batch = [...jobs];
+        const response = await this.#write(lane, batch);
+        settle(lane, batch, response);
       } catch (error) {
-        for (const job of jobs) {
-          job.call.failure ??= error;
-          job.reject(error);
-        }
+        for (const job of jobs) job.reject(error);
       }
+      lane.queue.release(jobs);
     }
     lane.busy = false;
     // A deleted topic's lanes go; a live one's keep their producer.
     if (!this.#deps.image().topicsById.has(lane.topicId)) this.#lanes.delete(lane.key);
   }
 
-  /** One batch, under the same sequence until it is settled. */
-  async #write(lane: Lane, jobs: readonly Job[]): Promise<ProduceResponse> {
+  /**
+   * One batch, under the same sequence until it is settled. Whose time is up is answered and leaves `jobs`,
+   * while nothing can have been written yet.
+   */
+  async #write(lane: Lane, jobs: Job[]): Promise<ProduceResponse> {
     const state: Attempts = { uncertain: false, last: NO_LEADER };
     try {
       return await this.#insist(lane, jobs, state);
@@ -204,19 +243,14 @@ export class PlainProducer {
       // The next batch under this sequence would be taken for a repeat of this one: acknowledged, and
       // never written.
       if (state.uncertain) lane.producer = undefined;
-      if (!state.uncertain || !(error instanceof RelevoError)) throw error;
-      const name = partitionName(lane.topic, lane.partition);
-      const message = `${name} did not confirm the records, whether they were written is unknown`;
-      throw new RelevoError(error.code, `${message}: ${error.message}`, { cause: error });
+      throw state.uncertain && error instanceof RelevoError ? unknown(lane, error) : error;
     }
   }
 
-  async #insist(lane: Lane, jobs: readonly Job[], state: Attempts): Promise<ProduceResponse> {
+  async #insist(lane: Lane, jobs: Job[], state: Attempts): Promise<ProduceResponse> {
     const { clock, random } = this.#deps;
-    const endMs = Math.min(...jobs.map(({ call }) => call.endMs));
     for (let attempt = 0; ; attempt++) {
-      const leftMs = endMs - clock.monotonicMs();
-      if (leftMs <= 0) throw timedOut(lane, state);
+      const leftMs = leaveInTime(lane, jobs, state, clock.monotonicMs());
       const address = this.#leaderAddress(lane);
       if (address !== undefined) {
         try {
@@ -298,6 +332,26 @@ export class PlainProducer {
   }
 }
 
+/** How long there is until the next of the callers gives up. Throws when the last one has. */
+function leaveInTime(lane: Lane, jobs: Job[], state: Attempts, nowMs: number): number {
+  const inTime = jobs.filter(({ call }) => call.endMs > nowMs);
+  if (inTime.length === 0) throw timedOut(lane, state);
+  if (inTime.length < jobs.length) {
+    const late = jobs.filter(({ call }) => call.endMs <= nowMs);
+    const error = state.uncertain ? unknown(lane, timedOut(lane, state)) : timedOut(lane, state);
+    for (const job of late) job.reject(error);
+    // A batch that may have been written stays what it is.
+    if (!state.uncertain) jobs.splice(0, jobs.length, ...inTime);
+  }
+  return Math.min(...inTime.map(({ call }) => call.endMs)) - nowMs;
+}
+
+function unknown(lane: Lane, { code, message }: RelevoError): RelevoError {
+  const name = partitionName(lane.topic, lane.partition);
+  const what = `${name} did not confirm the records, whether they were written is unknown`;
+  return new RelevoError(code, `${what}: ${message}`);
+}
+
 function timedOut(lane: Lane, { uncertain, last }: Attempts): RelevoError {
   if (uncertain) return new RelevoError('REQUEST_TIMED_OUT', last);
   const name = partitionName(lane.topic, lane.partition);
@@ -316,13 +370,6 @@ function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): n
     );
   }
   return key === undefined ? unkeyed : partitionForKey(key, count);
-}
-
-/** The rest of a call that has failed is not begun any more. */
-function isWanted({ call, reject }: Job): boolean {
-  if (call.failure === undefined) return true;
-  reject(call.failure);
-  return false;
 }
 
 function settle(lane: Lane, jobs: readonly Job[], response: ProduceResponse): void {

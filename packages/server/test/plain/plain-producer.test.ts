@@ -1,6 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { SEND_TIMEOUT_DEFAULT_MS } from '@relevo/server/plain/plain-producer';
+import {
+  HELD_BYTES_MAX,
+  PARTITION_BYTES_MAX,
+  PARTITION_JOBS_MAX,
+} from '@relevo/server/plain/plain-queue';
 import { PlainSender, withOrders } from './plain-world.ts';
 import type { PartitionWorld } from '../partitions/partition-world.ts';
 
@@ -89,5 +94,89 @@ describe('the records of one call', () => {
         /^MESSAGE_TOO_LARGE: record 1 .*max\.message\.bytes/,
       );
       expect(world.partition(1, 'orders').logEndOffset).toBe(0);
+    }));
+});
+
+describe('while a partition has no leader', () => {
+  const waiting = { timeoutMs: 60_000 };
+
+  test('so many bytes wait and no more; what was taken is written, and then there is room again', () =>
+    withOrders([1], async (world, client) => {
+      const sender = new PlainSender(world, client);
+      for (const round of [1, 2]) {
+        world.fence(1);
+        const outcomes = Array.from({ length: 20 }, (_, at) =>
+          sender.outcome('orders', [`${round}.${at}`.padEnd(1_000_000, '.')], waiting),
+        );
+        await world.world.sleep(100);
+        world.unfence(1);
+        const found = await Promise.all(outcomes);
+        const taken = Math.floor(PARTITION_BYTES_MAX / 1_001_000);
+        expect(found.filter((each) => each === 'acknowledged').length).toBe(taken);
+        expect(found.at(-1)).toMatch(/^THROTTLED: orders-0 .* nothing was written, try again/);
+        expect(world.partition(1, 'orders').logEndOffset).toBe(round * taken);
+      }
+    }));
+
+  test('so many calls wait and no more', () =>
+    withOrders([1], async (world, client) => {
+      const sender = new PlainSender(world, client);
+      world.fence(1);
+      await world.world.sleep(50);
+      const outcomes = Array.from({ length: PARTITION_JOBS_MAX + 3 }, () =>
+        sender.outcome('orders', ['v'], { timeoutMs: 500 }),
+      );
+      const found = await Promise.all(outcomes);
+      expect(found.filter((each) => each.startsWith('THROTTLED')).length).toBe(3);
+      expect(found.filter((each) => each.startsWith('REQUEST_TIMED_OUT')).length).toBe(
+        PARTITION_JOBS_MAX,
+      );
+      world.unfence(1);
+      expect(await sender.outcome('orders', ['after'])).toBe('acknowledged');
+      expect(await client.values(1, 'orders')).toEqual(['after']);
+    }));
+
+  test('all partitions together have a limit too', () =>
+    withOrders([1], async (world, client) => {
+      world.createTopic(
+        'wide',
+        Array.from({ length: 6 }, () => [1]),
+      );
+      const sender = new PlainSender(world, client);
+      world.fence(1);
+      await world.world.sleep(50);
+      const outcomes = Array.from({ length: 90 }, () =>
+        sender.outcome('wide', ['x'.repeat(1_000_000)], { timeoutMs: 500 }),
+      );
+      const found = await Promise.all(outcomes);
+      const refused = found.filter((each) => each.startsWith('THROTTLED: this broker has'));
+      expect(refused.length).toBe(90 - Math.floor(HELD_BYTES_MAX / 1_001_000));
+    }));
+
+  test('each caller waits as long as it said, whoever it shares a batch with', () =>
+    withOrders([1], async (world, client) => {
+      const sender = new PlainSender(world, client);
+      world.fence(1);
+      await world.world.sleep(50);
+      const startedMs = world.world.nowMs;
+      const after = async (value: string, timeoutMs: number): Promise<string> => {
+        const outcome = await sender.outcome('orders', [value], { timeoutMs });
+        return `${Math.round((world.world.nowMs - startedMs) / 500) * 500} ${outcome.slice(0, 12)}`;
+      };
+      const outcomes = [
+        after('first under way', 2000),
+        after('behind it', 1000),
+        after('next, with the last', 4000),
+        after('last', 60_000),
+      ];
+      await world.world.sleep(6000);
+      world.unfence(1);
+      expect(await Promise.all(outcomes)).toEqual([
+        '2000 REQUEST_TIME',
+        '1000 REQUEST_TIME',
+        '4000 REQUEST_TIME',
+        '6000 acknowledged',
+      ]);
+      expect(await client.values(1, 'orders')).toEqual(['last']);
     }));
 });

@@ -797,7 +797,8 @@ export interface ProduceService {
   /**
    * Writes plain records through any broker, which writes to the leaders: a batch or more (see
    * max.message.bytes) for each partition. A call that fails may have written some of them; one that is
-   * repeated by its caller after an unknown outcome may write twice.
+   * repeated by its caller after an unknown outcome may write twice. RESOURCE_EXHAUSTED (THROTTLED): too
+   * much waits for a leader already; nothing was written.
    */
   readonly send: Method<SendRequest, SendResponse, 'unary'>;
   /** Gives an idempotent producer its id and epoch. Any broker answers. */
