@@ -81,6 +81,31 @@ describe('topics', () => {
     });
   });
 
+  test.each([
+    ['delete', 'nope'],
+    ['alter', 'nope', '-p', '3'],
+    ['alter', 'nope', '-c', 'retention.ms=1000'],
+    ['describe', 'nope'],
+  ])('%s of a topic that does not exist says where to find those that do', async (...argv) => {
+    const { exitCode, stderr } = await relevo(['topic', ...argv]);
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain(
+      'topic "nope" does not exist: relevo topic list shows those that do\n',
+    );
+  });
+
+  test('of one that is mistyped, which was meant', async () => {
+    await ok(['topic', 'create', 'invoices']);
+    for (const argv of [
+      ['delete', 'invoice'],
+      ['alter', 'invoice', '-p', '3'],
+    ]) {
+      const { stderr } = await relevo(['topic', ...argv]);
+      expect(stderr).toContain('topic "invoice" does not exist: did you mean "invoices"?\n');
+    }
+    await ok(['topic', 'delete', 'invoices']);
+  });
+
   test.each<[string[], string]>([
     [['topic', 'create', 'a/b'], 'a/b'],
     [['topic', 'create', 'wide', '-r', '5'], 'replication factor'],

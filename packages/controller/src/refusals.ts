@@ -26,6 +26,7 @@ export function topicNamed(image: ClusterImage, name: string): TopicImage {
   const topic = image.topicsByName.get(name);
   if (topic !== undefined) return topic;
   const guess = nearest(name, image.topicsByName.keys());
-  const hint = guess === undefined ? 'create it first' : `did you mean "${guess}"?`;
+  const hint =
+    guess === undefined ? 'relevo topic list shows those that do' : `did you mean "${guess}"?`;
   throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', `topic "${name}" does not exist: ${hint}`);
 }
