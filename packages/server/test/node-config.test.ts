@@ -67,7 +67,13 @@ test.each([
   ],
   [{ ...minimal, 'node.id': -1 }, 'node.id (-1)'],
   [{ ...minimal, 'flush.mode': 'never' }, 'flush.mode ("never")'],
-  [{ ...minimal, 'cluster.id': undefined }, 'cluster.id (not set)'],
+  [{ ...minimal, 'node.id': 'x' }, 'node.id ("x"): must be a whole number from 0 to 2147483647'],
+  [{ ...minimal, 'cluster.id': 7 }, 'cluster.id (7): must be text: put it between quotes'],
+  [{ ...minimal, 'controller.quorum.voters': 1 }, 'voters (1): each voter must be ID@host:port'],
+  [
+    { ...minimal, 'cluster.id': undefined },
+    'cluster.id is not set: set it to the name that all nodes of the cluster share, for example',
+  ],
   [{ ...minimal, 'listener.grpc': 'nowhere' }, 'must be host:port'],
   [{ ...minimal, 'listener.grpc': '0.0.0.0:9093' }, 'set advertised.grpc'],
   [
@@ -96,6 +102,32 @@ test.each([
 
 test('an unknown RELEVO_ variable is named with the nearest known one', () => {
   expect(mistakesOf(minimal, { RELEVO_NODE_IDD: '1' })).toContain('did you mean RELEVO_NODE_ID?');
+});
+
+test('nothing at all: what has no default is told, each once, and where settings come from', () => {
+  const message = (() => {
+    try {
+      return resolveConfig({ environment: { PATH: '/bin' }, flags: {} });
+    } catch (error) {
+      return error instanceof ConfigError ? error.message : error;
+    }
+  })();
+  expect(message).toBe(
+    [
+      'nothing is configured:',
+      '  - cluster.id is not set: set it to the name that all nodes of the cluster share, for example my-cluster',
+      '  - node.id is not set: set it to a number that no other node of the cluster has, for example 1',
+      '  - log.dir is not set: set it to a data directory for this node alone, for example data/broker-1',
+      '  - controller.quorum.voters is not set: set it to ID@host:port of each controller, the same on every node, for example 1@127.0.0.1:9093',
+      'Settings come from --config FILE (or the file that RELEVO_CONFIG names), from RELEVO_… variables (RELEVO_CLUSTER_ID for cluster.id) and from --set KEY=VALUE; the later win.',
+    ].join('\n'),
+  );
+});
+
+test('every key without a default says what to set it to', () => {
+  const lines = mistakesOf({}).split('\n').slice(1);
+  expect(lines).toHaveLength(4);
+  for (const line of lines) expect(line).toMatch(/is not set: set it to .+, for example \S+$/);
 });
 
 test('all mistakes are told at once', () => {

@@ -47,8 +47,10 @@ const namedAddresses = z
     }),
   );
 
-const integer = (min: number, max: number): z.ZodCoercedNumber =>
-  z.coerce.number().int().min(min).max(max);
+const integer = (min: number, max: number): z.ZodCoercedNumber => {
+  const error = `must be a whole number from ${min} to ${max}`;
+  return z.coerce.number({ error }).int({ error }).min(min, { error }).max(max, { error });
+};
 const milliseconds = (min = 1): z.ZodCoercedNumber => integer(min, 2 ** 31 - 1);
 const boolean = z
   .union([z.boolean(), z.enum(['true', 'false'])])
@@ -65,8 +67,9 @@ const roles = z
   .pipe(z.array(z.enum(ROLES)).min(1));
 
 const VOTER = /^(\d+)@(.+)$/;
+const VOTER_ERROR = 'each voter must be ID@host:port, for example 1@127.0.0.1:9093';
 const voters = z
-  .union([z.string(), z.array(z.string())])
+  .union([z.string(), z.array(z.string())], { error: VOTER_ERROR })
   .transform((value) =>
     (Array.isArray(value) ? value : value.split(',')).map((voter) => voter.trim()),
   )
@@ -74,7 +77,7 @@ const voters = z
     z
       .array(
         z.string().refine((text) => HOST_PORT.test(VOTER.exec(text)?.[2] ?? ''), {
-          error: 'each voter must be ID@host:port, for example 1@127.0.0.1:9093',
+          error: VOTER_ERROR,
         }),
       )
       .min(1),
@@ -92,11 +95,13 @@ const GIB = 1024 * MIB;
 
 /** Every key there is, with its range and default. */
 const fields = {
-  'cluster.id': z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 of A-Z a-z 0-9 _ -'),
+  'cluster.id': z
+    .string({ error: 'must be text: put it between quotes' })
+    .regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 of A-Z a-z 0-9 _ -'),
   'node.id': integer(0, 2 ** 31 - 1),
   'process.roles': roles.default(['broker', 'controller']),
   'broker.rack': z.string().default(''),
-  'log.dir': z.string().min(1),
+  'log.dir': z.string({ error: 'must be the path of a directory' }).min(1, 'must not be empty'),
   'listener.grpc': namedAddresses.default([
     { listener: DEFAULT_LISTENER, address: '127.0.0.1:9093' },
   ]),
@@ -213,6 +218,15 @@ type Settings = Omit<NodeConfig, 'advertised.grpc' | 'inter.broker.listener.name
   readonly 'inter.broker.listener.name'?: string | undefined;
 };
 
+/** What to set a key to that has no default. */
+const REQUIRED: Readonly<Record<string, string>> = {
+  'cluster.id': 'the name that all nodes of the cluster share, for example my-cluster',
+  'node.id': 'a number that no other node of the cluster has, for example 1',
+  'log.dir': 'a data directory for this node alone, for example data/broker-1',
+  'controller.quorum.voters':
+    'ID@host:port of each controller, the same on every node, for example 1@127.0.0.1:9093',
+};
+
 export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
 
 /** Environment variables of ours that are not settings. */
@@ -251,17 +265,14 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
     else mistakes.push(unknownKey(key, CONFIG_KEYS, 'the flags'));
   }
   const parsed = schema.safeParse(merged);
-  if (!parsed.success) {
-    for (const issue of parsed.error.issues) {
-      const key = String(issue.path[0]);
-      const given = merged[key] === undefined ? 'not set' : JSON.stringify(merged[key]);
-      mistakes.push(`${key} (${given}): ${issue.message}`);
-    }
-  }
+  if (!parsed.success) mistakes.push(...wrongValues(parsed.error.issues, merged));
   if (mistakes.length === 0 && parsed.success) mistakes.push(...contradictions(parsed.data));
   if (mistakes.length > 0 || !parsed.success) {
+    const lines = mistakes.map((mistake) => `\n  - ${mistake}`).join('');
+    const nothing = sources.file === undefined && Object.keys(merged).length === 0;
     throw new ConfigError(
-      `${where} cannot be used:\n${mistakes.map((m) => `  - ${m}`).join('\n')}`,
+      `${nothing ? 'nothing is configured' : `${where} cannot be used`}:${lines}` +
+        (sources.file === undefined ? SOURCES_HINT : ''),
     );
   }
   const settings = parsed.data;
@@ -270,6 +281,28 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
     'advertised.grpc': advertised(settings),
     'inter.broker.listener.name': settings['inter.broker.listener.name'] ?? firstListener(settings),
   };
+}
+
+const SOURCES_HINT =
+  '\nSettings come from --config FILE (or the file that RELEVO_CONFIG names), from RELEVO_… variables ' +
+  '(RELEVO_CLUSTER_ID for cluster.id) and from --set KEY=VALUE; the later win.';
+
+/** Each mistake once, in the order of the keys. */
+function wrongValues(
+  issues: readonly { readonly path: readonly PropertyKey[]; readonly message: string }[],
+  given: Readonly<Record<string, unknown>>,
+): ReadonlySet<string> {
+  const found = new Set<string>();
+  for (const { path, message } of issues) {
+    const key = String(path[0]);
+    const value = given[key];
+    found.add(
+      value === undefined
+        ? `${key} is not set: set it to ${REQUIRED[key]}`
+        : `${key} (${JSON.stringify(value)}): ${message}`,
+    );
+  }
+  return found;
 }
 
 function unknownKey(key: string, known: Iterable<string>, where: string): string {
