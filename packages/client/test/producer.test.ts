@@ -307,6 +307,48 @@ describe('a failing cluster', () => {
     }),
   );
 
+  test.each([
+    ['DISK_FULL', /DISK_FULL: refused with DISK_FULL; make room/],
+    ['NOT_ENOUGH_REPLICAS', /NOT_ENOUGH_REPLICAS: refused .*; bring brokers back/],
+    ['UNKNOWN_LEADER_EPOCH', /UNKNOWN_LEADER_EPOCH: refused .*; send again later/],
+  ] as const)('the delivery deadline names what the broker said last: %s', (code, words) =>
+    scenario(async (cluster) => {
+      const client = await cluster.connect();
+      const options = {
+        deliveryTimeoutMs: 2_000,
+        lingerMs: 0,
+        bufferBytes: 1024,
+        batchBytes: 1024,
+      };
+      const producer = client.producer(options);
+      const value = 'x'.repeat(600);
+      await producer.send({ topic: 'orders', value });
+      cluster.faults.refuse = () => code;
+      const buffered = failure(producer.send({ topic: 'orders', value }));
+      const waiting = failure(producer.send({ topic: 'orders', value }));
+      for (const error of await Promise.all([buffered, waiting])) {
+        expect(error).toMatchObject({ code: 'DELIVERY_TIMED_OUT', outcomeUnknown: false });
+        expect(error.message).toMatch(words);
+      }
+    })(),
+  );
+
+  test(
+    'the delivery deadline says that no leader is known, or that none answers',
+    scenario(async (cluster) => {
+      const client = await cluster.connect();
+      const producer = client.producer({ deliveryTimeoutMs: 2_000, lingerMs: 0 });
+      await producer.send({ topic: 'orders', value: 'warm' });
+      cluster.faults.loseAnswer = () => true;
+      const silent = await failure(producer.send({ topic: 'orders', value: 'a' }));
+      expect(silent.message).toContain('the leader gave no answer');
+      cluster.faults = {};
+      cluster.move(cluster.partition('orders', 0), -1);
+      const leaderless = await failure(producer.send({ topic: 'orders', value: 'b' }));
+      expect(leaderless.message).toMatch(/LEADER_NOT_AVAILABLE.*bring back a broker/);
+    }),
+  );
+
   test(
     'the delivery deadline says whether the record may be in the log',
     scenario(async (cluster, world) => {

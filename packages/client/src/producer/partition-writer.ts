@@ -30,6 +30,7 @@ import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ClientPorts } from '../client-ports.ts';
 import type { PartitionView } from '../cluster-view.ts';
 import { ClientError, brokerError } from '../errors.ts';
+import type { ClientErrorCode } from '../errors.ts';
 import type { Metadata } from '../metadata.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { IdentitySource, ProducerIdentity } from './identity.ts';
@@ -75,6 +76,23 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set([
 /** A batch that meets holes again and again meets something that we do not understand. */
 const ATTEMPTS_AT_HOLES_MAX = 10;
 
+/** What helps, where a broker's own words may leave it open. */
+const REMEDIES: Partial<Record<ClientErrorCode, string>> = {
+  DISK_FULL: "make room on the broker's disk, or shorten the retention",
+  NOT_ENOUGH_REPLICAS: 'bring brokers back, or lower min.insync.replicas',
+  LEADER_NOT_AVAILABLE: 'bring back a broker that holds a replica of it',
+  NO_BROKER: 'see whether the brokers run and can be reached',
+  THROTTLED: 'send less at once',
+  STORAGE_ERROR: "see the broker's log, and its disk",
+};
+
+/** Why something is late, as far as it is known, and what to do. */
+export function reasonOf(last: ClientError | undefined): string {
+  if (last === undefined) return 'the leader gave no answer: see whether it runs, or is overloaded';
+  const remedy = REMEDIES[last.code] ?? 'send again later, or raise deliveryTimeoutMs';
+  return `the last error was ${last.code}: ${last.message}; ${remedy}`;
+}
+
 /** Memory for a batch of so many bytes. */
 export const batchCapacity = (bytes: number): number =>
   Math.max(CAPACITY_MIN, bytes + CAPACITY_SLACK);
@@ -105,6 +123,7 @@ export class PartitionWriter implements ChannelUser {
   /** A hole was met under this identity: a later one is awaited. */
   #stale: ProducerIdentity | undefined;
   #failedInARow = 0;
+  #lastError: ClientError | undefined;
   #holesMet = 0;
   #retryTimer: TimerHandle | undefined;
   #capacity = CAPACITY_MIN;
@@ -127,6 +146,16 @@ export class PartitionWriter implements ChannelUser {
 
   get hasOpenBatch(): boolean {
     return this.#open !== undefined;
+  }
+
+  /** What its batches met since one was last acknowledged. */
+  get lastError(): ClientError | undefined {
+    return this.#lastError;
+  }
+
+  /** Something that its batches wait for has failed, and is tried again. */
+  noteError(error: ClientError): void {
+    this.#lastError = error;
   }
 
   /** Those not settled, oldest first. */
@@ -190,6 +219,7 @@ export class PartitionWriter implements ChannelUser {
       const view = metadata.view.partition(this.topicId, this.partition);
       const address = view === undefined ? undefined : metadata.leaderAddress(view);
       if (view === undefined || address === undefined) {
+        this.#lastError = new ClientError('LEADER_NOT_AVAILABLE', 'no leader of it is known');
         this.#retryLater('LEADER_NOT_AVAILABLE');
         return;
       }
@@ -220,6 +250,8 @@ export class PartitionWriter implements ChannelUser {
 
   onBroken(sent: SentBatch): void {
     if (sent.generation !== this.#generation) return;
+    const message = 'the connection to the leader broke, or it gave no answer in time';
+    this.#lastError ??= new ClientError('NO_BROKER', message);
     this.#rewind();
     this.drain();
   }
@@ -252,8 +284,11 @@ export class PartitionWriter implements ChannelUser {
       const outcome = outcomeUnknown
         ? `it was sent (attempts: ${batch.attempts}) without an answer; whether it is in the log is unknown`
         : 'it was not written, and will not be';
-      const message = `${this.name}: not acknowledged within ${deliveryTimeoutMs} ms; ${outcome}`;
-      this.#drop(batch, new ClientError('DELIVERY_TIMED_OUT', message, { outcomeUnknown }));
+      const cause = this.#lastError;
+      const message =
+        `${this.name}: not acknowledged within ${deliveryTimeoutMs} ms; ${outcome}; ` +
+        `${reasonOf(cause)}`;
+      this.#drop(batch, new ClientError('DELIVERY_TIMED_OUT', message, { outcomeUnknown, cause }));
     }
     this.drain();
     return Math.min(this.#queue[0]?.deadlineMs ?? Infinity, this.#open?.deadlineMs ?? Infinity);
@@ -372,6 +407,7 @@ export class PartitionWriter implements ChannelUser {
     const code = errorCodeOf(answer.error);
     if (code === 'NONE') {
       this.#failedInARow = 0;
+      this.#lastError = undefined;
       this.#holesMet = 0;
       this.#succeed(batch, answer);
     } else if (code === 'DUPLICATE_SEQUENCE_NUMBER') {
@@ -435,6 +471,7 @@ export class PartitionWriter implements ChannelUser {
     const { metadata, ports } = this.#context;
     const generation = this.#generation;
     ports.logger.debug('produce is retried', { partition: this.name, reason: code });
+    this.#lastError = new ClientError(code, answer.message || ERRORS[code].meaning);
     // News of a leader come back as a call of `onLeader`, which rewinds and sends on the spot.
     if (REFUSALS.has(code)) this.#nothingWritten();
     metadata.applyHint(this.topicId, this.partition, answer.currentLeader);

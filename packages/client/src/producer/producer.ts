@@ -21,7 +21,7 @@ import { CoarseClock } from './coarse-clock.ts';
 import { IdentitySource } from './identity.ts';
 import { Linger } from './linger.ts';
 import { StickyPartition, keyedPartition } from './partitioner.ts';
-import { PartitionWriter, batchCapacity, grownBatchBytes } from './partition-writer.ts';
+import { PartitionWriter, batchCapacity, grownBatchBytes, reasonOf } from './partition-writer.ts';
 import type { WriterContext } from './partition-writer.ts';
 import { RecordPreparer, roughSize } from './prepared-record.ts';
 import type { PreparedRecord } from './prepared-record.ts';
@@ -344,12 +344,19 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
     const reason =
       waiting.waitsFor === 'topic'
         ? 'the topic could not be looked up'
-        : `the buffer of ${bufferBytes} bytes was full`;
+        : `the buffer of ${bufferBytes} bytes was full${this.#whyFull()}`;
     return new ClientError(
       'DELIVERY_TIMED_OUT',
       `a record for topic "${waiting.record.topic}" was not sent within ${deliveryTimeoutMs} ms, and ` +
         `will not be: ${reason}`,
     );
+  }
+
+  #whyFull(): string {
+    for (const writer of this.#active) {
+      if (writer.lastError !== undefined) return `; ${writer.name}: ${reasonOf(writer.lastError)}`;
+    }
+    return '';
   }
 
   /** Resolved when all that waits or is buffered now has settled. */
@@ -420,6 +427,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
   #onIdentityFailed(error: ClientError): void {
     this.#ports.logger.warn('no producer id', { error: error.message });
     if (error.retriable) {
+      for (const writer of this.#active) writer.noteError(error);
       // Whoever still has something to send asks again.
       this.#drainAll();
       return;
