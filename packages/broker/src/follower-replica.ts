@@ -9,6 +9,8 @@
  *     following    part without error            following    append | none
  *     subscribing, diverging epoch               truncating   truncate
  *      following   out of range                  truncating   restart
+ *                  either, below the high        stopped      leaderLacks, for good
+ *                  watermark (P5)
  *                  any other error               refused      none, until the deadline
  *     following    the append failed             refused      none, until the deadline
  *     truncating   truncated                     preparing    sync
@@ -49,7 +51,12 @@ export type FollowerEffect =
   /** Cut the log to end at `to`, then call `truncated`. */
   | { readonly kind: 'truncate'; readonly to: Offset }
   /** Throw the whole log away and begin an empty one at `at`, then call `truncated`. */
-  | { readonly kind: 'restart'; readonly at: Offset };
+  | { readonly kind: 'restart'; readonly at: Offset }
+  /**
+   * The leader does not have all that is committed, and no election has allowed for that: it has lost
+   * records that were on its disk. Give the replica up and keep its log, which may be the last whole one.
+   */
+  | { readonly kind: 'leaderLacks'; readonly to: Offset; readonly highWatermark: Offset };
 
 export interface FollowerStart {
   readonly leaderEpoch: LeaderEpoch;
@@ -188,15 +195,23 @@ export class FollowerReplica {
       leaderEpoch: from.epoch,
       leaderEnd: from.endOffset,
     });
+    if (!this.#mayFallTo(to)) return this.#leaderLacks(to);
     this.#fallTo(to);
     this.#enter('truncating');
     return { kind: 'truncate', to };
   }
 
   #restart(said: LeaderStatement): FollowerEffect {
-    if (said.logStartOffset < this.#highWatermark) this.#fallTo(said.logStartOffset);
+    const at = said.logStartOffset;
+    if (!this.#mayFallTo(at)) return this.#leaderLacks(at);
+    this.#fallTo(at);
     this.#enter('truncating');
-    return { kind: 'restart', at: said.logStartOffset };
+    return { kind: 'restart', at };
+  }
+
+  #leaderLacks(to: Offset): FollowerEffect {
+    this.stop();
+    return { kind: 'leaderLacks', to, highWatermark: this.#highWatermark };
   }
 
   #refused(nowMs: number): FollowerEffect {
@@ -207,13 +222,12 @@ export class FollowerReplica {
   }
 
   /** P5: never below the high watermark, but after an unclean election. */
+  #mayFallTo(to: Offset): boolean {
+    return to >= this.#highWatermark || this.#committedMayBeLost;
+  }
+
   #fallTo(to: Offset): void {
     if (to >= this.#highWatermark) return;
-    assert(this.#committedMayBeLost, 'truncation never goes below the high watermark (P5)', {
-      to,
-      highWatermark: this.#highWatermark,
-      leaderEpoch: this.leaderEpoch,
-    });
     this.#highWatermark = to;
     this.#leaderHighWatermark = to;
   }

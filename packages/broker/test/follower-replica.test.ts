@@ -89,10 +89,16 @@ describe('a follower', () => {
     expect(replica.prepared(log, 3)).toMatchObject({ kind: 'subscribe' });
   });
 
-  test('never truncates below its high watermark', () => {
+  test('never truncates below its high watermark: it gives up, for the leader has lost records', () => {
     const log = logOf(1, 1, 4, 4);
     const said = statement({ diverging: { epoch: 1 as LeaderEpoch, endOffset: at(2) } });
-    expect(() => subscribed(log, 3).receive(said, log, 1)).toThrow('P5');
+    const replica = subscribed(log, 3);
+    const lacks = { kind: 'leaderLacks', to: 2, highWatermark: 3 };
+    expect(replica.receive(said, log, 1)).toEqual(lacks);
+    expect([replica.phase, replica.highWatermark]).toEqual(['stopped', 3]);
+    expect(replica.receive(said, log, 2)).toEqual({ kind: 'none' });
+    const empty = statement({ error: 'OFFSET_OUT_OF_RANGE', logStartOffset: at(0) });
+    expect(subscribed(log, 3).receive(empty, log, 1)).toEqual({ ...lacks, to: 0 });
     expect(subscribed(log, 2).receive(said, log, 1)).toEqual({ kind: 'truncate', to: 2 });
   });
 

@@ -476,6 +476,7 @@ export class ToyCluster {
       follower.truncated(broker.log.logEndOffset);
     }
     assert(effect.kind !== 'restart', 'the toy log keeps everything');
+    assert(effect.kind !== 'leaderLacks', 'P5: no leader lacks what is committed', { ...effect });
   }
 
   #prepared(broker: ToyBroker, follower: FollowerReplica): void {

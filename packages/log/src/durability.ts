@@ -30,9 +30,14 @@ export class Durability {
   /** Truncated before, which the run under way makes durable. */
   #truncatedInRun: Set<Segment> = new Set();
 
-  constructor(disk: Disk, directory: string, end: Offset) {
+  readonly #beforeFirst: (() => Promise<void>) | undefined;
+  #isFirst = true;
+
+  /** `beforeFirst`: what has to be done, after all is synced, before the first offset counts. */
+  constructor(disk: Disk, directory: string, end: Offset, beforeFirst?: () => Promise<void>) {
     this.#disk = disk;
     this.#directory = directory;
+    this.#beforeFirst = beforeFirst;
     this.#end = end;
     this.#runEnd = end;
   }
@@ -124,6 +129,10 @@ export class Durability {
     this.#truncatedInRun = this.#truncated;
     this.#truncated = new Set();
     if (this.hasWork) await this.#work();
+    if (this.#isFirst && this.#runEnd > this.#end) {
+      await this.#beforeFirst?.();
+      this.#isFirst = false;
+    }
     this.#truncatedInRun.clear();
     if (this.#runEnd > this.#end) this.#end = this.#runEnd;
   }

@@ -12,6 +12,8 @@ export const SNAPSHOT_SUFFIX = '.snapshot';
 export const DELETED_SUFFIX = '.deleted';
 /** Being written; what bears it was never completed. */
 export const TEMPORARY_SUFFIX = '.tmp';
+/** Of the data directory: below these offsets everything was synced. */
+export const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 export const EPOCH_FILE = 'leader-epoch-checkpoint';
 export const METADATA_FILE = 'partition.metadata';
 /** Lowers the recovery point that the data directory's checkpoint names; see `recovery.ts`. */

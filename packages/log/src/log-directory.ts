@@ -7,6 +7,7 @@
  *     recovery-point-offset-checkpoint  what needs no check after a crash
  *     replication-offset-checkpoint     high watermarks
  *     log-start-offset-checkpoint       where logs begin, if not with their first segment
+ *     durable-logs                      which logs hold records: such a one is lost if it is missing
  *
  * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
  * less is read after a crash, and the surer damage is told from a torn tail.
@@ -17,7 +18,14 @@ import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
 import { replaceFileDurably } from './checkpoint-file.ts';
-import { DELETED_SUFFIX, LOG_SUFFIX, parsePartitionName } from './file-names.ts';
+import { DurableLogs, lostLogs } from './durable-logs.ts';
+import type { LostLog } from './durable-logs.ts';
+import {
+  DELETED_SUFFIX,
+  LOG_SUFFIX,
+  RECOVERY_POINTS_FILE,
+  parsePartitionName,
+} from './file-names.ts';
 import { FreeSpace } from './free-space.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError } from './log-error.ts';
@@ -31,7 +39,6 @@ import { SegmentCache } from './segment-cache.ts';
 import type { Decompressor } from './time-lookup.ts';
 
 const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
-const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 const HIGH_WATERMARKS_FILE = 'replication-offset-checkpoint';
 const LOG_STARTS_FILE = 'log-start-offset-checkpoint';
 
@@ -87,7 +94,10 @@ export class LogDirectory {
   readonly wasCleanShutdown: boolean;
   /** What was found at the start, whether it is opened or not. */
   readonly partitions: readonly PartitionDirectory[];
+  /** Logs that held records and whose directories were gone at the start; see `openLog`. */
+  readonly lost: readonly LostLog[];
   readonly #deps: LogDirectoryDeps;
+  readonly #durableLogs: DurableLogs;
   readonly #lock: { release(): void };
   readonly #cache: SegmentCache;
   readonly #writes: WriteCount = new WriteCount();
@@ -137,7 +147,11 @@ export class LogDirectory {
     this.wasCleanShutdown = takeCleanMark(root, disk);
     this.partitions = takeStock(root, disk);
     sweep(root, disk);
-    const names = new Set(this.partitions.map(({ name }) => name));
+    this.#durableLogs = new DurableLogs(disk, root);
+    this.lost = lostLogs(disk, root);
+    // What is lost may be put back.
+    const found = [...this.partitions, ...this.lost];
+    const names = new Set(found.map(({ name }) => name));
     const stored = (file: string): OffsetCheckpoint =>
       new OffsetCheckpoint(disk, `${root}/${file}`, names, deps.logger);
     this.#recoveryPoints = stored(RECOVERY_POINTS_FILE);
@@ -145,19 +159,26 @@ export class LogDirectory {
     this.#logStarts = stored(LOG_STARTS_FILE);
   }
 
-  /** Opens or makes the log of a partition; see `PartitionLog.open` for what it throws. */
+  /**
+   * Opens the log of a partition, or makes it; see `PartitionLog.open` for what it throws. A log of this
+   * topic id that held records and whose directory is missing or empty is not made anew but `corrupt`,
+   * until it is put back, or `forget` is called.
+   */
   openLog(options: OpenLogOptions): PartitionLog {
     const { topic, partition, onOffline, ...rest } = options;
     const name = partitionName(topic, partition);
     if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open already`);
     const directory = `${this.root}/${name}`;
-    if (!this.#deps.disk.exists(directory)) this.#forget(name);
+    const heldRecords = this.#durableLogs.has(name, options.topicId);
+    if (!heldRecords && !this.#deps.disk.exists(directory)) this.#forget(name);
     this.#outOfOrder.add(name);
+    const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, options.topicId);
     const log = PartitionLog.open(
       {
         ...rest,
         directory,
         cleanShutdown: this.wasCleanShutdown,
+        heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),
         logStartOffset: this.#logStarts.get(name),
       },
@@ -166,12 +187,33 @@ export class LogDirectory {
         cache: this.#cache,
         writes: this.#writes,
         space: this.#space,
+        holdsRecords,
         ...(onOffline === undefined ? {} : { onOffline }),
       },
     );
     this.#outOfOrder.delete(name);
     this.#logs.set(name, log);
+    if (log.logEndOffset > log.logStartOffset) {
+      // Noted before but by an older version; should it fail, the next sync says so.
+      holdsRecords().catch(() => undefined);
+    }
     return log;
+  }
+
+  /**
+   * Lets go of all that is known of a log that is not open: the next `openLog` may make a new one where
+   * the directory is missing. For a log that others have, or that nobody wants any more. In force at
+   * once; durable when this resolves.
+   */
+  async forget(name: string): Promise<void> {
+    if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open`);
+    this.#outOfOrder.delete(name);
+    const struck = this.#durableLogs.strike(name);
+    try {
+      if (!this.#deps.disk.exists(`${this.root}/${name}`)) this.#forget(name);
+    } finally {
+      await struck;
+    }
   }
 
   /** The log, if it is open. */
@@ -192,15 +234,23 @@ export class LogDirectory {
     this.#outOfOrder.delete(name);
     if (log !== undefined) {
       this.#logs.delete(name);
-      await log.delete();
+      try {
+        // No sync of it is under way when this resolves, which might note it again.
+        await log.delete();
+      } finally {
+        await this.#durableLogs.strike(name);
+      }
       return;
     }
+    if (parsePartitionName(name) === undefined) return;
     const { disk } = this.#deps;
     const directory = `${this.root}/${name}`;
-    if (parsePartitionName(name) === undefined || !disk.exists(directory)) return;
-    disk.rename(directory, directory + DELETED_SUFFIX);
-    await disk.syncDirectory(this.root);
-    disk.removeTree(directory + DELETED_SUFFIX);
+    if (disk.exists(directory)) {
+      disk.rename(directory, directory + DELETED_SUFFIX);
+      await disk.syncDirectory(this.root);
+      disk.removeTree(directory + DELETED_SUFFIX);
+    }
+    await this.#durableLogs.strike(name);
   }
 
   /** Lets go of a log that went offline, so that it can be opened anew. */
@@ -242,6 +292,7 @@ export class LogDirectory {
       if (highWatermark !== undefined) this.#highWatermarks.set(name, highWatermark);
     }
     await this.#writeAll();
+    await this.#durableLogs.idle();
     // What was found and not opened was not recovered either, unless the last end was clean too.
     const opened = new Set(logs.map(([name]) => name));
     const allTaken = this.wasCleanShutdown || this.partitions.every(({ name }) => opened.has(name));

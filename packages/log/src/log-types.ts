@@ -24,6 +24,11 @@ export interface PartitionLogDeps {
   readonly space?: FreeSpace;
   /** For the timestamps in compressed batches; without it they are told by the batch. */
   readonly codecs?: Decompressor;
+  /**
+   * Called when the first records that this process has appended are synced, before they count as such:
+   * makes it known, durably, that the log holds records. Default: nobody needs to know.
+   */
+  readonly holdsRecords?: () => Promise<void>;
   /** Called once, when the log goes offline. */
   readonly onOffline?: (reason: LogError) => void;
 }

@@ -73,7 +73,7 @@ export class PartitionLog {
 
   /**
    * Opens the log in `directory`, or makes a new one; blocking, recovery included. A torn tail is cut
-   * and reported to the logger. Throws a LogError: `corrupt` where what was durable is damaged,
+   * and reported to the logger. Throws a LogError: `corrupt` where what was durable is damaged or gone,
    * `foreign` where the directory is another topic's, `offline` where the disk fails.
    */
   static open(options: PartitionLogOptions, deps: PartitionLogDeps): PartitionLog {
@@ -112,7 +112,7 @@ export class PartitionLog {
     const start = Math.max(options.logStartOffset ?? firstOffset, firstOffset);
     this.#startOffset = Math.min(start, this.#endOffset) as Offset;
     this.#epochs.advanceStart(this.#startOffset);
-    this.#durability = new Durability(disk, directory, this.#endOffset);
+    this.#durability = new Durability(disk, directory, this.#endOffset, deps.holdsRecords);
     this.#segments = new SegmentList(recovered.segments, {
       disk,
       directory,

@@ -46,6 +46,8 @@ export interface RecoveryOptions {
   readonly cleanShutdown: boolean;
   /** Everything below was synced. Default: 0, or after a clean shutdown the end of the log. */
   readonly recoveryPoint?: Offset | undefined;
+  /** Records of it were synced: its directory may be neither missing nor empty. Default: not known. */
+  readonly heldRecords?: boolean | undefined;
   /** Where the log begins, if that is above its first segment. */
   readonly logStartOffset?: Offset | undefined;
 }
@@ -105,7 +107,11 @@ class Recovery {
   run(): RecoveredLog {
     const { directory, topicId, cleanShutdown } = this.#options;
     const { disk } = this.#deps;
-    if (!disk.exists(directory)) return this.#create();
+    if (!disk.exists(directory)) {
+      const point = this.#options.recoveryPoint ?? ZERO;
+      if (this.#held(point)) throw this.#lost('the directory is gone', point);
+      return this.#create();
+    }
     const bases = this.#takeStock();
     const found = readTopicId(disk, directory);
     if (found !== undefined && found !== topicId) {
@@ -138,9 +144,9 @@ class Recovery {
   #startAgain(bases: readonly Offset[], recoveryPoint: Offset): RecoveredLog {
     const { directory } = this.#options;
     const { disk, logger } = this.#deps;
-    if (recoveryPoint > ZERO) {
+    if (this.#held(recoveryPoint)) {
       const what = bases.length === 0 ? 'no segment is there' : 'partition.metadata is missing';
-      throw corrupt(directory, `${what}, yet all below offset ${recoveryPoint} was synced`);
+      throw this.#lost(what, recoveryPoint);
     }
     if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
@@ -149,6 +155,23 @@ class Recovery {
     // They must not come back between what is appended from now on.
     disk.syncDirectoryNow(directory);
     return this.#create();
+  }
+
+  #held(recoveryPoint: Offset): boolean {
+    return recoveryPoint > ZERO || this.#options.heldRecords === true;
+  }
+
+  #lost(what: string, recoveryPoint: Offset): LogError {
+    const held =
+      recoveryPoint > ZERO
+        ? `all below offset ${recoveryPoint} was synced`
+        : 'records in it were synced';
+    return new LogError(
+      'corrupt',
+      `${this.#options.directory} is lost: ${what}, yet ${held}. No empty log takes its place: put the ` +
+        'directory back and restart the broker. Where another in-sync replica has the log, it is ' +
+        'copied anew from there',
+    );
   }
 
   // ------------------------------------------------------------------- what the directory holds

@@ -15,6 +15,7 @@ import {
   EPOCH_FILE,
   LOG_SUFFIX,
   OFFSET_INDEX_SUFFIX,
+  RECOVERY_POINTS_FILE,
   SNAPSHOT_SUFFIX,
   TIME_INDEX_SUFFIX,
   TRUNCATION_FILE,
@@ -31,7 +32,6 @@ import { TimeIndex } from './time-index.ts';
 import { judgeTail } from './torn-tail.ts';
 
 const WINDOW_BYTES = 2 ** 20;
-const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 /** Findings that are listed per log; more are only counted. */
 export const FINDINGS_MAX = 100;
 

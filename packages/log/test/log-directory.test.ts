@@ -252,6 +252,150 @@ describe('checkpoints', () => {
   });
 });
 
+describe('a log that held records and whose directory is gone', () => {
+  const HELD =
+    /^corrupt: \/data\/orders-0 is lost: the directory is gone, yet .* (was|were) synced/;
+  const removed = async (disk: SimulatedDisk): Promise<void> => {
+    disk.port().removeTree('/data/orders-0');
+    await disk.port().syncDirectory('/data');
+  };
+  const notBegunAnew = (disk: SimulatedDisk): void => {
+    for (let start = 0; start < 3; start++) {
+      const directory = open(disk);
+      expect(directory.lost).toMatchObject([{ name: 'orders-0', topic: 'orders', partition: 0 }]);
+      expect(messageOf(() => openLog(directory))).toMatch(HELD);
+      expect(disk.port().exists('/data/orders-0')).toBe(false);
+      disk.releaseLocks(undefined as never);
+    }
+  };
+
+  test('is not begun anew, after a shutdown in order or a crash, at this start or later', async () => {
+    for (const end of ['clean', 'crash']) {
+      const disk = newDisk();
+      const first = open(disk);
+      appendValues(openLog(first), ['a', 'b']);
+      await first.checkpoint(new Map([['orders-0', at(2)]]));
+      if (end === 'clean') await first.close(new Map([['orders-0', at(2)]]));
+      else disk.crash();
+      await removed(disk);
+      const second = open(disk);
+      expect(second.lost).toMatchObject([{ topicId: TOPIC_ID, recoveryPoint: 2 }]);
+      // What the checkpoint says is kept for the day on which the directory is put back.
+      openLog(second, 'orders-1');
+      await second.checkpoint(new Map([['orders-1', at(0)]]));
+      expect(text(disk, 'recovery-point-offset-checkpoint')).toContain('orders 0 2\n');
+      await second.close(new Map());
+      notBegunAnew(disk);
+    }
+  });
+
+  test('though it was too young for any checkpoint', async () => {
+    const disk = newDisk();
+    const log = openLog(open(disk));
+    appendValues(log, ['a']);
+    await log.sync();
+    disk.crash();
+    await removed(disk);
+    notBegunAnew(disk);
+  });
+
+  test('or emptied', async () => {
+    const disk = newDisk();
+    const log = openLog(open(disk));
+    appendValues(log, ['a']);
+    await log.sync();
+    disk.crash();
+    for (const { name } of disk.port().list('/data/orders-0')) {
+      disk.port().remove(`/data/orders-0/${name}`);
+    }
+    const directory = open(disk);
+    expect(directory.lost).toHaveLength(1);
+    expect(messageOf(() => openLog(directory))).toMatch(/^corrupt: .* no segment is there, yet/);
+  });
+
+  test('is told by the recovery points where an older version wrote no more', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    appendValues(openLog(first), ['a', 'b']);
+    await first.checkpoint(new Map([['orders-0', at(2)]]));
+    disk.crash();
+    disk.port().remove('/data/durable-logs');
+    await removed(disk);
+    const second = open(disk);
+    // What is noted next does not pass over what was not noted.
+    appendValues(openLog(second, 'orders-1'), ['a']);
+    await second.close(new Map());
+    notBegunAnew(disk);
+  });
+
+  test('is as it was when it is put back', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    appendValues(openLog(first), ['a', 'b']);
+    await first.checkpoint(new Map([['orders-0', at(2)]]));
+    disk.crash();
+    disk.port().rename('/data/orders-0', '/data/elsewhere');
+    expect(messageOf(() => openLog(open(disk)))).toMatch(HELD);
+    disk.releaseLocks(undefined as never);
+    disk.port().rename('/data/elsewhere', '/data/orders-0');
+    const again = open(disk);
+    expect(again.lost).toEqual([]);
+    expect(openLog(again).recoveryPoint).toBe(2);
+    expect(again.highWatermark('orders-0')).toBe(2);
+  });
+
+  test('no log is lost that held nothing, was deleted, is forgotten, or of another topic id', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    const names = ['empty-0', 'deleted-0', 'forgotten-0', 'other-0'];
+    const logs = names.map((name) => openLog(first, name));
+    for (const log of logs.slice(1)) appendValues(log, ['a']);
+    await Promise.all(logs.map((log) => log.sync()));
+    await first.checkpoint(new Map(names.slice(1).map((name) => [name, at(1)])));
+    await first.delete('deleted-0');
+    await first.drop('forgotten-0');
+    disk.port().removeTree('/data/forgotten-0');
+    await first.forget('forgotten-0');
+    disk.crash();
+    for (const name of names) disk.port().removeTree(`/data/${name}`);
+    const second = open(disk);
+    expect(second.lost.map(({ name }) => name)).toEqual(['other-0']);
+    for (const name of names) {
+      const topicId = name === 'other-0' ? OTHER_TOPIC_ID : TOPIC_ID;
+      const log = openLog(second, name, topicId);
+      expect([log.logEndOffset, log.recoveryPoint, second.highWatermark(name)]).toEqual([0, 0, 0]);
+      appendValues(log, ['x']);
+      await log.sync();
+    }
+    disk.crash();
+    expect(openLog(open(disk), 'other-0', OTHER_TOPIC_ID).logEndOffset).toBe(1);
+  });
+
+  test.each(['datasync', 'syncDirectory'] as const)(
+    'no loss is what a power cut takes before it was synced (%s)',
+    async (operation) => {
+      const disk = newDisk();
+      const log = openLog(open(disk));
+      appendValues(log, ['a']);
+      disk.fail({ operation, path: /orders-0/ });
+      await expect(log.sync()).rejects.toThrowError(/offline/);
+      disk.crash();
+      const again = open(disk);
+      expect(again.lost).toEqual([]);
+      expect(messageOf(() => openLog(again))).toBe('no error');
+    },
+  );
+
+  test('nothing counts as synced that is not noted', async () => {
+    const disk = newDisk();
+    const log = openLog(open(disk));
+    appendValues(log, ['a']);
+    disk.fail({ operation: 'rename', path: /durable-logs/ });
+    await expect(log.sync()).rejects.toThrowError(/offline/);
+    expect(log.syncedEndOffset).toBe(0);
+  });
+});
+
 describe('what is in the directory', () => {
   test('partitions are listed with their topic ids, other things are left alone', async () => {
     const disk = newDisk();

@@ -2,6 +2,7 @@ import { errorCodeOf } from '@relevo/base/errors';
 import { brokerId } from '@relevo/base/ids';
 import { describe, expect, test } from 'vitest';
 import { PartitionWorld } from './partition-world.ts';
+import type { TestClient } from './partition-world.ts';
 
 const ALL = [1, 2, 3];
 const values = (count: number): string[] => Array.from({ length: count }, (_, at) => `v${at}`);
@@ -194,6 +195,181 @@ describe('a log that fails', () => {
       await world.converge('orders', 0, ALL);
       expect(events(world, 3)).toContain('a log cannot be opened: the replica is offline');
       expect(events(world, 3)).toContain('a partition directory was set aside');
+    });
+  });
+});
+
+describe('a log whose directory is gone', () => {
+  const offline = (world: PartitionWorld, id: number, name: string): string | undefined =>
+    world
+      .broker(id)
+      .manager.status()
+      .offline.find(({ partition }) => partition === name)?.reason;
+  const isOffline = (world: PartitionWorld, id: number, name: string): Promise<void> =>
+    world.world.until(
+      `${name} is offline on broker ${id}`,
+      () => offline(world, id, name) !== undefined,
+      3000,
+      () => JSON.stringify(world.describe(id, 'orders')),
+    );
+  const move = async (
+    world: PartitionWorld,
+    id: number,
+    from: string,
+    to: string,
+  ): Promise<void> => {
+    const port = world.process(id).disk.port();
+    port.rename(`/data/${from}`, `/data/${to}`);
+    await port.syncDirectory('/data');
+  };
+  const filled = async (world: PartitionWorld): Promise<TestClient> => {
+    await world.boot(...ALL);
+    world.createTopic('orders', [[1, 2, 3]]);
+    await leading(world, 1);
+    const client = await world.client();
+    for (let at = 0; at < 5; at++) await client.produce(1, 'orders', values(20));
+    await world.converge('orders', 0, ALL);
+    return client;
+  };
+  const ends = (world: PartitionWorld, ids: readonly number[]): number[] =>
+    ids.map((id) => {
+      const { manager } = world.broker(id);
+      const partition = manager.partition(world.topicId('orders'), 0);
+      return partition?.isOpen === true ? partition.logEndOffset : -1;
+    });
+
+  test('of the last in-sync replica: offline, never led as empty; all is there when it is put back', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      const client = await filled(world);
+      for (const id of ALL) {
+        // Fencing the last leaves it alone in the in-sync set.
+        world.fence(id);
+        await world.stop(id);
+      }
+      expect(world.state('orders').isr).toEqual([3]);
+      await move(world, 3, 'orders-0', 'elsewhere');
+      await world.boot(...ALL);
+      await isOffline(world, 3, 'orders-0');
+      expect(offline(world, 3, 'orders-0')).toMatch(/lost: the directory is gone, yet all below/);
+      expect(events(world, 3)).toContain('a log cannot be opened: the replica is offline');
+      await world.world.sleep(5000);
+      expect(world.state('orders').isr).toEqual([3]);
+      expect(ends(world, [1, 2])).toEqual([100, 100]);
+      expect(world.process(3).disk.port().exists('/data/orders-0')).toBe(false);
+      expect(errorCodeOf((await client.produce(3, 'orders', values(1))).error)).toBe(
+        'STORAGE_ERROR',
+      );
+      world.fence(3);
+      await world.stop(3);
+      await move(world, 3, 'elsewhere', 'orders-0');
+      await world.boot(3);
+      await inSync(world, [1, 2, 3], 5000);
+      await world.converge('orders', 0, ALL);
+      expect(ends(world, ALL)).toEqual([100, 100, 100]);
+    });
+  });
+
+  /** The followers know of no high watermark: nothing but their leader's refusal keeps their records. */
+  const youngAndKilled = async (world: PartitionWorld): Promise<void> => {
+    await filled(world);
+    await Promise.all(ALL.map((id) => world.kill(id, 'keep')));
+    await move(world, 1, 'orders-0', 'elsewhere');
+    for (const id of ALL) {
+      const { disk } = world.process(id);
+      expect(disk.port().exists('/data/replication-offset-checkpoint')).toBe(false);
+    }
+  };
+
+  test('too young for any checkpoint, of the last in-sync leader: nobody truncates to nothing', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await youngAndKilled(world);
+      world.fence(3);
+      world.fence(2);
+      expect(world.state('orders')).toMatchObject({ leader: 1, isr: [1] });
+      await world.boot(...ALL);
+      await isOffline(world, 1, 'orders-0');
+      await world.world.sleep(5000);
+      expect(ends(world, ALL)).toEqual([-1, 100, 100]);
+      expect(world.partition(2, 'orders').highWatermark).toBe(0);
+      await world.kill(1, 'keep');
+      await move(world, 1, 'elsewhere', 'orders-0');
+      await world.boot(1);
+      await inSync(world, ALL, 5000);
+      await world.converge('orders', 0, ALL);
+      expect(ends(world, ALL)).toEqual([100, 100, 100]);
+    });
+  });
+
+  test('too young for any checkpoint, with others in sync: it is copied anew from them', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await youngAndKilled(world);
+      world.fence(1);
+      expect(world.state('orders').isr).toEqual([2, 3]);
+      await world.boot(...ALL);
+      await inSync(world, ALL, 5000);
+      await world.converge('orders', 0, ALL);
+      expect(ends(world, ALL)).toEqual([100, 100, 100]);
+      expect(events(world, 1)).toContain('a log cannot be opened: the replica is offline');
+    });
+  });
+
+  test('is no loss where its topic was deleted, though there is one of its name again', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await filled(world);
+      await world.kill(3, 'keep');
+      world.fence(3);
+      world.decide({ kind: 'deleteTopic', name: 'orders' });
+      await move(world, 3, 'orders-0', 'elsewhere');
+      world.createTopic('orders', [[1, 2, 3]]);
+      await world.boot(3);
+      await inSync(world, [1, 2, 3], 5000);
+      expect(world.broker(3).manager.status().offline).toEqual([]);
+      await world.kill(3, 'keep');
+      await world.boot(3);
+      await world.converge('orders', 0, ALL);
+      expect(world.broker(3).manager.status().offline).toEqual([]);
+    });
+  });
+
+  test('and nothing there tells of it: its followers keep theirs, offline, and go on otherwise', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      const client = await filled(world);
+      world.createTopic('more', [[1, 2, 3]]);
+      await leading(world, 1, 2);
+      for (const id of [2, 3, 1]) {
+        world.fence(id);
+        await world.stop(id);
+      }
+      expect(world.state('orders').isr).toEqual([1]);
+      await move(world, 1, 'orders-0', 'elsewhere');
+      await move(world, 1, 'durable-logs', 'durable-logs.elsewhere');
+      await move(world, 1, 'recovery-point-offset-checkpoint', 'checkpoint.elsewhere');
+      await world.boot(...ALL);
+      for (const id of [2, 3]) {
+        await isOffline(world, id, 'orders-0');
+        expect(ends(world, [id])).toEqual([100]);
+        expect(offline(world, id, 'orders-0')).toBe(
+          'the leader, broker 1, asks to truncate from 100 to 0, below the high watermark 100: it ' +
+            'has lost committed records',
+        );
+        const line = world.lines.find(
+          ({ process, event }) =>
+            process === `broker-${id}` && event.startsWith('the leader lacks'),
+        );
+        expect(line?.fields).toMatchObject({
+          partition: 'orders-0',
+          leader: 1,
+          from: 100,
+          to: 0,
+          highWatermark: 100,
+        });
+      }
+      expect(await client.produce(1, 'more', values(1))).toMatchObject({ error: 0 });
     });
   });
 });

@@ -1,0 +1,178 @@
+/**
+ * Which logs of a data directory hold records that are on stable storage, in a file of the data
+ * directory, `durable-logs`: in the form of a checkpoint, a line `topic partition topic-id` for each.
+ *
+ * A log is noted before the first of its records counts as durable, and struck out when it is deleted.
+ * So a log that is noted and whose directory is missing or empty was *lost*, however young it was; one
+ * that is not noted never held anything that was acknowledged, and may be begun anew. The topic id tells
+ * a log from one of the same name whose topic was deleted.
+ *
+ * A data directory without the file was last used by a version that did not write it. There the recovery
+ * points stand in: what they name was durable, of a topic id that only the log itself could tell.
+ */
+import { partitionName, uuid } from '@relevo/base/ids';
+import type { Offset, Uuid } from '@relevo/base/ids';
+import type { Disk } from '@relevo/base/ports';
+import {
+  decodeCheckpoint,
+  encodeCheckpoint,
+  readFile,
+  replaceFileDurably,
+} from './checkpoint-file.ts';
+import {
+  DELETED_SUFFIX,
+  LOG_SUFFIX,
+  METADATA_FILE,
+  RECOVERY_POINTS_FILE,
+  parsePartitionName,
+} from './file-names.ts';
+import { GroupCommit } from './group-commit.ts';
+import { decodeOffsets } from './offset-checkpoint.ts';
+import { readTopicId } from './partition-metadata.ts';
+
+const DURABLE_LOGS_FILE = 'durable-logs';
+
+/** Stands for a topic id that is not known: any may be meant. */
+const UNKNOWN_ID = '-';
+
+/** A log whose records were on stable storage, and that is gone. */
+export interface LostLog {
+  /** `orders-3` */
+  readonly name: string;
+  readonly topic: string;
+  readonly partition: number;
+  /** Undefined: not known. */
+  readonly topicId: Uuid | undefined;
+  /** All below was synced, by the last checkpoint that knew the log. */
+  readonly recoveryPoint: Offset | undefined;
+}
+
+interface Note {
+  readonly topicId: Uuid | undefined;
+  /** Durable when that many changes are. */
+  readonly change: number;
+}
+
+export class DurableLogs {
+  readonly #disk: Disk;
+  readonly #path: string;
+  readonly #notes: Map<string, Note> = new Map();
+  readonly #commit: GroupCommit = new GroupCommit(() => this.#write());
+  #changes = 0;
+  #durableChanges = 0;
+
+  /** `root`: the data directory. */
+  constructor(disk: Disk, root: string) {
+    this.#disk = disk;
+    this.#path = `${root}/${DURABLE_LOGS_FILE}`;
+    const found = readNotes(disk, root);
+    // What the recovery points say is written down with the first change.
+    if (!found.isWritten && found.notes.size > 0) this.#changes = 1;
+    for (const [name, topicId] of found.notes) {
+      this.#notes.set(name, { topicId, change: this.#changes });
+    }
+  }
+
+  /** The log of that topic id held durable records when the name was last noted. */
+  has(name: string, topicId: Uuid): boolean {
+    const note = this.#notes.get(name);
+    return note !== undefined && (note.topicId === undefined || note.topicId === topicId);
+  }
+
+  /** Durable when this resolves; costs nothing where it is already. Rejects with a DiskError. */
+  note(name: string, topicId: Uuid): Promise<void> {
+    const known = this.#notes.get(name);
+    if (known?.topicId === topicId) {
+      return known.change <= this.#durableChanges ? Promise.resolve() : this.#commit.request();
+    }
+    this.#notes.set(name, { topicId, change: ++this.#changes });
+    return this.#commit.request();
+  }
+
+  /** In force at once; durable when this resolves. */
+  strike(name: string): Promise<void> {
+    if (!this.#notes.delete(name)) return Promise.resolve();
+    this.#changes++;
+    return this.#commit.request();
+  }
+
+  /** Resolves when no write is under way. */
+  idle(): Promise<void> {
+    return this.#commit.idle();
+  }
+
+  async #write(): Promise<void> {
+    const changes = this.#changes;
+    if (changes === this.#durableChanges) return;
+    const lines: string[] = [];
+    for (const [name, { topicId }] of this.#notes) {
+      const parsed = parsePartitionName(name);
+      if (parsed === undefined) continue;
+      lines.push(`${parsed.topic} ${parsed.partition} ${topicId ?? UNKNOWN_ID}`);
+    }
+    await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines.sort()));
+    this.#durableChanges = changes;
+  }
+}
+
+/** The logs that the data directory `root` should hold and does not. Nothing is changed. */
+export function lostLogs(disk: Disk, root: string): LostLog[] {
+  const directories = disk.list(root).filter(({ directory }) => directory);
+  const recoveryPoints = readRecoveryPoints(disk, root);
+  const lost: LostLog[] = [];
+  for (const [name, topicId] of readNotes(disk, root).notes) {
+    const parsed = parsePartitionName(name);
+    const isDeleted = directories.some(
+      (each) => each.name.startsWith(`${name}.`) && each.name.endsWith(DELETED_SUFFIX),
+    );
+    const isThere = directories.some((each) => each.name === name);
+    if (parsed === undefined || isDeleted) continue;
+    if (isThere && !isEmpty(disk, `${root}/${name}`)) continue;
+    lost.push({ name, ...parsed, topicId, recoveryPoint: recoveryPoints.get(name) });
+  }
+  return lost.sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+/** Nothing of a log is in the directory. */
+const isEmpty = (disk: Disk, directory: string): boolean =>
+  !disk.list(directory).some(({ name }) => name === METADATA_FILE || name.endsWith(LOG_SUFFIX));
+
+/** The log in `directory` is noted in the data directory around it, if that is one. */
+export function isNotedDurable(disk: Disk, directory: string): boolean {
+  const slash = directory.lastIndexOf('/');
+  const bytes = readFile(disk, `${directory.slice(0, slash)}/${DURABLE_LOGS_FILE}`);
+  return decodeNotes(bytes)?.has(directory.slice(slash + 1)) === true;
+}
+
+interface Notes {
+  readonly notes: Map<string, Uuid | undefined>;
+  /** By the file itself, which was there and whole. */
+  readonly isWritten: boolean;
+}
+
+function readNotes(disk: Disk, root: string): Notes {
+  const written = decodeNotes(readFile(disk, `${root}/${DURABLE_LOGS_FILE}`));
+  if (written !== undefined) return { notes: written, isWritten: true };
+  const notes = new Map<string, Uuid | undefined>();
+  for (const [name, offset] of readRecoveryPoints(disk, root)) {
+    if (offset > 0) notes.set(name, readTopicId(disk, `${root}/${name}`));
+  }
+  return { notes, isWritten: false };
+}
+
+const readRecoveryPoints = (disk: Disk, root: string): Map<string, Offset> =>
+  decodeOffsets(readFile(disk, `${root}/${RECOVERY_POINTS_FILE}`)) ?? new Map<string, Offset>();
+
+/** Undefined where there is no file, or a damaged one. */
+function decodeNotes(bytes: Uint8Array | undefined): Map<string, Uuid | undefined> | undefined {
+  const lines = bytes === undefined ? undefined : decodeCheckpoint(bytes);
+  if (lines === undefined) return undefined;
+  const notes = new Map<string, Uuid | undefined>();
+  for (const line of lines) {
+    const match = /^(\S+) (\d+) (-|[A-Za-z0-9_-]{22})$/.exec(line);
+    const [, topic, partition, id] = match ?? [];
+    if (topic === undefined || id === undefined) return undefined;
+    notes.set(partitionName(topic, Number(partition)), id === UNKNOWN_ID ? undefined : uuid(id));
+  }
+  return notes;
+}
