@@ -55,6 +55,8 @@ interface Position {
   offset: number | undefined;
   /** Where to stop; undefined: never. */
   endOffset: number | undefined;
+  /** The leader has found the offset to be in its log: nothing else tells one that is beyond its end. */
+  isInLog: boolean;
   busy: boolean;
   failures: number;
 }
@@ -96,6 +98,7 @@ export class PlainConsumer {
       partition,
       offset,
       endOffset: undefined,
+      isInLog: false,
       busy: false,
       failures: 0,
     }));
@@ -245,6 +248,7 @@ export class PlainConsumer {
       throw new RpcError(ERRORS[code].status, fetched.message, { code });
     }
     position.failures = 0;
+    position.isInLog = true;
     const records: ConsumedRecord[] = [];
     const damage = await this.#decodeAll(position, fetched.batches, records);
     const { maxRecords } = this.#request;
@@ -336,8 +340,9 @@ export class PlainConsumer {
     this.#stream.cancel(error);
   }
 
-  #isAtEnd({ offset, endOffset }: Position): boolean {
-    return offset !== undefined && endOffset !== undefined && offset >= endOffset;
+  #isAtEnd({ offset, endOffset, isInLog }: Position): boolean {
+    if (offset === undefined || endOffset === undefined) return false;
+    return offset === endOffset || (offset > endOffset && isInLog);
   }
 
   #isDone(): boolean {

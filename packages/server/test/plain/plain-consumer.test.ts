@@ -1,4 +1,5 @@
 import { utf8Decode } from '@relevo/base/bytes';
+import type { Offset } from '@relevo/base/ids';
 
 import type { MessageStream, RpcError } from '@relevo/base/ports';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
@@ -69,4 +70,30 @@ test('packed batches are read like others, from the middle too', () =>
     expect((await consume(world, client, {})).values).toEqual(['a', 'b', 'c']);
     const middle = await consume(world, client, { from: { case: 'offset', value: 1 } });
     expect(middle).toEqual({ values: ['b', 'c'], error: undefined });
+  }));
+
+test('an offset that is not in the log is refused with the bounds of the log', () =>
+  withOrders([1], async (world, client) => {
+    await client.produce(1, 'orders', ['a', 'b', 'c']);
+    const { log } = world.partition(1, 'orders');
+    log.deleteRecordsBefore(1 as Offset);
+    for (const stopAtEnd of [true, false]) {
+      for (const value of [0, 4, 1_000_000]) {
+        const refused = await consume(world, client, {
+          from: { case: 'offset', value },
+          stopAtEnd,
+        });
+        expect(refused.values).toEqual([]);
+        expect(refused.error).toMatchObject({
+          status: 'OUT_OF_RANGE',
+          code: 'OFFSET_OUT_OF_RANGE',
+        });
+        expect(refused.error?.message).toMatch(`orders-0 has offsets 1 to 3, not ${value}`);
+      }
+    }
+    // The end itself is where a consumer stands that has read all.
+    const atEnd = await consume(world, client, { from: { case: 'offset', value: 3 } });
+    expect(atEnd).toEqual({ values: [], error: undefined });
+    const before = await consume(world, client, { from: { case: 'offset', value: 2 } });
+    expect(before).toEqual({ values: ['c'], error: undefined });
   }));

@@ -413,7 +413,10 @@ export type ConsumeRequestFrom =
   | { readonly case: 'earliest'; readonly value: boolean }
   /** true: what comes after now. The default. */
   | { readonly case: 'latest'; readonly value: boolean }
-  /** In every partition named. */
+  /**
+   * In every partition named. OUT_OF_RANGE (OFFSET_OUT_OF_RANGE) where it is before the log's start
+   * or beyond its end.
+   */
   | { readonly case: 'offset'; readonly value: number }
   /** The first record at or after it, ms since 1970. */
   | { readonly case: 'timestampMs'; readonly value: number }
