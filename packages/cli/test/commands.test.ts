@@ -46,6 +46,19 @@ describe('start', () => {
     expect(exitCode).toBe(1);
     expect(stderr).toContain(`is run by process ${cluster.pid} already`);
   });
+
+  test('a second one on the same ports is refused, and leaves no trace', async () => {
+    const data = join(cluster.directory, 'second');
+    const { exitCode, stdout, stderr } = await relevo([
+      'start',
+      ...['--brokers', '1', '--port', String(cluster.port), '--data', data],
+    ]);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: '' });
+    expect(stderr).toContain(`${cluster.bootstrap} (gRPC of broker 1): in use by the cluster `);
+    expect(stderr).toContain(`127.0.0.1:${cluster.port + 1} (HTTP of broker 1): in use\n`);
+    expect(stderr).toContain('Stop what has them, or choose other ports with --port\n');
+    expect(existsSync(data)).toBe(false);
+  });
 });
 
 describe('topics', () => {

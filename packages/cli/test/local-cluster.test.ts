@@ -2,7 +2,13 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { prepareLayout, releaseLayout } from '@relevo/cli/local-cluster/layout';
+import {
+  planLayout,
+  releaseLayout,
+  writeLayout,
+  type LayoutOptions,
+  type LocalCluster,
+} from '@relevo/cli/local-cluster/layout';
 import { lastErrors } from '@relevo/cli/local-cluster/processes';
 import { resolveConfig } from '@relevo/server/config/node-config';
 
@@ -13,6 +19,11 @@ beforeEach(() => {
 afterEach(() => rmSync(directory, { recursive: true }));
 
 const data = (): string => join(directory, 'data');
+function prepareLayout(options: LayoutOptions): LocalCluster {
+  const { isNew, ...cluster } = planLayout(options);
+  writeLayout({ isNew, ...cluster });
+  return cluster;
+}
 const prepare = (options: { brokers?: number; port?: number; fresh?: boolean } = {}) =>
   prepareLayout({ directory: data(), fresh: false, ...options });
 
@@ -91,6 +102,14 @@ describe('the data directory of relevo start', () => {
     expect(existsSync(join(data(), 'cluster.json'))).toBe(true);
     releaseLayout(cluster);
     expect(prepare()).toEqual(cluster);
+  });
+
+  test('a plan changes nothing', () => {
+    const first = prepare({ brokers: 1 });
+    const plan = planLayout({ directory: data(), fresh: true });
+    expect(plan).toMatchObject({ isNew: true, port: 9093 });
+    expect(plan.brokers).toHaveLength(3);
+    expect(prepare()).toEqual(first);
   });
 
   test('a damaged description is a clear error', () => {

@@ -1,5 +1,5 @@
 /** `relevo log` against directories that the test has written. */
-import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -89,6 +89,37 @@ describe('relevo log verify', () => {
     expect(stdout).toMatch(/orders-1 .* ok\n/);
     expect(stdout).toContain("1 damage found; move a damaged log's directory away");
   });
+
+  test('names a log that held records and is gone, be it the only one', async () => {
+    rmSync(join(root, 'data/orders-0'), { recursive: true });
+    const first = await relevo(['log', 'verify', root]);
+    expect(first.exitCode).toBe(1);
+    expect(first.stdout).toMatch(/orders-0 .* 1 damage\n/);
+    expect(first.stdout).toContain(
+      `damage: ${join(root, 'data/orders-0')}: the log is gone, yet all below offset 20 was synced`,
+    );
+    expect(first.stdout).toMatch(/orders-1 .* ok\n/);
+    rmSync(join(root, 'data/orders-1'), { recursive: true });
+    const { exitCode, stdout } = await relevo(['log', 'verify', join(root, 'data')]);
+    expect(exitCode).toBe(1);
+    expect(stdout).toContain('2 damages found');
+  });
+
+  test.each(['index', 'timeindex', 'snapshot'])(
+    'what follows from the log is no damage, be it wrong or gone: .%s',
+    async (suffix) => {
+      const directory = join(root, 'data/orders-0');
+      const names = readdirSync(directory).filter((name) => name.endsWith(`.${suffix}`));
+      expect(names.length).toBeGreaterThan(0);
+      for (const name of names) writeFileSync(join(directory, name), 'nonsense');
+      const wrong = await relevo(['log', 'verify', directory]);
+      expect(wrong).toMatchObject({ exitCode: 0 });
+      expect(wrong.stdout).toMatch(/note: .*rebuilt/);
+      expect(wrong.stdout).toMatch(/1 log in order\n$/);
+      for (const name of names) rmSync(join(directory, name));
+      expect(await relevo(['log', 'verify', directory])).toMatchObject({ exitCode: 0 });
+    },
+  );
 
   test('--json has the same in one object', async () => {
     damage();

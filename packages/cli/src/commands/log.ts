@@ -7,8 +7,20 @@ import { basename, join, relative, resolve } from 'node:path';
 import { Command } from 'commander';
 import { messageOf } from '@relevo/base/errors';
 import type { Disk } from '@relevo/base/ports';
-import { LOG_SUFFIX, offsetFileName, parsePartitionName } from '@relevo/log/file-names';
-import { recoveryPointOf, segmentBases, storedBatches, verifyLog } from '@relevo/log/verify-log';
+import { DURABLE_LOGS_FILE, isNotedDurable, lostLogs } from '@relevo/log/durable-logs';
+import {
+  LOG_SUFFIX,
+  RECOVERY_POINTS_FILE,
+  offsetFileName,
+  parsePartitionName,
+} from '@relevo/log/file-names';
+import {
+  recoveryPointOf,
+  reportOfLost,
+  segmentBases,
+  storedBatches,
+  verifyLog,
+} from '@relevo/log/verify-log';
 import type { Finding, LogReport, StoredBatch } from '@relevo/log/verify-log';
 import { unpackRecords } from '@relevo/record/records';
 import { codecs } from '@relevo/runtime/compression';
@@ -57,11 +69,19 @@ export function logCommand(host: Host): Command {
 
 // ---------------------------------------------------------------------------------------- finding
 
+interface Found {
+  /** Their directories. */
+  readonly logs: readonly string[];
+  /** Of logs that should be there and are not. */
+  readonly lost: readonly LogReport[];
+}
+
 /** The logs in `directory`: itself, or those in it or below it. */
-function findLogs(disk: Disk, directory: string): string[] {
+function findLogs(disk: Disk, directory: string): Found {
   const root = resolve(directory);
   if (!existsSync(root)) throw new CommandError(`${directory} does not exist`);
   const found: string[] = [];
+  const lost: LogReport[] = [];
   const look = (path: string, depth: number): void => {
     const entries = disk.list(path);
     const isNamedSo = parsePartitionName(basename(path)) !== undefined;
@@ -69,6 +89,9 @@ function findLogs(disk: Disk, directory: string): string[] {
     if (isNamedSo && (segmentBases(disk, path).length > 0 || entries.some(isMetadata))) {
       found.push(path);
       return;
+    }
+    if (entries.some(isKeptForAllLogs)) {
+      lost.push(...lostLogs(disk, path).map((each) => reportOfLost(path, each)));
     }
     if (depth === DEPTH_MAX) return;
     for (const entry of entries) if (entry.directory) look(join(path, entry.name), depth + 1);
@@ -78,11 +101,14 @@ function findLogs(disk: Disk, directory: string): string[] {
   } catch (error) {
     throw new CommandError(`cannot look into ${directory}: ${messageOf(error)}`);
   }
-  if (found.length > 0) return found;
+  if (found.length + lost.length > 0) return { logs: found, lost };
   throw new CommandError(
     `there is no log in ${directory}; give a data directory, or a partition's such as data/orders-0`,
   );
 }
+
+const isKeptForAllLogs = ({ name }: { readonly name: string }): boolean =>
+  name === DURABLE_LOGS_FILE || name === RECOVERY_POINTS_FILE;
 
 const isMetadata = ({ name }: { readonly name: string }): boolean => name === 'partition.metadata';
 
@@ -91,13 +117,14 @@ const isMetadata = ({ name }: { readonly name: string }): boolean => name === 'p
 async function verify(context: CommandContext, directory: string): Promise<ExitCode> {
   const disk = new NodeDisk();
   const { out } = context;
-  const logs = findLogs(disk, directory);
+  const { logs, lost } = findLogs(disk, directory);
   warnOfBroker(context, logs);
-  const reports: LogReport[] = [];
+  const reports: LogReport[] = [...lost];
   for (const path of logs) {
-    out.progress(`${reports.length} of ${plural(logs.length, 'log')}: ${path}`);
+    out.progress(`${reports.length - lost.length} of ${plural(logs.length, 'log')}: ${path}`);
     const recoveryPoint = recoveryPointOf(disk, path);
-    reports.push(verifyLog({ directory: path, recoveryPoint }, { disk, crc32c }));
+    const heldRecords = isNotedDurable(disk, path);
+    reports.push(verifyLog({ directory: path, recoveryPoint, heldRecords }, { disk, crc32c }));
     // Lets Ctrl-C through.
     await new Promise((turn) => setImmediate(turn));
     context.signal.throwIfAborted();
@@ -136,7 +163,8 @@ function verifyText(reports: readonly LogReport[], directory: string): string {
     damages === 0
       ? `${plural(reports.length, 'log')} in order`
       : `${plural(damages, 'damage')} found; move a damaged log's directory away and start the ` +
-        'broker: it copies the log anew from the other replicas';
+        'broker: it copies the log anew from another in-sync replica. Where there is none, the partition ' +
+        'is offline, and nothing is lost, until the directory, or a backup of it, is put back';
   return [table(head, rows), ...findings, verdict].join('\n');
 }
 
@@ -168,7 +196,7 @@ async function dump(
   const disk = new NodeDisk();
   const { out } = context;
   let damages = 0;
-  for (const path of findLogs(disk, directory)) {
+  for (const path of findLogs(disk, directory).logs) {
     const log = nameIn(directory, path);
     if (!out.json) out.line(`log ${log}`);
     let left = options.max ?? Infinity;

@@ -5,12 +5,14 @@ import type { DescribedCluster, ListedTopic } from '@relevo/client';
 import { partitionsLine, quorumLine } from '../cluster-view.ts';
 import { action, integerBetween, type CommandContext, type Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
+import { clusterIdAt, refuseTakenAddresses } from '../local-cluster/addresses.ts';
 import {
   BROKERS_DEFAULT,
   BROKERS_MAX,
   PORT_DEFAULT,
-  prepareLayout,
+  planLayout,
   releaseLayout,
+  writeLayout,
   type LocalCluster,
 } from '../local-cluster/layout.ts';
 import { BrokerProcess, endText } from '../local-cluster/processes.ts';
@@ -21,6 +23,8 @@ import { durationText, plural } from '../units.ts';
 const READY_TIMEOUT_MS = 60_000;
 /** For moving leaderships and closing logs, before SIGKILL. */
 const STOP_PATIENCE_MS = 20_000;
+/** For a broker that has said that it is ready. */
+const ANSWER_TIMEOUT_MS = 10_000;
 const TOPICS_SHOWN = 10;
 
 interface StartOptions {
@@ -56,17 +60,20 @@ export function startCommand(host: Host): Command {
 
 async function start(context: CommandContext, options: StartOptions): Promise<ExitCode> {
   const startedMs = performance.now();
-  const cluster = prepareLayout({
+  const cluster = planLayout({
     directory: options.data,
     brokers: options.brokers,
     port: options.port,
     fresh: options.fresh === true,
   });
+  await refuseTakenAddresses(cluster, cluster.isNew);
+  writeLayout(cluster);
   const processes = cluster.brokers.map(
     (broker) => new BrokerProcess(broker, context.host, options.pretty === true),
   );
   try {
     await allReady(processes, context.signal);
+    await allOurs(cluster, processes);
     await welcome(context, cluster, performance.now() - startedMs);
     return await untilStopped(context, processes);
   } finally {
@@ -89,6 +96,20 @@ async function allReady(processes: readonly BrokerProcess[], stop: AbortSignal):
       { cause: thrown },
     );
   }
+}
+
+/** Makes sure that who says it is ready is who we started: a port may be lost to another in a race. */
+async function allOurs(cluster: LocalCluster, processes: readonly BrokerProcess[]): Promise<void> {
+  const ids = await Promise.all(
+    cluster.brokers.map(({ grpc }) => clusterIdAt(grpc, ANSWER_TIMEOUT_MS)),
+  );
+  for (const one of processes) one.checkRunning();
+  const stranger = cluster.brokers.find((_, index) => ids[index] !== cluster.clusterId);
+  if (stranger === undefined) return;
+  throw new CommandError(
+    `not broker ${stranger.id} but another process answers on ${stranger.grpc}; stop it, then start ` +
+      'again',
+  );
 }
 
 /** What runs, and what to do with it. */

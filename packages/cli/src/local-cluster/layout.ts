@@ -61,33 +61,48 @@ interface Description {
   readonly port: number;
 }
 
-/** Makes the directory ready for a start, or says why it cannot be. */
-export function prepareLayout(options: LayoutOptions): LocalCluster {
+/** A cluster as it is, or as it will be once its layout is written. */
+export interface PlannedCluster extends LocalCluster {
+  /** Whether the directory holds no cluster yet, or one that is to be wiped. */
+  readonly isNew: boolean;
+}
+
+/** What a start would run, or why it cannot; changes nothing. */
+export function planLayout(options: LayoutOptions): PlannedCluster {
   const directory = resolve(options.directory);
   refuseForeign(directory);
   refuseRunning(directory);
-  if (options.fresh) empty(directory);
-  mkdirSync(directory, { recursive: true });
-  const description = describe(directory, options);
-  const brokers = Array.from({ length: description.brokers }, (_, index): LocalBroker => {
-    const port = description.port + index * PORTS_APART;
+  const found = options.fresh ? undefined : foundDescription(directory, options);
+  const { clusterId, brokers: size, port } = found ?? newDescription(options);
+  const brokers = Array.from({ length: size }, (_, index): LocalBroker => {
+    const grpcPort = port + index * PORTS_APART;
     const id = index + 1;
     return {
       id,
-      grpc: `${HOST}:${port}`,
-      http: `${HOST}:${port + 1}`,
+      grpc: `${HOST}:${grpcPort}`,
+      http: `${HOST}:${grpcPort + 1}`,
       configFile: join(directory, `broker-${id}.yaml`),
       logFile: join(directory, `broker-${id}.log`),
     };
   });
-  const cluster = { directory, brokers, clusterId: description.clusterId, port: description.port };
+  return { directory, brokers, clusterId, port, isNew: found === undefined };
+}
+
+/** Makes the directory ready for a start. */
+export function writeLayout(cluster: PlannedCluster): void {
+  const { directory, brokers, clusterId, port, isNew } = cluster;
+  if (isNew) empty(directory);
+  mkdirSync(directory, { recursive: true });
+  if (isNew) {
+    const made: Description = { clusterId, brokers: brokers.length, port };
+    writeFileSync(descriptionFile(directory), `${JSON.stringify(made, null, 2)}\n`);
+  }
   for (const broker of brokers) {
     if (!existsSync(broker.configFile))
       writeFileSync(broker.configFile, configText(cluster, broker));
     keepLogShort(broker.logFile);
   }
   writeFileSync(pidFile(directory), `${process.pid}\n`);
-  return cluster;
 }
 
 export const releaseLayout = (cluster: LocalCluster): void =>
@@ -96,17 +111,15 @@ export const releaseLayout = (cluster: LocalCluster): void =>
 const descriptionFile = (directory: string): string => join(directory, 'cluster.json');
 const pidFile = (directory: string): string => join(directory, 'running.pid');
 
-function describe(directory: string, options: LayoutOptions): Description {
+const newDescription = (options: LayoutOptions): Description => ({
+  clusterId: uuidFromBytes(randomBytes(16)),
+  brokers: options.brokers ?? BROKERS_DEFAULT,
+  port: options.port ?? PORT_DEFAULT,
+});
+
+function foundDescription(directory: string, options: LayoutOptions): Description | undefined {
   const path = descriptionFile(directory);
-  if (!existsSync(path)) {
-    const made: Description = {
-      clusterId: uuidFromBytes(randomBytes(16)),
-      brokers: options.brokers ?? BROKERS_DEFAULT,
-      port: options.port ?? PORT_DEFAULT,
-    };
-    writeFileSync(path, `${JSON.stringify(made, null, 2)}\n`);
-    return made;
-  }
+  if (!existsSync(path)) return undefined;
   const found = readDescription(path);
   for (const key of ['brokers', 'port'] as const) {
     const wanted = options[key];

@@ -57,9 +57,16 @@ export class BrokerProcess {
   /** Resolves when the broker says that it serves; rejects when it ends or `signal` is aborted. */
   async ready(signal: AbortSignal): Promise<void> {
     while (!(await answersReady(this.broker.http))) {
-      if (this.#end !== undefined) throw this.#startFailure(this.#end);
+      this.checkRunning();
       await delay(POLL_MS, undefined, { signal });
     }
+    // What answers may be somebody else.
+    this.checkRunning();
+  }
+
+  /** Throws when the process has ended, with what it said of it. */
+  checkRunning(): void {
+    if (this.#end !== undefined) throw this.#startFailure(this.#end);
   }
 
   /** SIGTERM, then SIGKILL when it has not ended after `patienceMs`; says whether it ended by itself. */
