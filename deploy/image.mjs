@@ -7,6 +7,7 @@
  * outside the pack with all that they depend on, as the lock file installed them.
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LOADED_WHEN_WANTED, OUTSIDE_THE_PACK } from './bundle-outside.mjs';
@@ -24,7 +25,7 @@ if (target === undefined) {
 }
 rmSync(target, { recursive: true, force: true });
 
-const launcher = join(target, 'packages', 'cli');
+const launcher = join(resolve(target), 'packages', 'cli');
 mkdirSync(join(launcher, 'bin'), { recursive: true });
 mkdirSync(join(launcher, 'dist'), { recursive: true });
 cpSync(join(CLI, 'bin', 'launch.cjs'), join(launcher, 'bin', 'launch.cjs'));
@@ -48,11 +49,15 @@ function copy(name, from) {
     recursive: true,
     filter: (path) => !LEFT_OUT.test(path) && path !== join(folder, 'node_modules'),
   });
-  const { dependencies = {}, optionalDependencies = {} } = JSON.parse(
-    readFileSync(join(folder, 'package.json'), 'utf8'),
-  );
-  for (const dependency of Object.keys(dependencies)) {
+  const {
+    dependencies = {},
+    peerDependencies = {},
+    peerDependenciesMeta = {},
+    optionalDependencies = {},
+  } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
+  for (const dependency of Object.keys({ ...dependencies, ...peerDependencies })) {
     if (optionalDependencies[dependency] !== undefined) continue;
+    if (peerDependenciesMeta[dependency]?.optional === true) continue;
     if (!copy(dependency, folder)) {
       throw new Error(`${dependency}, which ${name} needs, is not installed: run npm ci`);
     }
@@ -75,3 +80,7 @@ for (const name of [...OUTSIDE_THE_PACK, ...LOADED_WHEN_WANTED]) {
   const runtime = join(ROOT, 'packages', 'runtime');
   if (!copy(name, runtime)) throw new Error(`${name} is not installed: run npm ci`);
 }
+
+// What is missing shows here, and not with the first call that needs it.
+const load = createRequire(join(launcher, 'dist', 'relevo.cjs'));
+for (const name of [...OUTSIDE_THE_PACK, ...LOADED_WHEN_WANTED]) load(name);
