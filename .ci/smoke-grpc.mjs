@@ -96,7 +96,8 @@ const read = [];
 for await (const batch of fetch.Consume(request, { deadline: deadline() })) {
   read.push(...batch.records.map(({ value }) => value.toString()));
 }
-assert.deepEqual(read.toSorted(), sent.toSorted());
+assert.equal(read.length, RECORDS);
+assert.deepEqual(new Set(read), new Set(sent));
 for (const service of [health, produce, fetch]) service.close();
 console.log(`gRPC: described, healthy, and ${RECORDS} plain records written and read`);
 process.exit();
