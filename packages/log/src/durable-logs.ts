@@ -30,7 +30,8 @@ import { GroupCommit } from './group-commit.ts';
 import { decodeOffsets } from './offset-checkpoint.ts';
 import { readTopicId } from './partition-metadata.ts';
 
-const DURABLE_LOGS_FILE = 'durable-logs';
+/** In a data directory in which a log has held records. */
+export const DURABLE_LOGS_FILE = 'durable-logs';
 
 /** Stands for a topic id that is not known: any may be meant. */
 const UNKNOWN_ID = '-';

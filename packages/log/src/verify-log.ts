@@ -1,6 +1,11 @@
 /**
  * Looks through a log's directory without opening it for use: every batch, both indexes, epochs and
  * snapshots. Nothing is changed. For a log that no broker has open.
+ *
+ *     damage   batches; partition.metadata and segments that held records; epochs that contradict them;
+ *              a log that held records and is gone
+ *     note     what follows from the batches and is made anew where it is missing, old or wrong: indexes,
+ *              producer snapshots, an epoch file that cannot be read; a torn tail; what was never synced
  */
 import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { NO_LEADER_EPOCH } from '@relevo/base/ids';
@@ -14,6 +19,7 @@ import { readFile } from './checkpoint-file.ts';
 import {
   EPOCH_FILE,
   LOG_SUFFIX,
+  METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
   RECOVERY_POINTS_FILE,
   SNAPSHOT_SUFFIX,
@@ -22,6 +28,7 @@ import {
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
+import type { LostLog } from './durable-logs.ts';
 import { LeaderEpochCache } from './leader-epoch-cache.ts';
 import { decodeOffsets } from './offset-checkpoint.ts';
 import { OffsetIndex } from './offset-index.ts';
@@ -127,6 +134,31 @@ export interface VerifyOptions {
   readonly directory: string;
   /** All below was synced: nothing may be missing there. Default: 0. */
   readonly recoveryPoint?: Offset | undefined;
+  /** Records of it were synced: not all of it may be missing. Default: not known. */
+  readonly heldRecords?: boolean;
+}
+
+/** The report on a log that is gone; `root` is its data directory. */
+export function reportOfLost(root: string, log: LostLog): LogReport {
+  const directory = `${root}/${log.name}`;
+  const held =
+    log.recoveryPoint === undefined || log.recoveryPoint === 0
+      ? 'records in it were synced'
+      : `all below offset ${log.recoveryPoint} was synced`;
+  const message = `the log is gone, yet ${held}: put the directory back`;
+  return {
+    directory,
+    topicId: log.topicId,
+    segments: 0,
+    batches: 0,
+    records: 0,
+    bytes: 0,
+    startOffset: 0 as Offset,
+    endOffset: 0 as Offset,
+    latestEpoch: NO_LEADER_EPOCH,
+    findings: [{ severity: 'damage', path: directory, message }],
+    damages: 1,
+  };
 }
 
 export const verifyLog = (
@@ -137,6 +169,7 @@ export const verifyLog = (
 class Verification {
   readonly #directory: string;
   readonly #recoveryPoint: number;
+  readonly #heldRecords: boolean;
   readonly #disk: Disk;
   readonly #crc32c: Crc32c;
   readonly #findings: Finding[] = [];
@@ -151,6 +184,7 @@ class Verification {
   constructor(options: VerifyOptions, deps: { readonly disk: Disk; readonly crc32c: Crc32c }) {
     this.#directory = options.directory;
     this.#recoveryPoint = options.recoveryPoint ?? 0;
+    this.#heldRecords = options.heldRecords === true || this.#recoveryPoint > 0;
     this.#disk = deps.disk;
     this.#crc32c = deps.crc32c;
   }
@@ -159,15 +193,13 @@ class Verification {
     const directory = this.#directory;
     const bases = segmentBases(this.#disk, directory);
     const topicId = readTopicId(this.#disk, directory);
-    if (topicId === undefined)
-      this.#damage(`${directory}/partition.metadata`, 'missing or damaged');
-    if (bases.length === 0) this.#damage(directory, 'no segment is there');
     for (const [at, base] of bases.entries()) this.#segment(base, at === bases.length - 1);
     const endOffset = this.#expected ?? (0 as Offset);
     if (endOffset < this.#recoveryPoint) {
       const message = `the log ends at ${endOffset}, yet all below ${this.#recoveryPoint} was synced`;
       this.#damage(directory, message);
     }
+    if (topicId === undefined || bases.length === 0) this.#judgeMissing(topicId, bases.length);
     this.#epochFile(endOffset);
     this.#snapshots();
     return {
@@ -183,6 +215,22 @@ class Verification {
       findings: this.#findings,
       damages: this.#damages,
     };
+  }
+
+  /** A crash may take what was never synced; then nothing else of the log counted either. */
+  #judgeMissing(topicId: Uuid | undefined, segments: number): void {
+    const [path, what] =
+      topicId === undefined
+        ? [`${this.#directory}/${METADATA_FILE}`, 'missing or damaged']
+        : [this.#directory, 'no segment is there'];
+    if (this.#heldRecords || this.#batches > 0) {
+      this.#damage(path, `${what}: the broker does not open the log without it`);
+    } else {
+      this.#note(path, `${what}; nothing was ever synced, the log is begun anew at the next start`);
+    }
+    if (topicId === undefined && segments === 0 && this.#heldRecords) {
+      this.#damage(this.#directory, 'no segment is there');
+    }
   }
 
   #segment(base: Offset, isLast: boolean): void {
@@ -270,9 +318,8 @@ class Verification {
     // The last segment's are written when the log is closed: until then they may be missing or old.
     if (verdict === 'right' || (isLast && verdict === 'missing')) return;
     if (verdict === 'missing') this.#note(path, 'missing; it is rebuilt when it is needed');
-    else if (isLast) this.#note(path, `${verdict}: it is older than the log, and rebuilt`);
-    else
-      this.#damage(path, `${verdict}: that is not so; the index is rebuilt when this is noticed`);
+    else if (isLast) this.#note(path, `${verdict}: it is older than the log, and rebuilt at start`);
+    else this.#note(path, `${verdict}: that is not so; it is rebuilt when it is used`);
   }
 
   /** The file may lag behind the log; what it says must be so. */
@@ -281,13 +328,18 @@ class Verification {
     const bytes = readFile(this.#disk, path);
     if (bytes === undefined) return;
     const cache = LeaderEpochCache.decode(bytes);
-    if (cache === undefined) return this.#damage(path, 'it cannot be understood; it is rebuilt');
+    if (cache === undefined) {
+      return this.#note(path, 'it cannot be understood; it is rebuilt from the log at start');
+    }
     const start = this.#epochs.entries[0]?.startOffset ?? endOffset;
     for (const { epoch, startOffset } of cache.entries) {
       if (startOffset < start || startOffset >= endOffset) continue;
       const actual = this.#epochs.epochAt(startOffset);
       if (actual === epoch) continue;
-      this.#damage(path, `it says epoch ${epoch} at offset ${startOffset}, the log has ${actual}`);
+      const message =
+        `it says epoch ${epoch} at offset ${startOffset}, the log has ${actual}; remove this file ` +
+        'alone: it is rebuilt from the log at start';
+      this.#damage(path, message);
     }
   }
 
@@ -296,7 +348,7 @@ class Verification {
       const path = this.#path(at, SNAPSHOT_SUFFIX);
       const bytes = readFile(this.#disk, path);
       if (bytes !== undefined && decodeSnapshot(bytes, this.#crc32c) === undefined) {
-        this.#damage(path, 'the producer snapshot fails its CRC; an older one is used');
+        this.#note(path, 'it fails its CRC; an older one and the log are used, and it is rebuilt');
       }
     }
   }

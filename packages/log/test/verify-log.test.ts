@@ -74,6 +74,25 @@ describe('verifying a log', () => {
       /epoch falls from 8 to 0/,
     ],
     [
+      'other epochs',
+      (disk) => disk.flipBit(path('leader-epoch-checkpoint'), 11, 1),
+      /says epoch 1 at offset 30, the log has 0; remove this file alone/,
+    ],
+    ['no metadata', (disk) => disk.port().remove(path('partition.metadata')), /metadata: missing/],
+    ['a missing end', (disk) => truncate(disk, -10), /yet all below 80 was synced|TRUNCATED|bytes/],
+  ])('%s is found', async (_, spoil, message) => {
+    const disk = await filled();
+    spoil(disk);
+    const report = verify(disk, 80);
+    const found = report.findings
+      .map((finding) => `${finding.path}: ${finding.message}`)
+      .join('\n');
+    expect(report.damages).toBeGreaterThan(0);
+    expect(found).toMatch(message);
+  });
+
+  test.each<[string, (disk: SimulatedDisk) => void, RegExp]>([
+    [
       'a lying index',
       (disk) => disk.flipBit(path(`${FIRST}.index`), 15, 0),
       /\.index: entry 1 says/,
@@ -89,26 +108,36 @@ describe('verifying a log', () => {
       /no index of this segment/,
     ],
     [
-      'other epochs',
-      (disk) => disk.flipBit(path('leader-epoch-checkpoint'), 8, 0),
-      /says epoch|understood/,
-    ],
-    ['no metadata', (disk) => disk.port().remove(path('partition.metadata')), /metadata: missing/],
-    [
       'a damaged snapshot',
       (disk) => disk.flipBit(path(`${String(80).padStart(20, '0')}.snapshot`), 20, 1),
-      /snapshot fails its CRC/,
+      /snapshot: it fails its CRC/,
     ],
-    ['a missing end', (disk) => truncate(disk, -10), /yet all below 80 was synced|TRUNCATED|bytes/],
-  ])('%s is found', async (_, spoil, message) => {
+    [
+      'an epoch file that is none',
+      (disk) => disk.port().open(path('leader-epoch-checkpoint'), 'existing').truncate(3),
+      /understood; it is rebuilt/,
+    ],
+    ['no epoch file', (disk) => disk.port().remove(path('leader-epoch-checkpoint')), /^$/],
+    ['no index', (disk) => disk.port().remove(path(`${FIRST}.index`)), /missing; it is rebuilt/],
+  ])('%s is no damage: it is made anew', async (_, spoil, message) => {
     const disk = await filled();
     spoil(disk);
     const report = verify(disk, 80);
-    const found = report.findings
-      .map((finding) => `${finding.path}: ${finding.message}`)
-      .join('\n');
-    expect(report.damages).toBeGreaterThan(0);
-    expect(found).toMatch(message);
+    expect(report.damages).toBe(0);
+    const found = report.findings.map((finding) => `${finding.path}: ${finding.message}`);
+    expect(found.join('\n')).toMatch(message);
+    for (const finding of report.findings) expect(finding.severity).toBe('note');
+    // The broker holds it so too.
+    expect(openLog(disk, { recoveryPoint: at(80) }).logEndOffset).toBe(80);
+  });
+
+  test('an empty log that was never synced is no damage; one that held records is', () => {
+    const disk = newDisk();
+    disk.port().makeDirectory(DIRECTORY);
+    const judge = (heldRecords: boolean): number =>
+      verifyLog({ directory: DIRECTORY, heldRecords }, { disk: disk.port(), crc32c }).damages;
+    expect(judge(false)).toBe(0);
+    expect(judge(true)).toBe(2);
   });
 
   function truncate(disk: SimulatedDisk, by: number): void {
