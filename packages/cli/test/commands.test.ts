@@ -1,10 +1,12 @@
 /** The commands against a broker that `relevo start` runs. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { relevo as run, type Outcome } from './host.ts';
-import { StartedCluster } from './started-cluster.ts';
+import { MAIN, StartedCluster } from './started-cluster.ts';
 
 let cluster: StartedCluster;
 beforeAll(async () => {
@@ -344,6 +346,37 @@ describe('stop and start again', () => {
     await printed('relevo: no broker is left; the log files say why');
     await cluster.start();
     expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
+  });
+
+  test('a broker that is started again by hand keeps start going, and is left to who did', async () => {
+    process.kill(brokerPid(), 'SIGKILL');
+    await printed('broker 1 has ended (signal SIGKILL)');
+    const byHand = spawn(
+      process.execPath,
+      [
+        ...['--import', 'tsx', '--conditions=@relevo/source', MAIN],
+        ...['broker', '--config', join(cluster.data, 'broker-1.yaml')],
+      ],
+      { stdio: 'ignore' },
+    );
+    try {
+      await printed(
+        `every broker that was started here has ended; broker 1 (${cluster.bootstrap})`,
+      );
+      expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
+      expect(await cluster.signal('SIGINT')).toBe(0);
+      expect(cluster.output).toContain(
+        `left running, because it was started by hand: broker 1 (${cluster.bootstrap})`,
+      );
+      const again = await relevo(['start', '--data', cluster.data]);
+      expect(again.exitCode).toBe(1);
+      expect(again.stderr).toContain('in use by a broker of this very cluster');
+    } finally {
+      const ended = once(byHand, 'exit');
+      byHand.kill('SIGTERM');
+      await ended;
+    }
+    await cluster.start();
   });
 
   test('when start is killed its brokers stop too, and the next start goes on', async () => {

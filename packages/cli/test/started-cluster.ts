@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+/** The program, from its source. */
+export const MAIN: string = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 const READY_MS = 30_000;
 
 export class StartedCluster {

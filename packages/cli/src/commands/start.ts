@@ -1,11 +1,12 @@
 /** `relevo start`: a cluster of broker processes on this machine, for as long as it runs. */
 import { relative } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Command } from 'commander';
 import type { DescribedCluster, ListedTopic } from '@relevo/client';
 import { partitionsLine, quorumLine } from '../cluster-view.ts';
 import { action, integerBetween, type CommandContext, type Host } from '../context.ts';
 import { CommandError, EXIT, type ExitCode } from '../exit-codes.ts';
-import { clusterIdAt, refuseTakenAddresses } from '../local-cluster/addresses.ts';
+import { answering, clusterIdAt, refuseTakenAddresses } from '../local-cluster/addresses.ts';
 import {
   BROKERS_DEFAULT,
   BROKERS_MAX,
@@ -13,6 +14,7 @@ import {
   planLayout,
   releaseLayout,
   writeLayout,
+  type LocalBroker,
   type LocalCluster,
 } from '../local-cluster/layout.ts';
 import { BrokerProcess, endText } from '../local-cluster/processes.ts';
@@ -25,6 +27,10 @@ const READY_TIMEOUT_MS = 60_000;
 const STOP_PATIENCE_MS = 20_000;
 /** For a broker that has said that it is ready. */
 const ANSWER_TIMEOUT_MS = 10_000;
+/** When our own processes have all ended, whether others of the cluster answer is asked so often. */
+const WATCH_EVERY_MS = 1000;
+/** A broker that is started by hand needs a moment. */
+const SILENCES_MAX = 5;
 const TOPICS_SHOWN = 10;
 
 interface StartOptions {
@@ -39,7 +45,8 @@ export function startCommand(host: Host): Command {
   return new Command('start')
     .description(
       'Run a cluster on this machine until Ctrl-C. Data is kept in a directory, and the next start ' +
-        'takes up where it stood.',
+        'takes up where it stood. A broker that died may be started again by hand (relevo broker); it ' +
+        'is then left running when this command ends.',
     )
     .option(
       '--brokers <n>',
@@ -75,9 +82,9 @@ async function start(context: CommandContext, options: StartOptions): Promise<Ex
     await allReady(processes, context.signal);
     await allOurs(cluster, processes);
     await welcome(context, cluster, performance.now() - startedMs);
-    return await untilStopped(context, processes);
+    return await untilStopped(context, cluster, processes);
   } finally {
-    await stopAll(context, processes);
+    await stopAll(context, cluster, processes);
     releaseLayout(cluster);
   }
 }
@@ -185,9 +192,10 @@ function topicsTable(topics: readonly ListedTopic[]): string {
   return more === 0 ? drawn : `${drawn}\n… and ${more} more: npx relevo topic list`;
 }
 
-/** Returns when the user wants to stop, or no broker is left. */
+/** Returns when the user wants to stop; throws when no broker of the cluster is left. */
 async function untilStopped(
   context: CommandContext,
+  cluster: LocalCluster,
   processes: readonly BrokerProcess[],
 ): Promise<ExitCode> {
   const stopped = new Promise<'stopped'>((resolve) => {
@@ -205,11 +213,52 @@ async function untilStopped(
       );
     }),
   );
-  if ((await Promise.race([stopped, allEnded])) === 'stopped') return EXIT.ok;
+  const nobodyLeft = allEnded.then(() => untilNobodyAnswers(context, cluster));
+  if ((await Promise.race([stopped, nobodyLeft])) === 'stopped') return EXIT.ok;
   throw new CommandError('no broker is left; the log files say why');
 }
 
+/**
+ * Of our own processes none runs. Each may have been killed and started again by hand, so brokers are
+ * looked for at their addresses.
+ */
+async function untilNobodyAnswers(context: CommandContext, cluster: LocalCluster): Promise<void> {
+  const { signal } = context;
+  let told = false;
+  for (let silences = 0; silences < SILENCES_MAX && !signal.aborted;) {
+    const others = await answering(cluster, cluster.brokers);
+    silences = others.length === 0 ? silences + 1 : 0;
+    if (others.length > 0 && !told) {
+      told = true;
+      context.out.note(
+        `every broker that was started here has ended; ${addresses(others)}, started by hand, ` +
+          'still answers; Ctrl-C ends this command and leaves it running',
+      );
+    }
+    await delay(WATCH_EVERY_MS, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+const addresses = (brokers: readonly LocalBroker[]): string =>
+  brokers.map(({ id, grpc }) => `broker ${id} (${grpc})`).join(', ');
+
+/** Stops the brokers that were started here; those started by hand have terminals of their own. */
 async function stopAll(
+  context: CommandContext,
+  cluster: LocalCluster,
+  processes: readonly BrokerProcess[],
+): Promise<void> {
+  const gone = processes.filter((one) => !one.running).map(({ broker }) => broker);
+  const others = context.signal.aborted ? await answering(cluster, gone) : [];
+  await stopOwn(context, processes);
+  if (others.length === 0) return;
+  context.out.note(
+    `left running, because it was started by hand: ${addresses(others)}; Ctrl-C in its own terminal ` +
+      'stops it',
+  );
+}
+
+async function stopOwn(
   context: CommandContext,
   processes: readonly BrokerProcess[],
 ): Promise<void> {
