@@ -12,6 +12,7 @@
  */
 import { backoffMs } from '@relevo/base/retry';
 import { messageOf } from '@relevo/base/errors';
+import { nearest } from '@relevo/base/nearest';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
 import { MetadataService } from '@relevo/rpc/gen/client/metadata';
@@ -23,7 +24,7 @@ import { ClusterView } from './cluster-view.ts';
 import type { PartitionView, TopicView, ViewChange } from './cluster-view.ts';
 import { RECONNECT_RETRY } from './connections.ts';
 import type { Connections } from './connections.ts';
-import { ClientError, abortedError, closedError, nearest } from './errors.ts';
+import { ClientError, abortedError, closedError } from './errors.ts';
 import { bounded, deferred, sleep } from './waiting.ts';
 import type { Deferred } from './waiting.ts';
 

@@ -10,6 +10,8 @@ import { Consumer } from './consumer/consumer.ts';
 import type { ConsumerOptions, DefaultData } from './consumer/consumer-options.ts';
 import { ClientError, closedError } from './errors.ts';
 import { Metadata } from './metadata.ts';
+import { checkMethods, checkNames, list, oneOf, text, within } from './options.ts';
+import type { NamesOf } from './options.ts';
 import { Producer } from './producer/producer.ts';
 import type { ProducerOptions } from './producer/producer-options.ts';
 
@@ -29,6 +31,14 @@ export interface RelevoOptions {
 export type DefaultInput = Uint8Array | string | null;
 
 const CONNECT_TIMEOUT_MS = 10_000;
+const DAY_MS = 86_400_000;
+const NAMES: NamesOf<RelevoOptions> = {
+  brokers: true,
+  connectTimeoutMs: true,
+  signal: true,
+  logLevel: true,
+  logger: true,
+};
 
 export class Relevo {
   readonly admin: Admin;
@@ -47,10 +57,11 @@ export class Relevo {
   }
 
   /**
-   * Connects over gRPC. Rejects with NO_BROKER when none of the brokers answers in time; the message
+   * Connects over gRPC. Rejects with INVALID_ARGUMENT, or with NO_BROKER when none of the brokers answers in time; the message
    * tells what each of them met.
    */
   static async connect(options: RelevoOptions): Promise<Relevo> {
+    checkedOptions(options);
     // Loaded here, so that whoever brings ports of their own loads no gRPC.
     const { createClientPorts } = await import('./node-ports.ts');
     const { logger, logLevel } = options;
@@ -59,18 +70,11 @@ export class Relevo {
 
   /** Connects through the given ports: how the simulator does it. */
   static async over(ports: ClientPorts, options: RelevoOptions): Promise<Relevo> {
-    const brokers = options.brokers.map((address) => address.trim());
-    const wrong = brokers.find((address) => !/^[^\s/]+:\d{1,5}$/.test(address));
-    if (brokers.length === 0 || wrong !== undefined) {
-      throw new ClientError(
-        'INVALID_ARGUMENT',
-        `brokers must be a list of host:port, such as "localhost:9093"${wrong === undefined ? '' : `, not "${wrong}"`}`,
-      );
-    }
+    const { brokers, connectTimeoutMs } = checkedOptions(options);
     const connections = new Connections(ports.transport);
     const metadata = new Metadata(ports, connections, brokers);
     try {
-      await metadata.start(options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, options.signal);
+      await metadata.start(connectTimeoutMs, options.signal);
     } catch (error) {
       metadata.close();
       connections.close();
@@ -132,4 +136,27 @@ export class Relevo {
   #deps(): { ports: ClientPorts; metadata: Metadata; connections: Connections } {
     return { ports: this.#ports, metadata: this.#metadata, connections: this.#connections };
   }
+}
+
+function checkedOptions(options: RelevoOptions): {
+  readonly brokers: readonly string[];
+  readonly connectTimeoutMs: number;
+} {
+  checkNames('client', options, NAMES);
+  const brokers = list('brokers', options.brokers).map((address) =>
+    text('a broker', address).trim(),
+  );
+  const wrong = brokers.find((address) => !/^[^\s/]+:\d{1,5}$/.test(address));
+  if (brokers.length === 0 || wrong !== undefined) {
+    throw new ClientError(
+      'INVALID_ARGUMENT',
+      `brokers must be a list of host:port, such as "localhost:9093"${wrong === undefined ? '' : `, not "${wrong}"`}`,
+    );
+  }
+  const { connectTimeoutMs = CONNECT_TIMEOUT_MS, logLevel = 'warn' } = options;
+  oneOf('logLevel', logLevel, ['debug', 'info', 'warn', 'error', 'silent']);
+  checkMethods('logger', options.logger, ['debug', 'info', 'warn', 'error', 'child']);
+  checkMethods('signal', options.signal, ['addEventListener', 'removeEventListener']);
+  within('connectTimeoutMs', connectTimeoutMs, 1, DAY_MS);
+  return { brokers, connectTimeoutMs };
 }

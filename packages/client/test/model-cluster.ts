@@ -10,7 +10,6 @@ import { leaderEpoch, offset, uuidFromBytes } from '@relevo/base/ids';
 import { RpcError, route } from '@relevo/base/ports';
 import type { MessageStream, Ports, Route, StreamEvents } from '@relevo/base/ports';
 import { patchBatch, readBatchHeader } from '@relevo/record/batch-header';
-import type { CompressionCodecs } from '@relevo/record/compression';
 import { crc32c } from '@relevo/record/crc32c';
 import { decodeRecords } from '@relevo/record/records';
 import { validateBatch } from '@relevo/record/validate';
@@ -91,13 +90,9 @@ export class ModelCluster {
   }
 
   /** A client in a process of its own. */
-  async connect(
-    name = 'client',
-    brokers = this.addresses,
-    codecs: CompressionCodecs = simulatedCodecs,
-  ): Promise<Relevo> {
+  async connect(name = 'client', at = this.addresses, codecs = simulatedCodecs): Promise<Relevo> {
     const ports = await new Promise<Ports>((resolve) => this.world.process(name).boot(resolve));
-    return Relevo.over({ ...ports, codecs }, { brokers });
+    return Relevo.over({ ...ports, codecs }, { brokers: at });
   }
 
   createTopic(name: string, partitionCount: number): ModelTopic {

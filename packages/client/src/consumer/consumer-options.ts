@@ -1,6 +1,17 @@
 import type { Buffer } from 'node:buffer';
+import { TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
 import { ClientError } from '../errors.ts';
-import { within } from '../producer/producer-options.ts';
+import {
+  checkFunction,
+  checkMethods,
+  checkNames,
+  flag,
+  list,
+  oneOf,
+  text,
+  wholeWithin,
+} from '../options.ts';
+import type { NamesOf } from '../options.ts';
 import type { Serializer } from '../serializers.ts';
 
 /** Where to begin: an end of the log, an offset, or the first record at or after a time. */
@@ -86,32 +97,75 @@ export interface ConsumerSettings {
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
+const NAMES: NamesOf<ConsumerOptions<never, never>> = {
+  topics: true,
+  partitions: true,
+  from: true,
+  bufferBytes: true,
+  fetchBytes: true,
+  maxWaitMs: true,
+  onOutOfRange: true,
+  onGap: true,
+  checkCrc: true,
+  key: true,
+  value: true,
+  signal: true,
+};
+const START_NAMES: NamesOf<PartitionStart> = { topic: true, partition: true, from: true };
+const PARTITION_MAX = 2 ** 31 - 1;
+
+/** Throws INVALID_ARGUMENT. */
 export function consumerSettings<Key, Value>(
   options: ConsumerOptions<Key, Value>,
 ): ConsumerSettings {
-  const { topics, partitions } = options;
+  checkNames('consumer', options, NAMES);
+  checkWhat(options);
+  checkMethods('key', options.key, ['deserialize']);
+  checkMethods('value', options.value, ['deserialize']);
+  checkMethods('signal', options.signal, ['addEventListener', 'removeEventListener']);
+  checkFunction('onGap', options.onGap);
+  const { bufferBytes = 16 * MIB, fetchBytes = MIB, maxWaitMs = 500 } = options;
+  const { onOutOfRange = 'error', checkCrc = true } = options;
+  return {
+    from: checkedStart(options.from ?? 'latest'),
+    bufferBytes: wholeWithin('bufferBytes', bufferBytes, 64 * KIB, 1024 * MIB),
+    fetchBytes: wholeWithin('fetchBytes', fetchBytes, KIB, 256 * MIB),
+    maxWaitMs: wholeWithin('maxWaitMs', maxWaitMs, 0, 60_000),
+    onOutOfRange: oneOf('onOutOfRange', onOutOfRange, ['error', 'earliest', 'latest']),
+    checkCrc: flag('checkCrc', checkCrc),
+  };
+}
+
+/** What is to be read. */
+function checkWhat({
+  topics,
+  partitions,
+}: Pick<ConsumerOptions<never, never>, 'topics' | 'partitions'>): void {
   if ((topics === undefined) === (partitions === undefined)) {
     throw new ClientError('INVALID_ARGUMENT', 'give a consumer either topics or partitions');
+  }
+  for (const topic of list('topics', topics ?? [])) text('a topic', topic);
+  for (const start of list('partitions', partitions ?? [])) {
+    checkNames('partition of a consumer', start, START_NAMES);
+    text('the topic of a partition', start.topic);
+    wholeWithin(`a partition of ${start.topic}`, start.partition, 0, PARTITION_MAX);
+    if (start.from !== undefined) checkedStart(start.from);
   }
   if ((topics ?? partitions ?? []).length === 0) {
     throw new ClientError('INVALID_ARGUMENT', 'a consumer needs at least one topic or partition');
   }
-  const bufferBytes = within('bufferBytes', options.bufferBytes ?? 16 * MIB, 64 * KIB, 1024 * MIB);
-  return {
-    from: checkedStart(options.from ?? 'latest'),
-    bufferBytes,
-    fetchBytes: within('fetchBytes', options.fetchBytes ?? MIB, KIB, 256 * MIB),
-    maxWaitMs: within('maxWaitMs', options.maxWaitMs ?? 500, 0, 60_000),
-    onOutOfRange: options.onOutOfRange ?? 'error',
-    checkCrc: options.checkCrc ?? true,
-  };
 }
 
 /** The position, or an INVALID_ARGUMENT. */
 export function checkedStart(from: StartPosition): StartPosition {
-  if (from === 'earliest' || from === 'latest') return from;
-  if ('offset' in from) return { offset: checkedOffset(from.offset) };
-  within('from.timestamp', from.timestamp, 0, 2 ** 52);
+  if (typeof from !== 'object' || from === null)
+    return oneOf<'earliest' | 'latest'>('from', from, ['earliest', 'latest']);
+  if ('offset' in from) {
+    checkNames('start by offset', from, { offset: true });
+    return { offset: checkedOffset(from.offset) };
+  }
+  checkNames('start by time', from, { timestamp: true });
+  wholeWithin('from.timestamp', from.timestamp, 0, TIMESTAMP_MAX_MS);
   return from;
 }
 

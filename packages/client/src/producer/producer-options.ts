@@ -1,5 +1,16 @@
+import { COMPRESSION_TYPES } from '@relevo/record/compression';
 import type { CompressionType } from '@relevo/record/compression';
 import { ClientError } from '../errors.ts';
+import {
+  checkFunction,
+  checkMethods,
+  checkNames,
+  flag,
+  oneOf,
+  wholeWithin,
+  within,
+} from '../options.ts';
+import type { NamesOf } from '../options.ts';
 import type { Serializer } from '../serializers.ts';
 
 export type HeaderValue = string | Uint8Array | null;
@@ -111,37 +122,49 @@ const MAX_IN_FLIGHT = 5;
 const MESSAGE_BYTES_MAX = 8 * MIB;
 const DAY_MS = 86_400_000;
 
+const NAMES: NamesOf<ProducerOptions<never, never>> = {
+  acks: true,
+  idempotent: true,
+  lingerMs: true,
+  batchBytes: true,
+  maxRecordBytes: true,
+  bufferBytes: true,
+  compression: true,
+  deliveryTimeoutMs: true,
+  requestTimeoutMs: true,
+  maxInFlight: true,
+  key: true,
+  value: true,
+  onDelivery: true,
+};
+
+/** Throws INVALID_ARGUMENT. */
 export function producerSettings<Key, Value>(
   options: ProducerOptions<Key, Value>,
 ): ProducerSettings {
-  const acks = options.acks ?? 'all';
-  const idempotent = options.idempotent ?? acks === 'all';
+  checkNames('producer', options, NAMES);
+  const acks = oneOf('acks', options.acks ?? 'all', ['all', 'leader', 'none']);
+  const idempotent = flag('idempotent', options.idempotent ?? acks === 'all');
   if (idempotent && acks !== 'all') {
     throw new ClientError('INVALID_ARGUMENT', `idempotent needs acks "all", not "${acks}"`);
   }
-  const batchBytes = within('batchBytes', options.batchBytes ?? 64 * KIB, KIB, MESSAGE_BYTES_MAX);
-  const maxRecordBytes = options.maxRecordBytes ?? Math.max(batchBytes, MIB);
+  checkMethods('key', options.key, ['serialize']);
+  checkMethods('value', options.value, ['serialize']);
+  checkFunction('onDelivery', options.onDelivery);
+  const { batchBytes = 64 * KIB, bufferBytes = 32 * MIB } = options;
+  wholeWithin('batchBytes', batchBytes, KIB, MESSAGE_BYTES_MAX);
+  const { maxRecordBytes = Math.max(batchBytes, MIB), maxInFlight = MAX_IN_FLIGHT } = options;
+  const { deliveryTimeoutMs = 120_000, requestTimeoutMs = 10_000 } = options;
   return {
     acks: ACKS[acks],
     idempotent,
     lingerMs: within('lingerMs', options.lingerMs ?? 5, 0, 60_000),
     batchBytes,
-    maxRecordBytes: within('maxRecordBytes', maxRecordBytes, batchBytes, MESSAGE_BYTES_MAX),
-    bufferBytes: within('bufferBytes', options.bufferBytes ?? 32 * MIB, batchBytes, 2 ** 36),
-    compression: options.compression ?? 'none',
-    deliveryTimeoutMs: within('deliveryTimeoutMs', options.deliveryTimeoutMs ?? 120_000, 1, DAY_MS),
-    requestTimeoutMs: within('requestTimeoutMs', options.requestTimeoutMs ?? 10_000, 100, DAY_MS),
-    maxInFlight: within('maxInFlight', options.maxInFlight ?? MAX_IN_FLIGHT, 1, MAX_IN_FLIGHT),
+    maxRecordBytes: wholeWithin('maxRecordBytes', maxRecordBytes, batchBytes, MESSAGE_BYTES_MAX),
+    bufferBytes: wholeWithin('bufferBytes', bufferBytes, batchBytes, 2 ** 36),
+    compression: oneOf('compression', options.compression ?? 'none', COMPRESSION_TYPES),
+    deliveryTimeoutMs: within('deliveryTimeoutMs', deliveryTimeoutMs, 1, DAY_MS),
+    requestTimeoutMs: wholeWithin('requestTimeoutMs', requestTimeoutMs, 100, DAY_MS),
+    maxInFlight: wholeWithin('maxInFlight', maxInFlight, 1, MAX_IN_FLIGHT),
   };
-}
-
-/** The option's value, or an INVALID_ARGUMENT that names it. */
-export function within(name: string, value: number, min: number, max: number): number {
-  if (!(value >= min && value <= max)) {
-    throw new ClientError(
-      'INVALID_ARGUMENT',
-      `${name} must be from ${min} to ${max}, not ${value}`,
-    );
-  }
-  return value;
 }
