@@ -447,3 +447,69 @@ describe('a changing cluster', () => {
     }),
   );
 });
+
+describe('before the first read', () => {
+  const [p0, p1] = [0, 1].map((partition) => ({ topic: 'orders', partition }));
+
+  test(
+    'a seek starts the consumer',
+    scenario(async ({ cluster, client }) => {
+      fill(cluster, 30);
+      for (const how of [
+        { topics: ['orders'] },
+        { partitions: [{ topic: 'orders', partition: 0 }] },
+      ]) {
+        const consumer = client.consumer({ ...how, from: 'earliest' });
+        expect(consumer.position({ topic: 'orders', partition: 0 })).toBe(undefined);
+        expect(consumer.lag({ topic: 'orders', partition: 0 })).toBe(undefined);
+        await consumer.seek({ topic: 'orders', partition: 0, offset: 17 });
+        expect(await take(consumer, 3)).toEqual(numbered(17, 20));
+        await consumer.close();
+      }
+      const notAwaited = client.consumer({ topics: ['orders'], from: 'earliest' });
+      void notAwaited.seek({ topic: 'orders', partition: 0, offset: 21 });
+      expect(await take(notAwaited, 1)).toEqual(['v21']);
+    }),
+  );
+
+  test(
+    'pause and resume hold from the start on',
+    scenario(async ({ cluster, client, world }) => {
+      fill(cluster, 2, 10, 0);
+      fill(cluster, 3, 10, 1);
+      const topics = { topics: ['orders'], from: 'earliest' } as const;
+      if (p0 === undefined || p1 === undefined) throw new Error('no partitions');
+      const one = client.consumer(topics);
+      one.pause([p0, p1]);
+      one.resume([p1]);
+      expect(await take(one, 3)).toEqual(['v0', 'v1', 'v2']);
+      const rest = take(one, 2);
+      await world.sleep(2_000);
+      expect(one.position(p0)).toBe(0);
+      one.resume([p0]);
+      expect(await rest).toEqual(['v0', 'v1']);
+
+      const other = client.consumer(topics);
+      other.pause();
+      other.resume([p1]);
+      expect((await take(other, 3)).length).toBe(3);
+      await world.sleep(2_000);
+      expect([other.position(p0), other.position(p1)]).toEqual([0, 3]);
+    }, 2),
+  );
+
+  test(
+    'what is not read is refused, at once or by the start',
+    scenario(async ({ cluster, client }) => {
+      fill(cluster, 1);
+      const consumer = client.consumer({ topics: ['orders'], from: 'earliest' });
+      const pause = (topic: string, partition: number): void =>
+        consumer.pause([{ topic, partition }]);
+      expect(() => pause('others', 0)).toThrow(/does not read others-0/);
+      pause('orders', 7);
+      expect((await failure(consumer.start())).message).toContain('no such partition');
+      expect(await take(consumer, 1)).toEqual(['v0']);
+      expect(() => pause('orders', 7)).toThrow(/does not read orders-7/);
+    }),
+  );
+});

@@ -1,6 +1,7 @@
 import type { Buffer } from 'node:buffer';
 import { TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
 import { ClientError } from '../errors.ts';
+import { EARLIEST_TIMESTAMP, LATEST_TIMESTAMP } from '../offset-lookup.ts';
 import {
   checkFunction,
   checkMethods,
@@ -172,4 +173,18 @@ export function checkedStart(from: StartPosition): StartPosition {
 export function checkedOffset(offset: number): number {
   if (Number.isSafeInteger(offset) && offset >= 0) return offset;
   throw new ClientError('INVALID_ARGUMENT', `${offset} is no offset: a whole number from 0 on is`);
+}
+
+export function wireTimestamp(
+  start: 'earliest' | 'latest' | { readonly timestamp: number },
+): number {
+  if (start === 'earliest') return EARLIEST_TIMESTAMP;
+  return start === 'latest' ? LATEST_TIMESTAMP : start.timestamp;
+}
+
+export function notRead({ topic, partition }: TopicPartition): ClientError {
+  return new ClientError(
+    'INVALID_ARGUMENT',
+    `the consumer does not read ${topic}-${partition}: it is not among its topics and partitions`,
+  );
 }

@@ -13,6 +13,7 @@
  */
 import type { Buffer } from 'node:buffer';
 import { Readable } from 'node:stream';
+import { partitionName } from '@relevo/base/ids';
 import type { RecordView } from '@relevo/record/records';
 import type { TopicView, ViewChange } from '../cluster-view.ts';
 import type { ClientPorts } from '../client-ports.ts';
@@ -20,11 +21,17 @@ import type { Connections } from '../connections.ts';
 import { ClientError, abortedError, callError, closedError } from '../errors.ts';
 import { Fifo } from '../fifo.ts';
 import type { Metadata } from '../metadata.ts';
-import { EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, lookUpOffsets } from '../offset-lookup.ts';
+import { lookUpOffsets } from '../offset-lookup.ts';
 import type { FoundOffset, OffsetQuery } from '../offset-lookup.ts';
 import { bytes as bytesSerializer } from '../serializers.ts';
 import type { Serializer } from '../serializers.ts';
-import { checkedOffset, checkedStart, consumerSettings } from './consumer-options.ts';
+import {
+  checkedOffset,
+  checkedStart,
+  consumerSettings,
+  notRead,
+  wireTimestamp,
+} from './consumer-options.ts';
 import type {
   ConsumedRecord,
   ConsumerOptions,
@@ -80,7 +87,10 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
   #failure:
     { readonly error: ClientError; readonly reader: PartitionReader | undefined } | undefined;
   #closed = false;
+  #started = false;
   #allPaused = false;
+  /** What was said of partitions before the start: whether they are paused. */
+  readonly #pausedAhead = new Map<string, boolean>();
 
   /** Made by `Relevo.consumer`. */
   constructor(options: ConsumerOptions<Key, Value>, deps: ConsumerDeps) {
@@ -128,23 +138,24 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     return this.#readers.map(({ topic, partition }) => ({ topic, partition }));
   }
 
-  /** Hands out nothing of these (default: of all) and fetches nothing more until `resume`. */
+  /**
+   * Hands out nothing of these (default: of all) and fetches nothing more until `resume`. Both may come
+   * before the start, and hold from it on.
+   */
   pause(partitions?: readonly TopicPartition[]): void {
-    if (partitions === undefined) this.#allPaused = true;
-    for (const reader of this.#some(partitions)) reader.isPaused = true;
+    this.#setPaused(partitions, true);
   }
 
   resume(partitions?: readonly TopicPartition[]): void {
-    if (partitions === undefined) this.#allPaused = false;
-    for (const reader of this.#some(partitions)) {
-      reader.isPaused = false;
-      this.#queue(reader);
-    }
+    for (const reader of this.#setPaused(partitions, false)) this.#queue(reader);
     this.#fetcher.pump();
     this.#serve();
   }
 
-  /** The next record of the partition will be the one at `offset`, or the first after it. */
+  /**
+   * The next record of the partition will be the one at `offset`, or the first after it. Starts the
+   * consumer where that has not been done.
+   */
   async seek(to: PartitionOffset): Promise<void> {
     checkedOffset(to.offset);
     await this.start();
@@ -156,12 +167,12 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
 
   /** The offset after the last record that was handed out; undefined before the start is known. */
   position(partition: TopicPartition): number | undefined {
-    return this.#reader(partition).position;
+    return this.#readerOrNone(partition)?.position;
   }
 
   /** How many committed records lie behind the position, as the leader said last. */
   lag(partition: TopicPartition): number | undefined {
-    const { highWatermark, position } = this.#reader(partition);
+    const { highWatermark = -1, position } = this.#readerOrNone(partition) ?? {};
     if (highWatermark < 0 || position === undefined) return undefined;
     return Math.max(0, highWatermark - position);
   }
@@ -372,6 +383,8 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
       const { topics, partitions } = this.#options;
       if (topics !== undefined) await this.#subscribe(topics);
       else await this.#assign(partitions ?? []);
+      this.#checkPausedAhead();
+      this.#started = true;
       this.#resolveStarts(this.#readers);
     } catch (error) {
       const failure = callError('starting the consumer', error);
@@ -431,7 +444,8 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     const { checkCrc } = this.#settings;
     const reader = new PartitionReader(name, topicId, partition, { crc32c, codecs, checkCrc });
     reader.start = start;
-    reader.isPaused = this.#allPaused;
+    reader.isPaused = this.#pausedAhead.get(reader.name) ?? this.#allPaused;
+    this.#pausedAhead.delete(reader.name);
     this.#readers.push(reader);
     this.#fetcher.add(reader);
     return reader;
@@ -535,26 +549,53 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     this.#deps.onClosed();
   }
 
-  #reader({ topic, partition }: TopicPartition): PartitionReader {
-    const found = this.#readers.find(
-      (reader) => reader.topic === topic && reader.partition === partition,
-    );
+  #reader(wanted: TopicPartition): PartitionReader {
+    const found = this.#readerOrNone(wanted);
+    if (found === undefined) throw notRead(wanted);
+    return found;
+  }
+
+  /** Undefined: it may be read once the consumer has started. */
+  #readerOrNone(wanted: TopicPartition): PartitionReader | undefined {
+    const { topic, partition } = wanted;
+    const isWanted = (other: TopicPartition): boolean =>
+      other.topic === topic && other.partition === partition;
+    const found = this.#readers.find(isWanted);
     if (found !== undefined) return found;
-    throw new ClientError(
-      'INVALID_ARGUMENT',
-      `the consumer does not read ${topic}-${partition}; it is not among its topics and ` +
-        'partitions, or the consumer has not started',
-    );
+    const { topics, partitions = [] } = this.#options;
+    const mayCome = topics === undefined ? partitions.some(isWanted) : topics.includes(topic);
+    if (this.#started || !mayCome) throw notRead(wanted);
+    return undefined;
   }
 
-  #some(partitions: readonly TopicPartition[] | undefined): readonly PartitionReader[] {
-    return partitions?.map((partition) => this.#reader(partition)) ?? this.#readers;
+  /** Returns the readers that this is about. */
+  #setPaused(
+    partitions: readonly TopicPartition[] | undefined,
+    isPaused: boolean,
+  ): readonly PartitionReader[] {
+    if (partitions === undefined) {
+      this.#allPaused = isPaused;
+      this.#pausedAhead.clear();
+      for (const reader of this.#readers) reader.isPaused = isPaused;
+      return this.#readers;
+    }
+    const found = partitions.map((each) => this.#readerOrNone(each));
+    for (const [index, each] of partitions.entries()) {
+      const reader = found[index];
+      if (reader !== undefined) reader.isPaused = isPaused;
+      else this.#pausedAhead.set(partitionName(each.topic, each.partition), isPaused);
+    }
+    return found.filter((reader) => reader !== undefined);
   }
-}
 
-function wireTimestamp(start: 'earliest' | 'latest' | { readonly timestamp: number }): number {
-  if (start === 'earliest') return EARLIEST_TIMESTAMP;
-  return start === 'latest' ? LATEST_TIMESTAMP : start.timestamp;
+  /** What was paused before the start and is not there after it was a mistake. */
+  #checkPausedAhead(): void {
+    const [name] = this.#pausedAhead.keys();
+    this.#pausedAhead.clear();
+    if (name === undefined) return;
+    const message = `${name} was paused or resumed before the start, but there is no such partition`;
+    throw new ClientError('INVALID_ARGUMENT', message);
+  }
 }
 
 const queryOf = (reader: PartitionReader, timestampMs: number): OffsetQuery => {
