@@ -169,3 +169,8 @@ const timedOut = (open: readonly OffsetQuery[], timeoutMs: number, last: unknown
       `last: ${messageOf(last)}`,
     { cause: last },
   );
+
+export const queryOf = (
+  { name, topicId, partition }: Omit<OffsetQuery, 'timestampMs'>,
+  timestampMs: number,
+): OffsetQuery => ({ name, topicId, partition, timestampMs });

@@ -21,7 +21,7 @@ import type { Connections } from '../connections.ts';
 import { ClientError, abortedError, callError, closedError } from '../errors.ts';
 import { Fifo } from '../fifo.ts';
 import type { Metadata } from '../metadata.ts';
-import { lookUpOffsets } from '../offset-lookup.ts';
+import { lookUpOffsets, queryOf } from '../offset-lookup.ts';
 import type { FoundOffset, OffsetQuery } from '../offset-lookup.ts';
 import { bytes as bytesSerializer } from '../serializers.ts';
 import type { Serializer } from '../serializers.ts';
@@ -597,8 +597,3 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     throw new ClientError('INVALID_ARGUMENT', message);
   }
 }
-
-const queryOf = (reader: PartitionReader, timestampMs: number): OffsetQuery => {
-  const { name, topicId, partition } = reader;
-  return { name, topicId, partition, timestampMs };
-};
