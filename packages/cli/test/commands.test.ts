@@ -360,13 +360,11 @@ describe('stop and start again', () => {
       { stdio: 'ignore' },
     );
     try {
-      await printed(
-        `every broker that was started here has ended; broker 1 (${cluster.bootstrap})`,
-      );
+      await printed(`started by hand and serving: broker 1 (${cluster.bootstrap})`);
       expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
       expect(await cluster.signal('SIGINT')).toBe(0);
       expect(cluster.output).toContain(
-        `left running, because it was started by hand: broker 1 (${cluster.bootstrap})`,
+        `started by hand, so left running: broker 1 (${cluster.bootstrap})`,
       );
       const again = await relevo(['start', '--data', cluster.data]);
       expect(again.exitCode).toBe(1);

@@ -231,8 +231,8 @@ async function untilNobodyAnswers(context: CommandContext, cluster: LocalCluster
     if (others.length > 0 && !told) {
       told = true;
       context.out.note(
-        `every broker that was started here has ended; ${addresses(others)}, started by hand, ` +
-          'still answers; Ctrl-C ends this command and leaves it running',
+        `every broker that was started here has ended; started by hand and serving: ${addresses(others)}; ` +
+          'Ctrl-C ends this command and leaves those running',
       );
     }
     await delay(WATCH_EVERY_MS, undefined, { signal }).catch(() => undefined);
@@ -253,8 +253,7 @@ async function stopAll(
   await stopOwn(context, processes);
   if (others.length === 0) return;
   context.out.note(
-    `left running, because it was started by hand: ${addresses(others)}; Ctrl-C in its own terminal ` +
-      'stops it',
+    `started by hand, so left running: ${addresses(others)}; Ctrl-C in its own terminal stops each`,
   );
 }
 
