@@ -1,6 +1,5 @@
 import { utf8Decode } from '@relevo/base/bytes';
 import type { Offset } from '@relevo/base/ids';
-
 import type { MessageStream, RpcError } from '@relevo/base/ports';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
 import { FetchService, consumeRequest } from '@relevo/rpc/gen/client/fetch';
@@ -37,7 +36,12 @@ async function consume(
   const calls = new LeaderCalls(ports.transport, FetchService.stream);
   const consumer = new PlainConsumer(
     { ...ports, codecs: simulatedCodecs, calls, image: () => world.image },
-    consumeRequest({ topic: 'orders', from: { case: 'earliest' }, stopAtEnd: true, ...request }),
+    consumeRequest({
+      topic: 'orders',
+      from: { case: 'earliest', value: true },
+      stopAtEnd: true,
+      ...request,
+    }),
     stream,
   );
   consumer.start();
