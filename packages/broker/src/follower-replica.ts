@@ -146,7 +146,8 @@ export class FollowerReplica {
     if (said.error === 'OFFSET_OUT_OF_RANGE') return this.#restart(said);
     if (said.error !== 'NONE') return this.#refused(nowMs);
     if (said.diverging !== undefined) return this.#diverged(said.diverging, log);
-    this.#refusals = 0;
+    // Batches have to be taken first.
+    if (!said.hasBatches) this.#refusals = 0;
     if (this.#phase === 'subscribing') this.#enter('following');
     if (said.highWatermark > this.#leaderHighWatermark) {
       this.#leaderHighWatermark = said.highWatermark;
@@ -155,15 +156,19 @@ export class FollowerReplica {
     return said.hasBatches ? APPEND : NONE;
   }
 
-  /** The log took not all that the last statement brought: what comes next on the stream is of no use. */
-  appendFailed(nowMs: number): void {
-    if (this.#phase !== 'stopped') this.#refused(nowMs);
+  /**
+   * The log took not all that the last statement brought: what comes next on the stream is of no
+   * use. It is asked for again after a growing wait, of `waitMinMs` at least.
+   */
+  appendFailed(nowMs: number, waitMinMs = 0): void {
+    if (this.#phase !== 'stopped') this.#refused(nowMs, waitMinMs);
   }
 
   /** The log is on stable storage up to `endOffset`. True: the high watermark has moved. */
   synced(endOffset: Offset): boolean {
     if (endOffset <= this.#syncedEnd) return false;
     this.#syncedEnd = endOffset;
+    this.#refusals = 0;
     return this.#advance();
   }
 
@@ -214,8 +219,9 @@ export class FollowerReplica {
     return { kind: 'leaderLacks', to, highWatermark: this.#highWatermark };
   }
 
-  #refused(nowMs: number): FollowerEffect {
-    const waitMs = Math.min(REFUSED_RETRY_MAX_MS, REFUSED_RETRY_MIN_MS * 2 ** this.#refusals);
+  #refused(nowMs: number, waitMinMs = 0): FollowerEffect {
+    const growingMs = Math.min(REFUSED_RETRY_MAX_MS, REFUSED_RETRY_MIN_MS * 2 ** this.#refusals);
+    const waitMs = Math.max(waitMinMs, growingMs);
     this.#refusals = Math.min(this.#refusals + 1, 10);
     this.#enter('refused', nowMs + waitMs);
     return NONE;

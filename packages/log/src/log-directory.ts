@@ -96,12 +96,13 @@ export class LogDirectory {
   readonly partitions: readonly PartitionDirectory[];
   /** Logs that held records and whose directories were gone at the start; see `openLog`. */
   readonly lost: readonly LostLog[];
+  /** Of the disk; its `check` is the owner's to call. */
+  readonly space: FreeSpace;
   readonly #deps: LogDirectoryDeps;
   readonly #durableLogs: DurableLogs;
   readonly #lock: { release(): void };
   readonly #cache: SegmentCache;
   readonly #writes: WriteCount = new WriteCount();
-  readonly #space: FreeSpace;
   readonly #logs: Map<string, PartitionLog> = new Map();
   readonly #recoveryPoints: OffsetCheckpoint;
   readonly #highWatermarks: OffsetCheckpoint;
@@ -140,7 +141,7 @@ export class LogDirectory {
     this.#deps = deps;
     this.#lock = lock;
     this.#cache = new SegmentCache(options.openSegmentsMax);
-    this.#space = new FreeSpace(disk, root, options.reserveBytes);
+    this.space = new FreeSpace(disk, root, options.reserveBytes, deps.logger);
     const { clusterId, directoryId } = takeOwnership(options, disk);
     this.clusterId = clusterId;
     this.directoryId = directoryId;
@@ -186,7 +187,7 @@ export class LogDirectory {
         ...this.#deps,
         cache: this.#cache,
         writes: this.#writes,
-        space: this.#space,
+        space: this.space,
         holdsRecords,
         ...(onOffline === undefined ? {} : { onOffline }),
       },

@@ -84,6 +84,7 @@ export class PartitionLog {
     } catch (error) {
       if (!(error instanceof DiskError)) throw error;
       const kind = error.code === 'FULL' ? 'diskFull' : 'offline';
+      if (kind === 'diskFull') deps.space?.exhausted(0);
       const message = `cannot open the log in ${options.directory}: ${error.message}`;
       throw new LogError(kind, message, { cause: error });
     }
@@ -264,13 +265,14 @@ export class PartitionLog {
       baseOffset: first.baseOffset,
       logEndOffset: this.#endOffset,
     });
-    if (this.#deps.space?.take(bytes.length) === false) throw this.#full('the reserve is reached');
+    const { space } = this.#deps;
+    if (space?.take(bytes.length) === false) throw this.#full(space.shortage);
     this.#rollIfNeeded(bytes.length, last.lastOffset, first.maxTimestamp);
     const segment = this.#segments.active;
     try {
       segment.write(bytes);
     } catch (error) {
-      throw this.#writeFailed(segment, error);
+      throw this.#writeFailed(segment, bytes.length, error);
     }
     for (const header of headers) {
       segment.note(header);
@@ -282,7 +284,7 @@ export class PartitionLog {
     this.#recent.note(first.baseOffset, bytes.length);
   }
 
-  #writeFailed(segment: Segment, error: unknown): LogError {
+  #writeFailed(segment: Segment, bytes: number, error: unknown): LogError {
     if (!isDiskError(error, 'FULL')) return this.#health.fail('a write failed', error);
     try {
       segment.discardTornWrite();
@@ -292,13 +294,12 @@ export class PartitionLog {
       return this.#health.fail('a torn write could not be taken back', cause);
     }
     this.#durability.truncated(segment, this.#endOffset);
+    this.#deps.space?.exhausted(bytes);
     return this.#full(messageOf(error));
   }
 
-  #full(what: string): LogError {
-    this.#deps.space?.exhausted();
-    const message = `no room to append to ${this.directory}: ${what}; free some space`;
-    return new LogError('diskFull', message);
+  #full(why: string): LogError {
+    return new LogError('diskFull', `no room to append to ${this.directory}: ${why}`);
   }
 
   #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {
@@ -314,7 +315,10 @@ export class PartitionLog {
     try {
       this.#segments.add();
     } catch (error) {
-      if (isDiskError(error, 'FULL')) throw this.#full(messageOf(error));
+      if (isDiskError(error, 'FULL')) {
+        this.#deps.space?.exhausted(0);
+        throw this.#full(messageOf(error));
+      }
       throw this.#health.fail('a segment could not be made', error);
     }
     try {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Offset } from '@relevo/base/ids';
+import type { Logger } from '@relevo/base/ports';
 import { FreeSpace } from '@relevo/log/free-space';
 import { GroupCommit } from '@relevo/log/group-commit';
 import type { LogError } from '@relevo/log/log-error';
@@ -16,6 +17,14 @@ import {
   readAll,
   readValues,
 } from './support.ts';
+
+const silentLogger: Logger = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: () => undefined,
+  error: () => undefined,
+  child: () => silentLogger,
+};
 
 const kindOf = (run: () => unknown): string => {
   try {
@@ -215,6 +224,39 @@ describe('a full disk', () => {
     expect(log.state).toBe('online');
     disk.capacityBytes += 10_000;
     log.appendAsLeader(batch({ valueBytes: 500 }), epoch(0), NOW_MS);
+  });
+
+  test('is told of once, and over when there is room for what was refused', () => {
+    const disk = newDisk();
+    const told: string[] = [];
+    const logger: Logger = {
+      ...silentLogger,
+      warn: (event) => told.push(event.slice(0, 'appends are refused'.length)),
+    };
+    disk.capacityBytes = disk.usedBytes + 3_000_000;
+    const space = new FreeSpace(disk.port(), '/data', 2_000_000, logger);
+    space.check();
+    expect(space.take(900_000)).toBe(true);
+    expect(space.isShort).toBe(false);
+    expect([space.take(1_500_000), space.take(1_400_000)]).toEqual([false, false]);
+    expect([told, space.isShort]).toEqual([['appends are refused'], true]);
+    expect(space.shortage).toContain('/data has 3000000 bytes free');
+    // A smaller one has room all the same.
+    expect(space.take(500_000)).toBe(true);
+    space.check();
+    disk.capacityBytes += 400_000;
+    space.check();
+    expect(space.isShort).toBe(true);
+    disk.capacityBytes += 100_000;
+    // What is refused although there seems to be room keeps it short.
+    space.exhausted(10);
+    space.check();
+    expect(space.isShort).toBe(true);
+    space.check();
+    expect([told.length, space.isShort]).toEqual([2, false]);
+    disk.capacityBytes -= 1_500_000;
+    space.check();
+    expect([told.length, space.isShort]).toEqual([3, true]);
   });
 
   test('a roll without room changes nothing', async () => {

@@ -48,6 +48,8 @@ export const CREDIT_BYTES: number = 16 * 1024 * 1024;
 const CREDIT_PORTION_BYTES = CREDIT_BYTES / 8;
 /** Positions in one message. */
 const POSITIONS_MAX = 1_000;
+/** Before batches for which there was no room are asked for again. */
+export const DISK_FULL_RETRY_MS = 5_000;
 /** A leader from which nothing was heard for so long is dialled anew. */
 export const SILENCE_MAX_MS: number = 3 * ALIVE_INTERVAL_MS;
 
@@ -69,6 +71,8 @@ interface Followed {
   readonly role: FollowerRole;
   /** On the stream that is up; 0: it has not subscribed there. */
   handle: number;
+  /** There was no room for what came last, and the log tells of it. */
+  isWithoutRoom: boolean;
 }
 
 export class LeaderLink {
@@ -120,7 +124,7 @@ export class LeaderLink {
   follow(partition: Partition, role: FollowerRole): void {
     assert(!this.#closed, 'a closed link follows nobody');
     this.#forget(partition);
-    const followed = { partition, role, handle: 0 };
+    const followed = { partition, role, handle: 0, isWithoutRoom: false };
     this.#followed.set(partition, followed);
     if (this.#stream !== undefined) this.#obey(followed, role.replica.attach());
     else if (this.#redial === undefined) this.#dial();
@@ -313,11 +317,16 @@ export class LeaderLink {
     try {
       partition.log.appendAsFollower(part.batches, this.#deps.clock.wallMs());
       partition.sync();
+      followed.isWithoutRoom = false;
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
       // Some of it may have been appended: what comes next would leave a gap.
-      role.replica.appendFailed(this.#deps.clock.monotonicMs());
+      const isFull = error.kind === 'diskFull';
+      role.replica.appendFailed(this.#deps.clock.monotonicMs(), isFull ? DISK_FULL_RETRY_MS : 0);
       if (followed.handle !== 0) this.#byHandle.delete(followed.handle);
+      // The disk's own line tells of it once for all partitions.
+      if (isFull && followed.isWithoutRoom) return;
+      followed.isWithoutRoom = isFull;
       const facts = { partition: partition.name, leader: this.leaderId, why: messageOf(error) };
       this.#deps.logger.error('cannot append what the leader sent', facts);
     }

@@ -23,6 +23,8 @@ export class PartitionMetrics {
   readonly underReplicated: Gauge;
   readonly underMinIsr: Gauge;
   readonly offline: Gauge;
+  readonly appendsRefused: Gauge;
+  readonly diskFree: Gauge;
   readonly watermarkLag: Gauge;
   readonly inHandBytes: Gauge;
   readonly produceSeconds: Histogram;
@@ -65,6 +67,14 @@ export class PartitionMetrics {
       'Partitions led here that refuse acks=all.',
     );
     this.offline = gauge('relevo_offline_replicas', 'Replicas whose log cannot be used.');
+    this.appendsRefused = gauge(
+      'relevo_appends_refused',
+      '1 while the disk is short of room and appends are refused, else 0.',
+    );
+    this.diskFree = gauge(
+      'relevo_disk_free_bytes',
+      'Free on the disk of the data directory, log.disk.reserve.bytes included.',
+    );
     this.watermarkLag = gauge(
       'relevo_high_watermark_lag_records',
       'Records appended and not yet committed, in the partition led here with the most.',

@@ -80,6 +80,8 @@ export class Reconciler {
   /** By topic; the image's topics are immutable, so that a new one means new settings. */
   readonly #settings = new WeakMap<TopicImage, TopicSettings>();
   readonly #byName = new Map<string, Partition>();
+  /** Told of already. */
+  readonly #withoutRoom = new Set<string>();
   readonly #deleting = new Map<string, Promise<void>>();
   #stray: readonly string[] = [];
   #scheduled = false;
@@ -234,10 +236,14 @@ export class Reconciler {
     try {
       this.#setForeignAside(partition);
       partition.opened(directory.openLog(options), directory.highWatermark(name));
+      this.#withoutRoom.delete(name);
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
       if (error.kind === 'diskFull') {
-        logger.error('no room for a log', { partition: name, why: error.message });
+        if (!this.#withoutRoom.has(name)) {
+          logger.error('no room for a log', { partition: name, why: error.message });
+        }
+        this.#withoutRoom.add(name);
         this.#deps.timers.after(DISK_FULL_RETRY_MS, () => this.#add(topicId, number));
         return;
       }

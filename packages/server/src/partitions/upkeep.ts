@@ -1,6 +1,6 @@
 /**
  * What is done for all replicas now and then, by one timer each: requests that have waited too long,
- * followers that lag, high watermarks to be written down, old segments to be deleted.
+ * followers that lag, room on the disk, high watermarks to be written down, old segments to be deleted.
  */
 import { messageOf } from '@relevo/base/errors';
 import { NO_BROKER } from '@relevo/base/ids';
@@ -19,6 +19,8 @@ import type { Reconciler } from './reconciler.ts';
 
 export const TICK_MS = 500;
 export const CHECKPOINT_INTERVAL_MS = 5_000;
+/** How often the disk is asked for its room where nothing is appended. */
+export const SPACE_CHECK_MS = 5_000;
 /** Replicas whose retention is looked at before the loop turns. */
 const RETENTION_PER_TURN = 100;
 
@@ -53,6 +55,7 @@ export class Upkeep {
   start(): void {
     this.#every(TICK_MS, () => this.#tick());
     this.#every(CHECKPOINT_INTERVAL_MS, () => this.#checkpoint());
+    this.#every(SPACE_CHECK_MS, () => this.#deps.directory.space.check());
     this.#every(this.#deps.retentionCheckMs, () => this.#retention());
   }
 
@@ -85,7 +88,7 @@ export class Upkeep {
   // ------------------------------------------------------------------------------------ the tick
 
   #tick(): void {
-    const { clock, table, produce, metrics, reviewIsr } = this.#deps;
+    const { clock, table, produce, metrics, reviewIsr, directory } = this.#deps;
     const nowMs = clock.monotonicMs();
     produce.expire(nowMs);
     const counts = { partitions: 0, leaders: 0, underReplicated: 0, underMinIsr: 0, offline: 0 };
@@ -111,6 +114,8 @@ export class Upkeep {
     metrics.underReplicated.set(counts.underReplicated);
     metrics.underMinIsr.set(counts.underMinIsr);
     metrics.offline.set(counts.offline);
+    metrics.appendsRefused.set(directory.space.isShort ? 1 : 0);
+    metrics.diskFree.set(directory.space.freeBytes);
     metrics.watermarkLag.set(lag);
     metrics.inHandBytes.set(produce.inHandBytes);
   }

@@ -77,6 +77,8 @@ interface Attempts {
   uncertain: boolean;
   /** Why the last attempt failed. */
   last: string;
+  /** What the caller is told when time is up and nothing was written. */
+  code: ErrorCode;
 }
 
 const NO_LEADER = 'the partition has no leader';
@@ -193,7 +195,13 @@ export class PlainProducer {
       giveUp = () => {
         if (job.state !== 'queued') return;
         lane.queue.withdraw(job);
-        reject(timedOut(lane, { uncertain: false, last: 'others were before it' }));
+        reject(
+          timedOut(lane, {
+            uncertain: false,
+            last: 'others were before it',
+            code: 'REQUEST_TIMED_OUT',
+          }),
+        );
       };
     });
     if (!lane.busy) void this.#run(lane);
@@ -236,7 +244,7 @@ export class PlainProducer {
    * while nothing can have been written yet.
    */
   async #write(lane: Lane, jobs: Job[]): Promise<ProduceResponse> {
-    const state: Attempts = { uncertain: false, last: NO_LEADER };
+    const state: Attempts = { uncertain: false, last: NO_LEADER, code: 'LEADER_NOT_AVAILABLE' };
     try {
       return await this.#insist(lane, jobs, state);
     } catch (error) {
@@ -271,6 +279,7 @@ export class PlainProducer {
   #refused(lane: Lane, state: Attempts, response: ProduceResponse): void {
     const code = errorCodeOf(response.error);
     state.last = response.message;
+    state.code = code;
     if (SEQUENCE_ERRORS.has(code)) {
       lane.producer = undefined;
       // Under a new producer nothing can tell a repeat from a first attempt.
@@ -352,11 +361,11 @@ function unknown(lane: Lane, { code, message }: RelevoError): RelevoError {
   return new RelevoError(code, `${what}: ${message}`);
 }
 
-function timedOut(lane: Lane, { uncertain, last }: Attempts): RelevoError {
+function timedOut(lane: Lane, { uncertain, last, code }: Attempts): RelevoError {
   if (uncertain) return new RelevoError('REQUEST_TIMED_OUT', last);
   const name = partitionName(lane.topic, lane.partition);
   const message = `${name} took nothing in time, nothing was written: ${last}`;
-  return new RelevoError('REQUEST_TIMED_OUT', message);
+  return new RelevoError(code, message);
 }
 
 function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): number {

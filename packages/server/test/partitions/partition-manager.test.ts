@@ -1,5 +1,6 @@
 import { errorCodeOf } from '@relevo/base/errors';
 import { brokerId } from '@relevo/base/ids';
+import { RESERVE_BYTES } from '@relevo/log/free-space';
 import { describe, expect, test } from 'vitest';
 import { PartitionWorld } from './partition-world.ts';
 import type { TestClient } from './partition-world.ts';
@@ -399,6 +400,75 @@ test('a full disk refuses appends and new logs, serves reads, and recovers with 
       10_000,
     );
     expect((await client.produce(1, 'more', values(1))).error).toBe(0);
+  });
+});
+
+test('a full disk is told of once, and the end of it once, whatever is tried meanwhile', async () => {
+  const world = new PartitionWorld();
+  await world.run(async () => {
+    await world.boot(1);
+    world.createTopic('orders', [[1], [1]]);
+    await leading(world, 1, 2);
+    const client = await world.client();
+    const { disk } = world.process(1);
+    const metrics = world.process(1).metrics.values;
+    const capacity = disk.capacityBytes;
+    disk.capacityBytes = disk.usedBytes + RESERVE_BYTES + 50_000;
+    const told = (): string[] =>
+      world.lines.filter(({ level }) => level === 'warn').map(({ event }) => event);
+    const refusals: string[] = [];
+    for (let at = 0; at < 20; at++) {
+      const answer = await client.produce(1, 'orders', ['x'.repeat(20_000)], { partition: at % 2 });
+      if (answer.error !== 0) refusals.push(`${errorCodeOf(answer.error)} ${answer.message}`);
+      await world.world.sleep(1000);
+    }
+    expect(refusals.length).toBeGreaterThan(10);
+    expect(refusals.at(-1)).toMatch(
+      /^DISK_FULL orders-1: .* has \d+ bytes free, .*reserve.*: delete topics/,
+    );
+    expect(told()).toEqual(['appends are refused: the disk is short of room; reads go on']);
+    const { fields } = world.lines.find(({ level }) => level === 'warn') ?? {};
+    expect(fields).toMatchObject({ directory: '/data', reserveBytes: RESERVE_BYTES });
+    expect(metrics.get('relevo_appends_refused')).toBe(1);
+    disk.capacityBytes = capacity;
+    await world.world.sleep(11_000);
+    expect(told().slice(1)).toEqual(['there is room on the disk again: appends are taken']);
+    expect(metrics.get('relevo_appends_refused')).toBe(0);
+    expect((await client.produce(1, 'orders', values(1))).error).toBe(0);
+  });
+});
+
+test('a follower whose disk is full leaves the in-sync set, and comes back with the room', async () => {
+  const world = new PartitionWorld();
+  await world.run(async () => {
+    await world.boot(...ALL);
+    world.createTopic('orders', [[1, 2, 3]]);
+    await leading(world, 1);
+    const client = await world.client();
+    await client.produce(1, 'orders', values(3));
+    await world.converge('orders', 0, ALL);
+    const { disk } = world.process(2);
+    const capacity = disk.capacityBytes;
+    disk.capacityBytes = disk.usedBytes + RESERVE_BYTES;
+    await world.world.sleep(6000);
+    const first = await client.produce(1, 'orders', values(3));
+    expect(first).toMatchObject({ error: 0, syncedOn: [1, 3] });
+    expect(world.state('orders').isr).toEqual([1, 3]);
+    for (let at = 0; at < 30; at++) {
+      expect((await client.produce(1, 'orders', values(3))).error).toBe(0);
+      await world.world.sleep(500);
+    }
+    const here = world.lines.filter(({ process }) => process === 'broker-2');
+    const short = here.filter(({ event }) => event.startsWith('appends are refused'));
+    expect(short.length).toBe(1);
+    const failed = here.filter(({ event }) => event === 'cannot append what the leader sent');
+    expect(failed.length).toBe(1);
+    expect(failed[0]?.fields).toMatchObject({ partition: 'orders-0', leader: 1 });
+    const shrunk = world.lines.find(({ event }) => event === 'in-sync set shrunk');
+    expect(shrunk).toMatchObject({ process: 'broker-1', level: 'warn', fields: { left: [2] } });
+    disk.capacityBytes = capacity;
+    await inSync(world, ALL, 15_000);
+    await world.converge('orders', 0, ALL);
   });
 });
 
