@@ -6,21 +6,21 @@
 'use strict';
 const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
 const Module = require('node:module');
-const { join } = require('node:path');
+const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { Script } = require('node:vm');
 
-const ROOT = join(__dirname, '..', '..', '..');
-const DIST = join(__dirname, '..', 'dist');
-const PACK = join(DIST, 'relevo.cjs');
-const CODE_CACHE = join(DIST, `relevo.${process.version}-${process.arch}.cache`);
+const ROOT = path.join(__dirname, '..', '..', '..');
+const DIST = path.join(__dirname, '..', 'dist');
+const PACK = path.join(DIST, 'relevo.cjs');
+const CODE_CACHE = path.join(DIST, `relevo.${process.version}-${process.arch}.cache`);
 
 /** Whether every module is still as it was when the pack was made. */
 function isFresh() {
-  const list = join(DIST, 'relevo.inputs.json');
+  const list = path.join(DIST, 'relevo.inputs.json');
   if (!existsSync(list) || !existsSync(PACK)) return false;
-  return JSON.parse(readFileSync(list, 'utf8')).every(([path, mtimeMs]) => {
-    const found = statSync(join(ROOT, path), { throwIfNoEntry: false });
+  return JSON.parse(readFileSync(list, 'utf8')).every(([name, mtimeMs]) => {
+    const found = statSync(path.join(ROOT, name), { throwIfNoEntry: false });
     return found !== undefined && found.mtimeMs === mtimeMs;
   });
 }
@@ -49,4 +49,4 @@ async function writeCodeCache() {
 
 if (process.argv[2] === '--write-code-cache') void writeCodeCache();
 else if (isFresh()) void run(compile()).main();
-else void import(pathToFileURL(join(DIST, 'main.js')).href);
+else void import(pathToFileURL(path.join(DIST, 'main.js')).href);
