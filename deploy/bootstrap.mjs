@@ -17,6 +17,7 @@ import {
   readFileSync,
   readdirSync,
   realpathSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -27,6 +28,9 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const STAMPS = join(ROOT, 'node_modules', '.cache', 'relevo');
 const NODE_MIN = [20, 19];
+/** How often to look whether another process has ended its build. */
+const LOCK_POLL_MS = 100;
+const LOCK_EMPTY_MAX_MS = 10_000;
 
 /** Makes the workspace ready: the right Node.js, dependencies installed, packages built. */
 export function prepare() {
@@ -87,13 +91,57 @@ function npm(...args) {
  * good build and its output is there.
  */
 function build() {
-  const sources = fingerprint();
-  if (readStamp('build') === `${sources} ${outputs()}`) return;
-  const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-  step('building (tsc -b)', () => run(process.execPath, [tsc, '-b', 'packages/cli']));
-  const bundler = join(ROOT, 'deploy', 'bundle.mjs');
-  step('packing (deploy/bundle.mjs)', () => run(process.execPath, [bundler]));
-  writeStamp('build', `${sources} ${outputs()}`);
+  if (isBuilt()) return;
+  alone(() => {
+    // Another process may have done it meanwhile.
+    if (isBuilt()) return;
+    const sources = fingerprint();
+    const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
+    step('building (tsc -b)', () => run(process.execPath, [tsc, '-b', 'packages/cli']));
+    const bundler = join(ROOT, 'deploy', 'bundle.mjs');
+    step('packing (deploy/bundle.mjs)', () => run(process.execPath, [bundler]));
+    writeStamp('build', `${sources} ${outputs()}`);
+  });
+}
+
+const isBuilt = () => readStamp('build') === `${fingerprint()} ${outputs()}`;
+
+/** Two processes that build at the same time would write over each other: the second waits. */
+function alone(work) {
+  mkdirSync(STAMPS, { recursive: true });
+  const lock = join(STAMPS, 'building');
+  for (;;) {
+    try {
+      writeFileSync(lock, String(process.pid), { flag: 'wx' });
+      break;
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
+      if (isAbandoned(lock)) rmSync(lock, { force: true });
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOCK_POLL_MS);
+    }
+  }
+  // A failed step ends the process.
+  process.once('exit', () => rmSync(lock, { force: true }));
+  work();
+  rmSync(lock, { force: true });
+}
+
+/** Its process has ended, or never came to writing down which it is. */
+function isAbandoned(lock) {
+  const found = statSync(lock, { throwIfNoEntry: false });
+  if (found === undefined) return false;
+  const owner = existsSync(lock) ? readFileSync(lock, 'utf8') : '';
+  return owner === '' ? Date.now() - found.mtimeMs > LOCK_EMPTY_MAX_MS : !isAlive(Number(owner));
+}
+
+function isAlive(pid) {
+  if (!Number.isInteger(pid) || pid <= 0) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
 }
 
 /** Which packages have been built: a letter for each. */
