@@ -79,7 +79,7 @@ export class BrokerProcess {
     const child = spawn(
       process.execPath,
       [...this.#nodeArguments, CLI, 'broker', '--config', this.configFile],
-      { stdio: ['ignore', 'pipe', 'pipe'] },
+      { stdio: ['ignore', 'pipe', 'pipe'], env: withoutSettings(process.env) },
     );
     const keep = (chunk: Buffer): void => appendFileSync(this.logFile, chunk);
     child.stdout.on('data', keep);
@@ -134,6 +134,10 @@ export class BrokerProcess {
     return existsSync(this.logFile) ? readFileSync(this.logFile, 'utf8') : '';
   }
 }
+
+/** What the caller's shell sets for other brokers is none of ours. */
+const withoutSettings = (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv =>
+  Object.fromEntries(Object.entries(environment).filter(([name]) => !name.startsWith('RELEVO_')));
 
 export class TestCluster {
   readonly brokers: readonly BrokerProcess[];

@@ -172,7 +172,11 @@ export interface MessageStream<Out> {
 export interface StreamEvents<In> {
   onMessage(message: In): void;
   onDrain?(): void;
-  /** Called once, last. `undefined`: the peer ended it well. */
+  /**
+   * Called once, last. `undefined`: the peer has said all. A client knows then that all went well; a
+   * handler does not, for Node's HTTP/2 ends a stream just before it resets it, so that a cancel may look
+   * the same: handlers treat both alike.
+   */
   onEnd(error: RpcError | undefined): void;
 }
 

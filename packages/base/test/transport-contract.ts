@@ -453,6 +453,10 @@ function flowContract(on: On): void {
   });
 }
 
+/** What a handler may be told when its caller has cancelled: see `StreamEvents.onEnd`. */
+const cancelled = (error: RpcError | undefined): boolean =>
+  error === undefined || error.status === 'CANCELLED';
+
 function endContract(on: On): void {
   on('a client’s cancel ends both sides, once', async (bench, world) => {
     const listener = await bench.listenBidi();
@@ -469,10 +473,10 @@ function endContract(on: On): void {
     stream.cancel(new RpcError('CANCELLED', 'no longer wanted'));
     inCall = false;
     expect((await bench.ended(inbox))?.status).toBe('CANCELLED');
-    expect((await bench.ended(accepted.inbox))?.status).toBe('CANCELLED');
+    expect(cancelled(await bench.ended(accepted.inbox))).toBe(true);
     stream.cancel(new RpcError('CANCELLED', 'again'));
     expect(stream.send('too late')).toBe(false);
-    expect(accepted.stream.send('too late')).toBe(false);
+    await bench.until('the server side is over', () => !accepted.stream.send('too late'));
     await bench.sleep(20);
     expect([inbox.ends, accepted.inbox.ends]).toEqual([1, 1]);
   });
@@ -511,7 +515,8 @@ function endContract(on: On): void {
     const stream = world.client.dial(listener.address).subscribe(SERVER_STREAM, 'x', inbox);
     await bench.until('the first message', () => inbox.messages.length === 1);
     stream.cancel(new RpcError('CANCELLED', 'enough'));
-    expect((await bench.ended(far))?.status).toBe('CANCELLED');
+    expect(cancelled(await bench.ended(far))).toBe(true);
+    await bench.sleep(20);
     expect(far.ends).toBe(1);
   });
 
@@ -550,7 +555,7 @@ function endContract(on: On): void {
     expect((await bench.ended(inbox))?.status).toBe('CANCELLED');
     expect((await call).status).toBe('CANCELLED');
     await bench.until('the server hears of it', () => far[0]?.ends === 1);
-    expect(far[0]?.error).toBeInstanceOf(RpcError);
+    expect(cancelled(far[0]?.error)).toBe(true);
     const late = failure(channel.call(UNARY, 'x', { deadlineMs: 5_000 }));
     expect((await late).status).toBe('CANCELLED');
   });

@@ -19,13 +19,7 @@ import type {
   UnaryHandler,
 } from '@relevo/base/ports';
 import { watchSessions, widenStreamWindows } from './grpc-internals.ts';
-import {
-  CANCEL_FLUSH_MS,
-  HALF_CLOSE_DELAY_MS,
-  SERVER_OPTIONS,
-  WINDOW_BYTES,
-  WRITES_AHEAD,
-} from './grpc-options.ts';
+import { CANCEL_FLUSH_MS, SERVER_OPTIONS, WINDOW_BYTES, WRITES_AHEAD } from './grpc-options.ts';
 import { isExpected, toGrpcStatus, toRpcError } from './grpc-status.ts';
 import { GrpcStream } from './grpc-stream.ts';
 
@@ -179,7 +173,6 @@ class ServerCall extends GrpcStream<unknown, unknown> {
   readonly #onReleased: () => void;
   /** The request of a call that has one is here. */
   #requested = false;
-  #endTimer: NodeJS.Timeout | undefined;
 
   constructor(
     route: Route,
@@ -267,11 +260,7 @@ class ServerCall extends GrpcStream<unknown, unknown> {
 
   protected override peerEnded(): void {
     if (this.#route.kind === 'bidi') {
-      // The turn after the timer: in between all that has arrived is read.
-      this.#endTimer ??= setTimeout(
-        () => setImmediate(() => this.tellEnd(undefined)),
-        HALF_CLOSE_DELAY_MS,
-      );
+      this.tellEnd(undefined);
     } else if (!this.#requested) {
       this.cancel(new RpcError('INVALID_ARGUMENT', 'the call ended before its request came'));
     }
@@ -315,7 +304,6 @@ class ServerCall extends GrpcStream<unknown, unknown> {
   }
 
   protected override released(): void {
-    clearTimeout(this.#endTimer);
     this.#onReleased();
   }
 }

@@ -20,11 +20,6 @@ export const KEEPALIVE_INTERVAL_MS = 10_000;
 export const KEEPALIVE_TIMEOUT_MS = 5000;
 /** How long cancelled calls have to tell their callers, before their connections are cut. */
 export const CANCEL_FLUSH_MS = 250;
-/**
- * A stream that ends is known to have ended well when no reset has followed in so long: a caller of
- * Node.js that cancels sends both, the one right after the other.
- */
-export const HALF_CLOSE_DELAY_MS = 5;
 
 const COMMON: ChannelOptions = {
   'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,

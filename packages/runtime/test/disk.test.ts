@@ -96,24 +96,29 @@ describe('NodeDisk: locks', () => {
     'a holder that was killed and never reaped (a zombie) is gone; while it lives it stands',
     async () => {
       const { root, dispose } = temporary();
-      // What `exec` leaves is a parent that never waits for its child.
+      // What `exec` leaves is a parent that never waits for its child; the shell before it does.
       const script = 'sleep 600 & echo $!; exec sleep 600';
       const parent = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
       let pid = 0;
+      let running = false;
       try {
         const [line] = (await once(parent.stdout, 'data')) as [Buffer];
         pid = Number(line.toString());
+        running = true;
         const stat = (): string[] =>
           readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/.*\) /, '').split(' ');
         writeFileSync(join(root, '.lock'), `${pid} ${stat()[19]}\n`);
         expect(() => new NodeDisk().lock(root)).toThrowError(`in use by process ${pid}; stop it`);
+        const parentName = (): string => readFileSync(`/proc/${parent.pid}/comm`, 'utf8');
+        await expect.poll(parentName, { timeout: 5000 }).toBe('sleep\n');
         process.kill(pid, 'SIGKILL');
+        running = false;
         await expect.poll(() => stat()[0], { timeout: 5000 }).toBe('Z');
         new NodeDisk().lock(root).release();
         expect(stat()[0]).toBe('Z');
       } finally {
-        if (pid > 0) process.kill(pid, 'SIGKILL');
         parent.kill('SIGKILL');
+        if (running) process.kill(pid, 'SIGKILL');
         dispose();
       }
     },

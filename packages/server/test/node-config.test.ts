@@ -104,6 +104,11 @@ test('an unknown RELEVO_ variable is named with the nearest known one', () => {
   expect(mistakesOf(minimal, { RELEVO_NODE_IDD: '1' })).toContain('did you mean RELEVO_NODE_ID?');
 });
 
+test('what the other parts of Relevo read from the environment is no mistake', () => {
+  const environment = { RELEVO_BROKERS: 'broker-1:9093', RELEVO_IMAGE: 'relevo:local' };
+  expect(resolveConfig({ file: minimal, environment })).toEqual(resolveConfig({ file: minimal }));
+});
+
 test('nothing at all: what has no default is told, each once, and where settings come from', () => {
   const message = (() => {
     try {

@@ -123,16 +123,29 @@ export class ContainerBroker {
     return (await run('docker', ['exec', this.container, ...command])).stdout;
   }
 
-  /** A rule of iptables in the container's network; returns what takes it away again. */
-  async filter(...rule: string[]): Promise<() => Promise<void>> {
+  /**
+   * Rules of iptables in the container's network. Returns what takes them away again, and rejects when not
+   * one packet has met any of them: a fault that did not take hold proves nothing.
+   */
+  async filter(...rules: readonly (readonly string[])[]): Promise<() => Promise<void>> {
     const { pid } = await this.state();
-    const iptables = async (how: '-A' | '-D'): Promise<void> => {
-      const [chain = 'INPUT', ...rest] = rule;
-      const command = ['--target', String(pid), '--net', 'iptables', '--wait', how, chain, ...rest];
-      await run('nsenter', command);
+    const iptables = async (...command: string[]): Promise<string> => {
+      const inside = ['--target', String(pid), '--net', 'iptables', '--wait'];
+      return (await run('nsenter', [...inside, ...command])).stdout;
     };
-    await iptables('-A');
-    return () => iptables('-D');
+    const change = async (how: '--append' | '--delete'): Promise<void> => {
+      for (const [chain = '', ...rest] of rules) await iptables(how, chain, ...rest);
+    };
+    await change('--append');
+    return async () => {
+      const counted = await iptables('--list', '--numeric', '--verbose', '--exact');
+      await change('--delete');
+      const dropped = [...counted.matchAll(/^\s*(\d+)\s+\d+\s+DROP\s/gm)];
+      if (dropped.some(([, packets]) => Number(packets) > 0)) return;
+      throw new Error(
+        `no packet of ${this.name} has met a rule, the fault did not take hold:\n${counted}`,
+      );
+    };
   }
 
   async state(): Promise<{ running: boolean; pid: number; exitCode: number; restarts: number }> {

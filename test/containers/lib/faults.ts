@@ -34,26 +34,23 @@ const cutOff = async (victim: ContainerBroker): Promise<Undo> => {
 const oneWay =
   (chain: 'INPUT' | 'OUTPUT') =>
   async (victim: ContainerBroker, cluster: ContainerCluster): Promise<Undo> => {
-    const undo: Undo[] = [];
+    const side = chain === 'INPUT' ? '--source' : '--destination';
+    const rules: string[][] = [];
     for (const other of cluster.brokers) {
-      if (other === victim) continue;
-      const side = chain === 'INPUT' ? '--source' : '--destination';
-      undo.push(await victim.filter(chain, side, await other.ip(), '--jump', 'DROP'));
+      if (other !== victim) rules.push([chain, side, await other.ip(), '--jump', 'DROP']);
     }
-    return async () => {
-      for (const one of undo) await one();
-    };
+    return victim.filter(...rules);
   };
 const lossy = (victim: ContainerBroker): Promise<Undo> =>
-  victim.filter(
+  victim.filter([
     ...['INPUT', '--protocol', 'tcp', '--match', 'statistic', '--mode', 'random'],
     ...['--probability', '0.05', '--jump', 'DROP'],
-  );
+  ]);
 const narrow = (victim: ContainerBroker): Promise<Undo> =>
-  victim.filter(
+  victim.filter([
     ...['INPUT', '--protocol', 'tcp', '--match', 'hashlimit', '--hashlimit-above', '512kb/s'],
     ...['--hashlimit-mode', 'srcip', '--hashlimit-name', `relevo-${victim.id}`, '--jump', 'DROP'],
-  );
+  ]);
 const restart = async (victim: ContainerBroker): Promise<Undo> => {
   await victim.stop();
   return () => victim.start();

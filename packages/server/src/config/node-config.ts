@@ -229,8 +229,14 @@ const REQUIRED: Readonly<Record<string, string>> = {
 
 export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
 
-/** Environment variables of ours that are not settings. */
-const OTHER_VARIABLES = new Set(['RELEVO_CONFIG', 'RELEVO_BOOTSTRAP', 'RELEVO_REWRITE']);
+/** Environment variables of ours that are not settings of a node. */
+const OTHER_VARIABLES = new Set([
+  'RELEVO_BOOTSTRAP',
+  'RELEVO_BROKERS',
+  'RELEVO_CONFIG',
+  'RELEVO_IMAGE',
+  'RELEVO_REWRITE',
+]);
 
 export interface ConfigSources {
   /** The parsed YAML. */
