@@ -1,16 +1,20 @@
 /**
- * `npm run chaos:containers -- [--minutes M] [--seed S] [--brokers N] [--only a,b] [--json FILE]`
+ * `npm run chaos:containers -- [--minutes M] [--seed S] [--brokers N] [--only a,b] [--previous IMAGE] [--json FILE]`
  *
  * Brokers in containers, each a host of its own, under a recorded load of several producers and consumers.
  * Without --minutes each fault strikes once; with it faults drawn from the seed strike for so long. Each
  * fault is undone, and the cluster must then be whole within its bar. At the end the record is checked.
+ *
+ * The image is `relevo:local`, or what RELEVO_IMAGE says. --previous names the image that a rolling upgrade
+ * starts from.
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
-import { chaos, type FaultOutcome } from './lib/chaos.ts';
-import { fixedPlan, randomPlan } from './lib/plan.ts';
+import { chaos, type ChaosResult, type FaultOutcome, type Totals } from './lib/chaos.ts';
 import { assertEngine } from './lib/engine.ts';
+import type { FaultKind, Setting } from './lib/faults.ts';
+import { faultsNamed, fixedPlan, randomPlan } from './lib/plan.ts';
 
 const { values } = parseArgs({
   options: {
@@ -18,57 +22,100 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     brokers: { type: 'string', default: '3' },
     only: { type: 'string' },
+    previous: { type: 'string' },
     json: { type: 'string' },
   },
 });
 
 await assertEngine();
-const only = values.only?.split(',');
-const seconds = values.minutes === undefined ? Infinity : Number(values.minutes) * 60;
-const plan = values.minutes === undefined ? fixedPlan(only) : randomPlan(values.seed, only);
-const brokers = Number(values.brokers);
-
+const minutes = values.minutes === undefined ? undefined : positive('minutes', values.minutes);
+const brokers = positive('brokers', values.brokers);
+const chosen = faultsNamed(values.only?.split(','));
 console.log(
   `${brokers} brokers, ` +
-    (values.minutes === undefined
-      ? 'each fault once'
-      : `seed ${values.seed}, ${values.minutes} min`),
+    (minutes === undefined ? 'each fault once' : `seed ${values.seed}, ${minutes} min`),
 );
-const result = await chaos({
-  brokers,
-  plan,
-  seconds,
-  say: (line) => console.log(`  ${line}`),
-});
-
-const table = new Table({
-  head: ['fault', 'times', 'first new ack ms, most', 'longest stall ms', 'whole again ms, most'],
-});
-const figures: Record<string, number> = {};
-for (const [name, outcomes] of grouped(result.faults)) {
-  const most = (of: (outcome: FaultOutcome) => number): number =>
-    Math.round(Math.max(...outcomes.map(of)));
-  const row = [
-    most(({ firstNewAckMs }) => firstNewAckMs),
-    most(({ stallMs }) => stallMs),
-    most(({ wholeMs }) => wholeMs),
-  ];
-  table.push([name, outcomes.length, ...row]);
-  for (const [index, what] of ['FirstNewAckMsMax', 'StallMsMax', 'WholeMsMax'].entries()) {
-    figures[`${camelCase(name)}${what}`] = row[index] ?? NaN;
-  }
+const skipped: string[] = [];
+const results: ChaosResult[] = [];
+for (const setting of ['plain', 'laboratory', 'previous'] satisfies Setting[]) {
+  const kinds = chosen.filter((kind) => kind.setting === setting);
+  if (kinds.length > 0) await suffer(setting, kinds);
 }
-console.log(table.toString());
-Object.assign(figures, result.totals);
-const totals = new Table();
-for (const [name, value] of Object.entries(result.totals)) totals.push([name, value]);
-console.log(totals.toString());
-for (const { kind, text } of result.anomalies.slice(0, 20)) console.log(`${kind}: ${text}`);
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
-const failed = result.anomalies.length + result.problems.length;
-for (const problem of result.problems) console.log(problem);
-console.log(failed === 0 ? 'no anomaly, and all bars met' : `${failed} anomalies and problems`);
-process.exit(failed === 0 ? 0 : 1);
+report();
+
+/** Faults of one setting, on a cluster of their own. */
+async function suffer(setting: Setting, kinds: readonly FaultKind[]): Promise<void> {
+  if (setting === 'previous') {
+    if (minutes !== undefined) return;
+    if (values.previous === undefined) {
+      skipped.push('rolling-upgrade: --previous does not say which image to upgrade from');
+      return;
+    }
+  }
+  const drawn = chosen.filter((kind) => kind.setting !== 'previous');
+  const seconds = minutes === undefined ? Infinity : (minutes * 60 * kinds.length) / drawn.length;
+  const result = await chaos({
+    ...{ brokers, seconds, setting, previousImage: values.previous },
+    plan: minutes === undefined ? fixedPlan(kinds) : randomPlan(values.seed, kinds),
+    say: (line) => console.log(`  ${line}`),
+  });
+  results.push(result);
+}
+
+function report(): never {
+  const figures: Record<string, number> = {};
+  const table = new Table({
+    head: ['fault, most of', 'times', 'first new ack ms', 'whole again ms', 'memory MB'],
+  });
+  for (const [name, outcomes] of grouped(results.flatMap(({ faults }) => faults))) {
+    const most = (of: (outcome: FaultOutcome) => number): number =>
+      Math.round(Math.max(...outcomes.map(of)));
+    const row = [
+      most(({ firstNewAckMs }) => firstNewAckMs),
+      most(({ wholeMs }) => wholeMs),
+      most(({ memoryMb }) => memoryMb),
+    ];
+    table.push([name, outcomes.length, ...row]);
+    for (const [index, what] of ['FirstNewAckMsMax', 'WholeMsMax', 'MemoryMbMax'].entries()) {
+      figures[`${camelCase(name)}${what}`] = row[index] ?? NaN;
+    }
+  }
+  console.log(table.toString());
+  const totals = new Table();
+  for (const [name, value] of Object.entries(totalsOf(results.map((result) => result.totals)))) {
+    totals.push([name, value]);
+    figures[name] = value;
+  }
+  console.log(totals.toString());
+  const anomalies = results.flatMap((result) => result.anomalies);
+  const problems = results.flatMap((result) => result.problems);
+  for (const { kind, text } of anomalies.slice(0, 20)) console.log(`${kind}: ${text}`);
+  for (const problem of problems) console.log(problem);
+  for (const what of skipped) console.log(`SKIPPED ${what}`);
+  if (values.json !== undefined) {
+    writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+  }
+  const failed = anomalies.length + problems.length;
+  console.log(failed === 0 ? 'no anomaly, and all bars met' : `${failed} anomalies and problems`);
+  process.exit(failed === 0 ? 0 : 1);
+}
+
+/** Counts are added up; of what is called Max the most counts. */
+function totalsOf(all: readonly Totals[]): Record<string, number> {
+  const sum: Record<string, number> = {};
+  for (const [name, value] of all.flatMap((totals) => Object.entries(totals))) {
+    const before = sum[name] ?? 0;
+    sum[name] = name.endsWith('Max') ? Math.max(before, value) : before + value;
+  }
+  return sum;
+}
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (value > 0) return value;
+  console.error(`--${name} is a number above 0, not "${text}"`);
+  process.exit(2);
+}
 
 function grouped(faults: readonly FaultOutcome[]): Map<string, FaultOutcome[]> {
   const groups = new Map<string, FaultOutcome[]>();

@@ -1,12 +1,17 @@
 /** One cluster of containers through a plan of faults, under a recorded load. */
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Relevo } from '@relevo/client';
 import type { Anomaly } from '@relevo/simulation/history';
 import { pause, until } from '../../lib/wait.ts';
 import { untilHandedBack } from '../../lib/workload.ts';
-import { ContainerCluster } from './container-cluster.ts';
-import { victimOf } from './faults.ts';
+import { IMAGE } from './broker-container.ts';
+import { ContainerCluster, FaultMissed } from './container-cluster.ts';
+import { victimOf, type Setting } from './faults.ts';
 import type { PlannedFault } from './plan.ts';
 import { RecordedLoad } from './recorded-load.ts';
+import { libfaketime } from './tools.ts';
 
 /** After a fault is undone: all replicas in sync, all preferred leaders leading. */
 export const WHOLE_WITHIN_MS = 15_000;
@@ -16,25 +21,31 @@ const TOPIC = 'chaos';
 /** A broker's memory in the end, against that before the faults. */
 const MEMORY_GROWTH_MAX = 2;
 const MIB = 1024 * 1024;
+const LABORATORY_BYTES = 256 * MIB;
 
 export interface ChaosOptions {
   readonly brokers: number;
   readonly plan: Iterable<PlannedFault>;
   /** No new fault is begun after so long. */
   readonly seconds: number;
-  readonly image?: string;
+  readonly setting: Setting;
+  /** What is upgraded from; needed where the setting is 'previous'. */
+  readonly previousImage?: string | undefined;
   readonly say: (line: string) => void;
 }
 
 export interface FaultOutcome {
   readonly name: string;
   readonly victim: number;
-  /** From the strike until every partition had acknowledged something sent or repeated after it. */
+  /**
+   * The longest that any partition went from its last acknowledgement to the first new one, from the strike
+   * until the cluster was whole.
+   */
   readonly firstNewAckMs: number;
-  /** The longest that any partition went without an acknowledgement. */
-  readonly stallMs: number;
   /** From the undoing until the cluster was whole. */
   readonly wholeMs: number;
+  /** Of the largest broker, when it was whole. */
+  readonly memoryMb: number;
 }
 
 export interface ChaosResult {
@@ -42,12 +53,28 @@ export interface ChaosResult {
   readonly anomalies: readonly Anomaly[];
   /** What else is not as it must be. */
   readonly problems: readonly string[];
-  readonly totals: Readonly<Record<string, number>>;
+  readonly totals: Totals;
+}
+
+export interface Totals {
+  readonly faults: number;
+  readonly acked: number;
+  readonly unknown: number;
+  readonly failed: number;
+  readonly anomalies: number;
+  readonly wholeMsMax: number;
+  readonly memoryMbBeforeMax: number;
+  readonly memoryMbAfterMax: number;
 }
 
 export async function chaos(options: ChaosOptions): Promise<ChaosResult> {
-  const { brokers, image } = options;
-  const cluster = await ContainerCluster.start({ brokers, ...(image !== undefined && { image }) });
+  const { brokers, setting, previousImage } = options;
+  const laboratory = setting === 'laboratory';
+  const cluster = await ContainerCluster.start({
+    brokers,
+    ...(laboratory && { dataBytes: LABORATORY_BYTES, fakeClock: await libfaketime() }),
+    ...(setting === 'previous' && previousImage !== undefined && { image: previousImage }),
+  });
   try {
     return await new Run(cluster, options).run();
   } finally {
@@ -86,6 +113,7 @@ class Run {
     }
     const anomalies = await load.finish();
     const memoryAfter = await this.#memory();
+    const memoryBeforeMax = Math.max(...memoryBefore);
     const growth = Math.max(...memoryAfter.map((bytes, at) => bytes / (memoryBefore[at] ?? bytes)));
     if (growth > MEMORY_GROWTH_MAX) {
       this.#problems.push(`a broker's memory has grown ${growth.toFixed(1)}-fold`);
@@ -93,6 +121,7 @@ class Run {
     for (const error of load.consumerErrors) this.#problems.push(`a consumer failed: ${error}`);
     await this.#lookAtLogs();
     await relevo.close();
+    if (anomalies.length + this.#problems.length > 0) await this.#keepLogs();
     const { history } = load;
     return {
       faults: this.#faults,
@@ -105,7 +134,7 @@ class Run {
         failed: history.count('failed'),
         anomalies: anomalies.length,
         wholeMsMax: Math.round(Math.max(0, ...this.#faults.map(({ wholeMs }) => wholeMs))),
-        memoryMbBeforeMax: Math.round(Math.max(...memoryBefore) / MIB),
+        memoryMbBeforeMax: Math.round(memoryBeforeMax / MIB),
         memoryMbAfterMax: Math.round(Math.max(...memoryAfter) / MIB),
       },
     };
@@ -117,21 +146,28 @@ class Run {
     const pick = (count: number): number => draw % count;
     const victim = await victimOf(kind.role, this.#cluster, relevo, TOPIC, pick);
     const struckMs = performance.now();
-    const undo = await kind.strike(victim, this.#cluster);
-    await pause(lastsMs);
-    await undo();
+    const untilWhole = (): Promise<void> => untilHandedBack(relevo, GIVE_UP_MS);
+    const scene = { cluster: this.#cluster, untilWhole, image: IMAGE };
+    try {
+      const undo = await kind.strike(victim, scene);
+      await pause(lastsMs);
+      await undo();
+    } catch (error) {
+      if (!(error instanceof FaultMissed)) throw error;
+      this.#problems.push(`${kind.name} did not take hold: ${error.message}`);
+    }
     const undoneMs = performance.now();
-    await untilHandedBack(relevo, GIVE_UP_MS);
+    await untilWhole();
     const wholeMs = performance.now() - undoneMs;
-    await until('an acknowledgement of every partition', () =>
-      Number.isFinite(load.firstNewAckMs(struckMs)),
-    );
-    const firstNewAckMs = load.firstNewAckMs(struckMs);
-    const stallMs = load.longestStallMs(struckMs, performance.now());
-    this.#faults.push({ name: kind.name, victim: victim.id, firstNewAckMs, stallMs, wholeMs });
+    const wholeAtMs = performance.now();
+    await until('an acknowledgement of every partition', () => load.ackedSince(wholeAtMs));
+    const firstNewAckMs = load.longestStallMs(struckMs, performance.now());
+    const memoryMb = Math.max(...(await this.#memory())) / MIB;
+    this.#faults.push({ name: kind.name, victim: victim.id, firstNewAckMs, wholeMs, memoryMb });
     this.#options.say(
-      `${kind.name} at ${victim.name} for ${lastsMs} ms: first new ack ${firstNewAckMs.toFixed(0)} ms, ` +
-        `longest stall ${stallMs.toFixed(0)} ms, whole ${wholeMs.toFixed(0)} ms after its end`,
+      `${kind.name} at ${kind.role === 'all' ? 'all' : victim.name} for ${lastsMs} ms: first new ack ` +
+        `after ${firstNewAckMs.toFixed(0)} ms, whole ${wholeMs.toFixed(0)} ms after its end, ` +
+        `${memoryMb.toFixed(0)} MB`,
     );
     if (wholeMs > WHOLE_WITHIN_MS) {
       this.#problems.push(`${kind.name}: whole after ${wholeMs.toFixed(0)} ms only`);
@@ -140,6 +176,14 @@ class Run {
 
   #memory(): Promise<number[]> {
     return Promise.all(this.#cluster.brokers.map((broker) => broker.memoryBytes()));
+  }
+
+  async #keepLogs(): Promise<void> {
+    const directory = mkdtempSync(join(tmpdir(), 'relevo-containers-'));
+    for (const broker of this.#cluster.brokers) {
+      writeFileSync(join(directory, `${broker.name}.log`), await broker.logs());
+    }
+    this.#options.say(`the brokers' logs are in ${directory}`);
   }
 
   /** A broker that ends by itself is started again by nobody here, but says so. */

@@ -3,23 +3,13 @@
  * client port published on the loopback. Made and removed by testcontainers; faults go through the
  * engine's own interface, as an operator's hands would.
  */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { promisify } from 'node:util';
-import {
-  GenericContainer,
-  Network,
-  Wait,
-  getContainerRuntimeClient,
-  type StartedNetwork,
-} from 'testcontainers';
+import { Network, getContainerRuntimeClient, type StartedNetwork } from 'testcontainers';
 import { freePorts } from '../../lib/ports.ts';
-import { pause, until } from '../../lib/wait.ts';
-
-export const IMAGE = process.env['RELEVO_IMAGE'] ?? 'relevo:local';
-const DATA = '/var/lib/relevo';
-const OUTSIDE_PORT = 19093;
-const START_MS = 30_000;
+import { until } from '../../lib/wait.ts';
+import { BrokerContainer, CLOCK_FILE, IMAGE, OUTSIDE_PORT } from './broker-container.ts';
 
 const run = promisify(execFile);
 
@@ -31,39 +21,26 @@ export interface ContainerClusterOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** A data directory of so many bytes in memory, instead of a volume: to be filled. */
   readonly dataBytes?: number;
+  /** Where libfaketime is on this host: brokers are started with a clock that `setClock` can set. */
+  readonly fakeClock?: string;
 }
 
-/** What testcontainers has no words for: a fixed port of the loopback, a volume, a read-only root. */
-class BrokerContainer extends GenericContainer {
-  readonly #hostPort: number;
-  readonly #volume: string | undefined;
-
-  constructor(image: string, hostPort: number, volume: string | undefined) {
-    super(image);
-    this.#hostPort = hostPort;
-    this.#volume = volume;
-  }
-
-  protected override beforeContainerCreated(): Promise<void> {
-    const port = `${OUTSIDE_PORT}/tcp`;
-    this.createOpts.ExposedPorts = { [port]: {} };
-    this.hostConfig.PortBindings = {
-      [port]: [{ HostIp: '127.0.0.1', HostPort: String(this.#hostPort) }],
-    };
-    this.hostConfig.ReadonlyRootfs = true;
-    this.hostConfig.Init = true;
-    if (this.#volume !== undefined) {
-      this.hostConfig.Mounts = [{ Type: 'volume', Source: this.#volume, Target: DATA }];
-    }
-    return Promise.resolve();
-  }
+/** Something was to fail, and did not. */
+export class FaultMissed extends Error {
+  override readonly name = 'FaultMissed';
 }
+
+/** Where a proxy listens that stands in for the broker's own port. */
+export const PROXY_PORT = '29093';
+const TO_BROKER = ['--protocol', 'tcp', '--destination-port', '9093'];
+const WITH_RESET = ['--reject-with', 'tcp-reset'];
 
 export class ContainerBroker {
   readonly id: number;
   /** From this host. */
   readonly address: string;
   readonly name: string;
+  readonly hostPort: number;
   readonly volume: string | undefined;
   readonly #cluster: ContainerCluster;
   container = '';
@@ -75,6 +52,7 @@ export class ContainerBroker {
     this.#cluster = cluster;
     this.id = facts.id;
     this.name = `broker-${facts.id}`;
+    this.hostPort = facts.hostPort;
     this.address = `127.0.0.1:${facts.hostPort}`;
     this.volume = facts.volume;
   }
@@ -109,6 +87,14 @@ export class ContainerBroker {
     return this.#engine('network', 'connect', '--alias', this.name, network, this.container);
   }
 
+  /** Stops it, and starts another image on its volume. */
+  async upgrade(image: string): Promise<void> {
+    await this.stop();
+    const old = this.container;
+    await this.#engine('rm', old);
+    await this.#cluster.launch(this, image);
+  }
+
   /** Removes all in the data directory; the broker must not run. */
   async wipe(): Promise<void> {
     if (this.volume === undefined) throw new Error(`${this.name} has no volume to be wiped`);
@@ -124,8 +110,8 @@ export class ContainerBroker {
   }
 
   /**
-   * Rules of iptables in the container's network. Returns what takes them away again, and rejects when not
-   * one packet has met any of them: a fault that did not take hold proves nothing.
+   * Rules of iptables in the container's network. Returns what takes them away again, and then throws a
+   * `FaultMissed` when one of them has met no packet: a fault that did not take hold proves nothing.
    */
   async filter(...rules: readonly (readonly string[])[]): Promise<() => Promise<void>> {
     const { pid } = await this.state();
@@ -141,11 +127,56 @@ export class ContainerBroker {
       const counted = await iptables('--list', '--numeric', '--verbose', '--exact');
       await change('--delete');
       const dropped = [...counted.matchAll(/^\s*(\d+)\s+\d+\s+DROP\s/gm)];
-      if (dropped.some(([, packets]) => Number(packets) > 0)) return;
-      throw new Error(
-        `no packet of ${this.name} has met a rule, the fault did not take hold:\n${counted}`,
-      );
+      if (dropped.length > 0 && dropped.every(([, packets]) => Number(packets) > 0)) return;
+      throw new FaultMissed(`a rule has met no packet of ${this.name}:\n${counted}`);
     };
+  }
+
+  /**
+   * Other brokers' connections to it go through a proxy from now on, started by `command` in the
+   * container's network, on PROXY_PORT. Returns what takes it away, and then throws a `FaultMissed` when
+   * there was no connection.
+   */
+  async intercept(command: string, ...args: string[]): Promise<() => Promise<void>> {
+    const { pid } = await this.state();
+    const inside = ['--target', String(pid), '--net'];
+    const proxy = spawn('nsenter', [...inside, command, ...args], { stdio: 'ignore' });
+    const ended = new Promise<void>((resolve) => proxy.once('exit', () => resolve()));
+    // New connections are led to the proxy; those that there are get a reset, and come anew.
+    const rules = [
+      [
+        'PREROUTING',
+        '--table',
+        'nat',
+        ...TO_BROKER,
+        '--jump',
+        'REDIRECT',
+        '--to-ports',
+        PROXY_PORT,
+      ],
+      ['INPUT', '!', '--in-interface', 'lo', ...TO_BROKER, '--jump', 'REJECT', ...WITH_RESET],
+    ];
+    const change = async (how: '--append' | '--delete'): Promise<void> => {
+      for (const [chain = '', ...rest] of rules)
+        await run('nsenter', [...inside, 'iptables', '--wait', how, chain, ...rest]);
+    };
+    await change('--append');
+    return async () => {
+      const list = ['--table', 'nat', '--list', 'PREROUTING', '--verbose', '--exact'];
+      const { stdout: counted } = await run('nsenter', [...inside, 'iptables', '--wait', ...list]);
+      await change('--delete');
+      proxy.kill('SIGKILL');
+      await ended;
+      if (/^\s*[1-9]\d*\s+\d+\s+REDIRECT\s/m.test(counted)) return;
+      throw new FaultMissed(`no connection to ${this.name} went through the proxy:\n${counted}`);
+    };
+  }
+
+  /** The clock of a broker in a cluster with `fakeClock`, seconds from the true time. */
+  async setClock(offsetSeconds: number): Promise<void> {
+    const sign = offsetSeconds < 0 ? '-' : '+';
+    const text = `${sign}${Math.abs(offsetSeconds)}s`;
+    await this.exec('sh', '-c', `echo '${text}' >${CLOCK_FILE}`);
   }
 
   async state(): Promise<{ running: boolean; pid: number; exitCode: number; restarts: number }> {
@@ -153,6 +184,11 @@ export class ContainerBroker {
     const facts = await container.getById(this.container).inspect();
     const { Running: running, Pid: pid, ExitCode: exitCode } = facts.State;
     return { running, pid, exitCode, restarts: facts.RestartCount };
+  }
+
+  async imageId(): Promise<string> {
+    const { container } = await getContainerRuntimeClient();
+    return (await container.getById(this.container).inspect()).Image;
   }
 
   /** Its address in the cluster's network. */
@@ -187,16 +223,18 @@ export class ContainerBroker {
 export class ContainerCluster {
   readonly brokers: ContainerBroker[] = [];
   readonly #network: StartedNetwork;
+  readonly #options: ContainerClusterOptions;
   readonly #volumes: string[] = [];
 
-  private constructor(network: StartedNetwork) {
+  private constructor(network: StartedNetwork, options: ContainerClusterOptions) {
     this.#network = network;
+    this.#options = options;
   }
 
   static async start(options: ContainerClusterOptions = {}): Promise<ContainerCluster> {
-    const cluster = new ContainerCluster(await new Network().start());
+    const cluster = new ContainerCluster(await new Network().start(), options);
     try {
-      await cluster.#start(options);
+      await cluster.#start();
     } catch (error) {
       await cluster.destroy();
       throw error;
@@ -204,46 +242,39 @@ export class ContainerCluster {
     return cluster;
   }
 
-  async #start(options: ContainerClusterOptions): Promise<void> {
-    const count = options.brokers ?? 3;
+  async #start(): Promise<void> {
+    const { brokers: count = 3, dataBytes, image = IMAGE } = this.#options;
     const run = randomUUID().slice(0, 8);
     const ports = await freePorts(count);
-    const ids = Array.from({ length: count }, (_, index) => index + 1);
-    const voters = ids.slice(0, 3).map((id) => `${id}@broker-${id}:9093`);
-    await Promise.all(
-      ids.map(async (id, index) => {
-        const volume = options.dataBytes === undefined ? `relevo-test-${run}-${id}` : undefined;
-        if (volume !== undefined) this.#volumes.push(volume);
-        const hostPort = ports[index] ?? 0;
-        const broker = new ContainerBroker(this, { id, hostPort, volume });
-        this.brokers[index] = broker;
-        const container = new BrokerContainer(options.image ?? IMAGE, hostPort, volume)
-          .withNetwork(this.#network)
-          .withNetworkAliases(broker.name)
-          .withHostname(broker.name)
-          .withEnvironment({
-            RELEVO_CLUSTER_ID: 'containers',
-            RELEVO_NODE_ID: String(id),
-            RELEVO_PROCESS_ROLES: id <= 3 ? 'broker,controller' : 'broker',
-            RELEVO_CONTROLLER_QUORUM_VOTERS: voters.join(','),
-            RELEVO_LISTENER_GRPC: `inside://0.0.0.0:9093,outside://0.0.0.0:${OUTSIDE_PORT}`,
-            RELEVO_ADVERTISED_GRPC: `inside://${broker.name}:9093,outside://${broker.address}`,
-            RELEVO_LOG_DISK_RESERVE_BYTES: '0',
-            ...environmentOf(options.settings ?? {}),
-          })
-          .withTmpFs({
-            '/tmp': 'size=16m',
-            ...(options.dataBytes !== undefined && {
-              [DATA]: `size=${options.dataBytes},uid=1000,gid=1000`,
-            }),
-          })
-          .withDroppedCapabilities('ALL')
-          .withWaitStrategy(Wait.forHealthCheck())
-          .withStartupTimeout(START_MS);
-        const started = await container.start();
-        broker.container = started.getId();
-      }),
-    );
+    for (const [index, hostPort] of ports.entries()) {
+      const id = index + 1;
+      const volume = dataBytes === undefined ? `relevo-test-${run}-${id}` : undefined;
+      if (volume !== undefined) this.#volumes.push(volume);
+      this.brokers.push(new ContainerBroker(this, { id, hostPort, volume }));
+    }
+    await Promise.all(this.brokers.map((broker) => this.launch(broker, image)));
+  }
+
+  /** A new container for a broker that has none, with the volume that it has had. */
+  async launch(broker: ContainerBroker, image: string): Promise<void> {
+    const { settings = {}, dataBytes, fakeClock } = this.#options;
+    const voters = this.brokers.slice(0, 3).map(({ id, name }) => `${id}@${name}:9093`);
+    const { id, name, address, hostPort, volume } = broker;
+    const container = new BrokerContainer(image, { hostPort, volume, dataBytes, fakeClock })
+      .withNetwork(this.#network)
+      .withNetworkAliases(name)
+      .withHostname(name)
+      .withEnvironment({
+        RELEVO_CLUSTER_ID: 'containers',
+        RELEVO_NODE_ID: String(id),
+        RELEVO_PROCESS_ROLES: id <= 3 ? 'broker,controller' : 'broker',
+        RELEVO_CONTROLLER_QUORUM_VOTERS: voters.join(','),
+        RELEVO_LISTENER_GRPC: `inside://0.0.0.0:9093,outside://0.0.0.0:${OUTSIDE_PORT}`,
+        RELEVO_ADVERTISED_GRPC: `inside://${name}:9093,outside://${address}`,
+        RELEVO_LOG_DISK_RESERVE_BYTES: '0',
+        ...environmentOf(settings),
+      });
+    broker.container = (await container.start()).getId();
   }
 
   get network(): string {
@@ -265,7 +296,7 @@ export class ContainerCluster {
     const tried = async (...command: string[]): Promise<void> => {
       await run('docker', command).catch(() => undefined);
     };
-    for (const { container } of this.brokers.filter(Boolean)) {
+    for (const { container } of this.brokers) {
       if (container !== '') await tried('rm', '--force', '--volumes', container);
     }
     for (const volume of this.#volumes) await tried('volume', 'rm', '--force', volume);
@@ -273,7 +304,7 @@ export class ContainerCluster {
     await until('the network to be removed', async () => {
       await this.#network.stop();
       return true;
-    }).catch(() => pause(0));
+    });
   }
 }
 

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { IMAGE } from './container-cluster.ts';
+import { IMAGE } from './broker-container.ts';
 
 const run = promisify(execFile);
 

@@ -11,9 +11,19 @@ export interface PlannedFault {
   readonly draw: number;
 }
 
+/** What may be chosen; throws where a name is none of a fault. */
+export function faultsNamed(names: readonly string[] | undefined): readonly FaultKind[] {
+  for (const name of names ?? []) {
+    if (FAULTS.some((kind) => kind.name === name)) continue;
+    const all = FAULTS.map((kind) => kind.name).join(', ');
+    throw new Error(`there is no fault "${name}"; there are ${all}`);
+  }
+  return names === undefined ? FAULTS : FAULTS.filter(({ name }) => names.includes(name));
+}
+
 /** Each kind of fault once. */
-export const fixedPlan = (only?: readonly string[]): PlannedFault[] =>
-  FAULTS.filter(({ name }) => only === undefined || only.includes(name)).map((kind, index) => ({
+export const fixedPlan = (kinds: readonly FaultKind[]): PlannedFault[] =>
+  kinds.map((kind, index) => ({
     kind,
     pauseMs: 500,
     lastsMs: kind.lastsMs,
@@ -21,9 +31,8 @@ export const fixedPlan = (only?: readonly string[]): PlannedFault[] =>
   }));
 
 /** Goes on without end; the same seed draws the same faults. */
-export function* randomPlan(seed: string, only?: readonly string[]): Generator<PlannedFault> {
+export function* randomPlan(seed: string, kinds: readonly FaultKind[]): Generator<PlannedFault> {
   const prng = new Prng(seed);
-  const kinds = FAULTS.filter(({ name }) => only === undefined || only.includes(name));
   for (;;) {
     const kind = prng.pick(kinds);
     const pauseMs = Math.round(prng.between(100, 3_000));

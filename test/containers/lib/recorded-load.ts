@@ -69,10 +69,9 @@ export class RecordedLoad {
     return longest;
   }
 
-  /** How long after `sinceMs` every partition had acknowledged something new; Infinity: not yet. */
-  firstNewAckMs(sinceMs: number): number {
-    const firsts = this.#ackedAtMs.map((times) => times.find((time) => time > sinceMs) ?? Infinity);
-    return Math.max(...firsts) - sinceMs;
+  /** Whether every partition has acknowledged something since. */
+  ackedSince(sinceMs: number): boolean {
+    return this.#ackedAtMs.every((times) => (times.at(-1) ?? 0) > sinceMs);
   }
 
   /** Ends the load, waits for every outcome, reads the whole topic anew, and checks the record. */
