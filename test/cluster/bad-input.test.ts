@@ -280,6 +280,7 @@ describe('starting', () => {
     const { code, text } = await startWith({ 'log.dir': cluster.broker(1).directory });
     expect(code).toBe(1);
     expect(text).toContain(cluster.broker(1).directory);
+    expect(text.trimEnd().split('\n'), 'it is said once').toHaveLength(1);
   });
 
   test("another broker's and another cluster's data directory", async () => {
@@ -333,6 +334,17 @@ describe('starting', () => {
     expect(code).toBe(1);
     expect(text).toContain('203.0.113.1:9093');
   });
+
+  test('a quorum whose host names nobody knows', async () => {
+    const { code, text } = await startWith({
+      'controller.quorum.voters': '1@broker-1.invalid:9093,2@broker-2.invalid:9093',
+      'controller.quorum.resolve.timeout.ms': 1000,
+    });
+    expect(code).toBe(1);
+    expect(text.trimEnd().split('\n').at(-1)).toMatch(
+      /^relevo: the broker cannot go on: .* 1@broker-1\.invalid:9093, 2@broker-2\.invalid:9093 could not be resolved/,
+    );
+  }, 60_000);
 
   test('a file where the data directory should be', async () => {
     const file = join(cluster.directory, 'a-file');

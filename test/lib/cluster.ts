@@ -139,17 +139,22 @@ export class BrokerProcess {
 const withoutSettings = (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(environment).filter(([name]) => !name.startsWith('RELEVO_')));
 
+/** Whatever ends this process, no broker is left behind. */
+const living = new Set<TestCluster>();
+process.once('exit', () => {
+  for (const { brokers } of living) {
+    for (const broker of brokers) if (broker.running) broker.signal('SIGKILL');
+  }
+});
+
 export class TestCluster {
   readonly brokers: readonly BrokerProcess[];
   readonly directory: string;
-  readonly #onExit = (): void => {
-    for (const broker of this.brokers) if (broker.running) broker.signal('SIGKILL');
-  };
 
   private constructor(brokers: readonly BrokerProcess[], directory: string) {
     this.brokers = brokers;
     this.directory = directory;
-    process.once('exit', this.#onExit);
+    living.add(this);
   }
 
   static async create(options: ClusterOptions = {}): Promise<TestCluster> {
@@ -227,7 +232,7 @@ export class TestCluster {
 
   /** Ends every process and, unless told to keep it, removes the data. */
   async destroy(options: { keep?: boolean } = {}): Promise<void> {
-    process.removeListener('exit', this.#onExit);
+    living.delete(this);
     for (const broker of this.brokers) {
       if (!broker.running) continue;
       // A frozen process takes SIGKILL, but not SIGTERM.

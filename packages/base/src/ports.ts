@@ -270,8 +270,11 @@ export interface Listener {
   close(graceMs: number): Promise<void>;
 }
 
-/** What a bare dial met: a listener, a refusal (nobody is there), or nothing until the time was up. */
-export type ProbeResult = 'accepted' | 'refused' | 'silent';
+/**
+ * What a bare dial met: a listener, a refusal (nobody is there), nothing until the time was up, or not even
+ * an address, as the host name is not known here (which may be for the moment).
+ */
+export type ProbeResult = 'accepted' | 'refused' | 'silent' | 'unknown';
 
 export interface Transport {
   /** Does not connect yet. */

@@ -179,6 +179,10 @@ export class LeaderReplica {
   get hasEnoughInSync(): boolean {
     return this.#isr.length >= this.minIsr;
   }
+  /** Whether the others of the in-sync set are enough to acknowledge without this replica. */
+  get isDispensable(): boolean {
+    return this.#isr.length > Math.max(1, this.minIsr);
+  }
   /** False: the end of the committed records is not known yet (P7, OFFSET_NOT_AVAILABLE). */
   get knowsLatest(): boolean {
     return this.#highWatermark >= this.epochStartOffset;

@@ -5,8 +5,8 @@
  * and on the partition epoch of the image, and with every member named under the broker epoch that it
  * has: a member that has registered anew since may have lost what the leader saw it hold (KIP-903).
  *
- * A leader whose log has failed *resigns*: it proposes members of the in-sync set without itself, and one of
- * them is elected. It cannot vouch for anybody new.
+ * A leader whose log has failed or has no room *resigns*: it proposes members of the in-sync set without
+ * itself, and one of them is elected. It cannot vouch for anybody new.
  */
 import { RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';

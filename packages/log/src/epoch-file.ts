@@ -2,11 +2,13 @@
  * Keeps `leader-epoch-checkpoint` up with the epochs. Segments below the recovery point are not read
  * after a crash, so before that is raised the file must know their epochs.
  */
+import { messageOf } from '@relevo/base/errors';
 import type { Disk } from '@relevo/base/ports';
 import { replaceFileDurably } from './checkpoint-file.ts';
 import { EPOCH_FILE } from './file-names.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { LeaderEpochCache } from './leader-epoch-cache.ts';
+import { LogError, isDiskError } from './log-error.ts';
 import type { LogHealth } from './log-health.ts';
 
 export class EpochFile {
@@ -25,7 +27,10 @@ export class EpochFile {
     this.#health = health;
   }
 
-  /** Resolves when the file durably has all epochs of now; if that fails the log is offline. */
+  /**
+   * Resolves when the file durably has all epochs of now. Rejects with a LogError: `diskFull`, and may be
+   * asked for again; else the log is offline.
+   */
   async write(): Promise<void> {
     if (this.#epochs.version !== this.#version) await this.#commit.request();
   }
@@ -35,6 +40,10 @@ export class EpochFile {
     try {
       await replaceFileDurably(this.#disk, this.#path, this.#epochs.encoded());
     } catch (error) {
+      if (isDiskError(error, 'FULL')) {
+        const message = `no room for ${this.#path}: ${messageOf(error)}`;
+        throw new LogError('diskFull', message, { cause: error });
+      }
       throw this.#health.fail('the leader epochs could not be written', error);
     }
     this.#version = version;

@@ -43,6 +43,10 @@ export class FreeSpace {
   get isShort(): boolean {
     return this.#neededBytes !== undefined;
   }
+  /** Short of any room, not only of that for some large append. */
+  get isExhausted(): boolean {
+    return this.isShort && this.#freeBytes - this.#reserveBytes < ROOM_AGAIN_BYTES;
+  }
   /** For people, while it is short: how much there is, and what to do. */
   get shortage(): string {
     return (

@@ -445,14 +445,26 @@ export class PartitionLog {
     const from = this.#endOffset;
     try {
       const end = this.#segments.of(offset).batchStart(offset);
-      this.#recoveryPoint.lower(end);
+      this.#lowerRecoveryPoint(end);
       this.#cut(end);
     } catch (error) {
+      if (error instanceof LogError && error.kind === 'diskFull') throw error;
       throw this.#health.fail('a truncation failed', error);
     }
     this.#deps.logger.info('truncated', { directory: this.directory, from, to: this.#endOffset });
     this.#makeDurableLater();
     return this.#endOffset;
+  }
+
+  /** Without room for the note nothing has been changed yet. */
+  #lowerRecoveryPoint(offset: Offset): void {
+    try {
+      this.#recoveryPoint.lower(offset);
+    } catch (error) {
+      if (!isDiskError(error, 'FULL')) throw error;
+      const what = `no room to note a truncation of ${this.directory}: ${messageOf(error)}`;
+      throw new LogError('diskFull', what, { cause: error });
+    }
   }
 
   #cut(offset: Offset): void {
@@ -471,11 +483,12 @@ export class PartitionLog {
     this.#health.assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
     try {
-      this.#recoveryPoint.lower(ZERO);
+      this.#lowerRecoveryPoint(ZERO);
       this.#generation++;
       this.#snapshots.clear();
       this.#segments.restartAt(offset);
     } catch (error) {
+      if (error instanceof LogError && error.kind === 'diskFull') throw error;
       throw this.#health.fail('emptying the log failed', error);
     }
     this.#startOffset = offset;

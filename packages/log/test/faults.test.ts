@@ -273,6 +273,38 @@ describe('a full disk', () => {
     expect((await readAll(log)).length).toBe(3);
   });
 
+  test('without room for the epochs the log goes on, and writes them when there is some', async () => {
+    const disk = newDisk();
+    const log = openLog(disk);
+    log.beginEpoch(epoch(3));
+    appendValues(log, ['a', 'b'], 3);
+    await log.sync();
+    const capacity = disk.capacityBytes;
+    disk.capacityBytes = disk.usedBytes;
+    await expect(log.advanceRecoveryPoint(at(2))).rejects.toMatchObject({ kind: 'diskFull' });
+    expect([log.state, log.recoveryPoint]).toEqual(['online', 0]);
+    disk.capacityBytes = capacity;
+    await log.advanceRecoveryPoint(at(2));
+    expect(log.recoveryPoint).toBe(2);
+  });
+
+  test('without room to note a truncation nothing is cut, and it may be asked for again', async () => {
+    const disk = newDisk();
+    const log = openLog(disk);
+    appendValues(log, ['a', 'b', 'c']);
+    await log.advanceRecoveryPoint(at(3));
+    const capacity = disk.capacityBytes;
+    disk.capacityBytes = disk.usedBytes;
+    expect(kindOf(() => log.truncateTo(at(1)))).toBe('diskFull');
+    expect(kindOf(() => log.truncateFullyAndStartAt(at(9)))).toBe('diskFull');
+    expect([log.state, log.logEndOffset]).toEqual(['online', 3]);
+    expect(await readAll(log)).toHaveLength(3);
+    disk.capacityBytes = capacity;
+    expect(log.truncateTo(at(1))).toBe(1);
+    log.truncateFullyAndStartAt(at(9));
+    expect([log.logStartOffset, log.logEndOffset]).toEqual([9, 9]);
+  });
+
   test('without room for its indexes a segment is sealed all the same', async () => {
     const disk = newDisk();
     const log = openLog(disk, { config: config({ segmentBytes: 200 }) });

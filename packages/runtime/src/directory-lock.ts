@@ -13,6 +13,7 @@ import {
   realpathSync,
   renameSync,
   rmSync,
+  statSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -54,6 +55,12 @@ function take(lockPath: string, directory: string): void {
   const aside = `${lockPath}.${process.pid}`;
   try {
     writeFileSync(aside, own);
+  } catch (thrown) {
+    const error = notWritable(thrown, directory);
+    if (error.code !== 'DENIED') rmSync(aside, { force: true });
+    throw error;
+  }
+  try {
     for (let attempt = 0; attempt < TAKE_ATTEMPTS_MAX; attempt++) {
       if (linked(aside, lockPath)) return;
       const holder = contentOf(lockPath);
@@ -147,6 +154,18 @@ function statOf(pid: number): ProcessStat {
   } catch {
     return { state: '', started: '' };
   }
+}
+
+/** A volume that came with another owner is met by every second user of containers. */
+function notWritable(thrown: unknown, directory: string): DiskError {
+  const error = diskErrorFrom(thrown, 'write to', directory);
+  if (error.code !== 'DENIED') return error;
+  const { uid, gid } = statSync(directory);
+  const own = `${process.getuid?.()}:${process.getgid?.()}`;
+  const message =
+    `user ${own} may not write to ${directory}, which belongs to ${uid}:${gid}: give it to that user ` +
+    `(chown -R ${own} ${directory}), mount it writable, or choose another log.dir`;
+  return new DiskError('DENIED', directory, message, { cause: thrown });
 }
 
 const refused = (directory: string, holder: string): DiskError =>

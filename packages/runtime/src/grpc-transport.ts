@@ -45,13 +45,19 @@ export class GrpcTransport implements Transport {
         resolve(result);
       };
       socket.once('connect', () => settle('accepted'));
-      // Only a refusal shows that nobody listens; an unreachable host may be alive.
       socket.on('error', (error: NodeJS.ErrnoException) =>
-        settle(error.code === 'ECONNREFUSED' ? 'refused' : 'silent'),
+        settle(PROBE_ERRORS[error.code ?? ''] ?? 'silent'),
       );
     });
   }
 }
+
+/** Only a refusal shows that nobody listens; an unreachable host may be alive. */
+const PROBE_ERRORS: Readonly<Record<string, ProbeResult>> = {
+  ECONNREFUSED: 'refused',
+  ENOTFOUND: 'unknown',
+  EAI_AGAIN: 'unknown',
+};
 
 /** Of `host:port` or `[v6 address]:port`. */
 function splitAddress(address: string): { readonly host: string; readonly port: number } {

@@ -44,12 +44,13 @@ export async function runBroker(
     http = await serveHttp(config, ports, node);
   } catch (error) {
     await node.stop().catch((late: unknown) => ports.logger.error('stop failed', { error: late }));
-    return failedToStart(error, ports);
+    ports.logger.flush();
+    return failed('cannot start', error);
   }
   const fatal = new Promise<StartError>((resolve) => node.onFatal(resolve));
   const cause = await Promise.race([stop, fatal]);
-  const failed = cause instanceof StartError;
-  ports.logger.info('stopping', { cause: failed ? cause.message : cause });
+  const fallen = cause instanceof StartError;
+  ports.logger.info('stopping', { cause: fallen ? 'it cannot go on' : cause });
   const forced = setTimeout(() => {
     ports.logger.error('the stop took too long', { limitMs: FORCED_EXIT_MS });
     ports.logger.flush();
@@ -60,7 +61,7 @@ export async function runBroker(
   await http?.close();
   ports.logger.info('stopped');
   ports.logger.flush();
-  return failed ? failedToStart(cause, ports) : EXIT.ok;
+  return fallen ? failed('cannot go on', cause) : EXIT.ok;
 }
 
 function readConfig(file: string | undefined, flags: Readonly<Record<string, string>>): NodeConfig {
@@ -80,16 +81,11 @@ function readConfig(file: string | undefined, flags: Readonly<Record<string, str
   return resolveConfig({ file: parsed, environment: process.env, flags, fileName: file });
 }
 
-/** One line that says what is wrong and what to do, and the exit code that fits it. */
-function failedToStart(error: unknown, ports: NodePorts): number {
+/** One line that says what is wrong and what to do, the last one, and the exit code that fits it. */
+function failed(what: 'cannot start' | 'cannot go on', error: unknown): number {
+  const bug = error instanceof TypeError && error.stack !== undefined;
+  process.stderr.write(`relevo: the broker ${what}: ${bug ? error.stack : messageOf(error)}\n`);
   const configuration = error instanceof StartError && error.kind === 'configuration';
-  const expected = error instanceof StartError || !(error instanceof TypeError);
-  ports.logger.error('the broker cannot start', {
-    reason: messageOf(error),
-    ...(expected ? {} : { error }),
-  });
-  ports.logger.flush();
-  process.stderr.write(`relevo: the broker cannot start: ${messageOf(error)}\n`);
   return configuration ? EXIT.configuration : EXIT.failed;
 }
 

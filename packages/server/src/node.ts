@@ -8,6 +8,7 @@ import { assert } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
 import { brokerId, uuidFromBytes } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Listener, Ports, Route } from '@relevo/base/ports';
 import { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
@@ -29,6 +30,7 @@ import { MetadataPublisher } from './metadata/metadata-publisher.ts';
 import { PartitionManager } from './partitions/partition-manager.ts';
 import { ProducerIds, type ProducerIdBlock } from './partitions/producer-ids.ts';
 import { Quorum } from './quorum/quorum.ts';
+import { QuorumNames } from './quorum/quorum-names.ts';
 import { quorumView } from './quorum/quorum-view.ts';
 
 /** Why a node cannot start. `configuration`: a retry as it is cannot help. */
@@ -137,6 +139,7 @@ class Parts {
   readonly #follower: MetadataFollower | undefined;
   readonly #client: ControllerClient;
   readonly #diskProof: DiskProof;
+  readonly #names: QuorumNames;
   readonly #lifecycle: BrokerLifecycle | undefined;
   readonly #partitions: PartitionManager | undefined;
   readonly #calls: ControllerCalls;
@@ -191,6 +194,11 @@ class Parts {
     }
     this.#client = new ControllerClient({ ...ports, publisher }, { controllers, sessionTimeoutMs });
     this.#diskProof = new DiskProof(ports, { directory: directory.root });
+    this.#names = new QuorumNames(ports, {
+      voters: config['controller.quorum.voters'],
+      timeoutMs: config['controller.quorum.resolve.timeout.ms'],
+      onUnknown: (reason) => onFatal(new StartError('failed', reason)),
+    });
     if (isBroker) {
       this.#lifecycle = this.#makeLifecycle(onFatal);
       this.#partitions = this.#makePartitions(this.#lifecycle);
@@ -253,6 +261,7 @@ class Parts {
       });
     }
     await this.#quorum?.start();
+    this.#names.start();
     this.#follower?.start();
     this.#partitions?.start();
     // Registration waits for a controller for as long as it takes; the node is up all the same.
@@ -270,6 +279,7 @@ class Parts {
         });
       }
     }
+    this.#names.close();
     await this.#leaveQuorum();
     this.#metadata.close();
     this.#plain?.close();
@@ -459,5 +469,7 @@ function openDirectory(config: NodeConfig, ports: NodePorts): LogDirectory {
 function startError(error: unknown): StartError {
   if (error instanceof StartError) return error;
   const foreign = error instanceof LogError && error.kind === 'foreign';
-  return new StartError(foreign ? 'configuration' : 'failed', messageOf(error), { cause: error });
+  const denied = error instanceof DiskError && error.code === 'DENIED';
+  const kind = foreign || denied ? 'configuration' : 'failed';
+  return new StartError(kind, messageOf(error), { cause: error });
 }

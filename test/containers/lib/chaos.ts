@@ -94,6 +94,15 @@ class Run {
   }
 
   async run(): Promise<ChaosResult> {
+    try {
+      return await this.#run();
+    } catch (error) {
+      await this.#keepLogs();
+      throw error;
+    }
+  }
+
+  async #run(): Promise<ChaosResult> {
     const { bootstrap } = this.#cluster;
     const relevo = await Relevo.connect({ brokers: bootstrap });
     const partitions = this.#options.brokers * 2;

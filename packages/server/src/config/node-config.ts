@@ -111,6 +111,7 @@ const fields = {
   'controller.quorum.voters': voters,
   'controller.quorum.election.timeout.ms': milliseconds(50).default(500),
   'controller.quorum.heartbeat.interval.ms': milliseconds(10).default(100),
+  'controller.quorum.resolve.timeout.ms': milliseconds(1000).default(60_000),
   'broker.heartbeat.interval.ms': milliseconds(10).default(250),
   'broker.session.timeout.ms': milliseconds(100).default(1500),
   'replica.lag.time.max.ms': milliseconds(100).default(5000),
@@ -169,6 +170,11 @@ export interface NodeConfig {
   readonly 'controller.quorum.election.timeout.ms': number;
   /** Default: 100. */
   readonly 'controller.quorum.heartbeat.interval.ms': number;
+  /**
+   * A node that for so long after its start cannot resolve the host names of a majority of the quorum's
+   * voters ends. Default: 60,000.
+   */
+  readonly 'controller.quorum.resolve.timeout.ms': number;
   /** Default: 250. */
   readonly 'broker.heartbeat.interval.ms': number;
   /** A broker that is silent for longer is fenced. Default: 1,500. */

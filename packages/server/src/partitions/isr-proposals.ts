@@ -6,7 +6,7 @@
  *     proposed ──> queued ──> asked ──accepted, refused──> settled
  *                    ↑          └──unknown──> asked again after a pause, while it is still pending
  *
- * A replica whose log has failed while it leads *resigns* the same way: it proposes the in-sync set
+ * A replica whose log has failed or has no room while it leads *resigns* the same way: it proposes the in-sync set
  * without itself, and the controller elects another of its members.
  */
 import { errorCodeOf, messageOf } from '@relevo/base/errors';
@@ -66,7 +66,7 @@ export class IsrProposals {
     this.#add({ kind: 'proposal', partition, replica, proposal });
   }
 
-  /** The partition's log has failed, and the image says that it is led here. */
+  /** The partition's log has failed or has no room, and the image says that it is led here. */
   resign(partition: Partition): void {
     this.#add({ kind: 'resignation', partition });
   }

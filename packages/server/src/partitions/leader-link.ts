@@ -133,7 +133,13 @@ export class LeaderLink {
   /** The partition has another leader, or no log any more. */
   unfollow(partition: Partition): void {
     const had = this.#forget(partition);
-    if (had === undefined || had.handle === 0 || this.#stream === undefined) return;
+    if (had !== undefined) this.#leave(had);
+  }
+
+  /** The leader is not to wait for this replica any longer. */
+  #leave({ partition, handle }: Followed): void {
+    if (handle === 0 || this.#stream === undefined) return;
+    this.#byHandle.delete(handle);
     this.#unsubscribe.push({ topicId: partition.topicId, partition: partition.number });
     this.#deps.turn.atEnd(this.#flush);
   }
@@ -313,7 +319,7 @@ export class LeaderLink {
   }
 
   #append(followed: Followed, part: LeaderPart): void {
-    const { partition, role } = followed;
+    const { partition } = followed;
     try {
       partition.log.appendAsFollower(part.batches, this.#deps.clock.wallMs());
       partition.sync();
@@ -321,15 +327,22 @@ export class LeaderLink {
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
       // Some of it may have been appended: what comes next would leave a gap.
-      const isFull = error.kind === 'diskFull';
-      role.replica.appendFailed(this.#deps.clock.monotonicMs(), isFull ? DISK_FULL_RETRY_MS : 0);
-      if (followed.handle !== 0) this.#byHandle.delete(followed.handle);
-      // The disk's own line tells of it once for all partitions.
-      if (isFull && followed.isWithoutRoom) return;
-      followed.isWithoutRoom = isFull;
-      const facts = { partition: partition.name, leader: this.leaderId, why: messageOf(error) };
-      this.#deps.logger.error('cannot append what the leader sent', facts);
+      this.#refused(followed, error, 'cannot append what the leader sent');
     }
+  }
+
+  /** The log has not done what the leader wants: it is asked again, later where there was no room. */
+  #refused(followed: Followed, error: LogError, what: string): void {
+    const { partition, role } = followed;
+    const isFull = error.kind === 'diskFull';
+    role.replica.appendFailed(this.#deps.clock.monotonicMs(), isFull ? DISK_FULL_RETRY_MS : 0);
+    if (isFull) this.#leave(followed);
+    else if (followed.handle !== 0) this.#byHandle.delete(followed.handle);
+    // The disk's own line tells of it once for all partitions.
+    if (isFull && followed.isWithoutRoom) return;
+    followed.isWithoutRoom = isFull;
+    const facts = { partition: partition.name, leader: this.leaderId, why: messageOf(error) };
+    this.#deps.logger.error(what, facts);
   }
 
   #obey(followed: Followed, effect: FollowerEffect): void {
@@ -348,7 +361,7 @@ export class LeaderLink {
         return;
       case 'truncate':
       case 'restart':
-        this.#truncate(followed, effect);
+        if (!this.#truncate(followed, effect)) return;
         this.#obey(followed, role.replica.truncated(partition.logEndOffset));
         return;
       case 'leaderLacks':
@@ -379,15 +392,22 @@ export class LeaderLink {
     partition.fail(reason, false);
   }
 
+  /** False: the log could not; it has failed, or will be asked again. */
   #truncate(
     followed: Followed,
     effect: Extract<FollowerEffect, { kind: 'truncate' | 'restart' }>,
-  ): void {
+  ): boolean {
     const { partition, role } = followed;
     const from = partition.logEndOffset;
+    try {
+      if (effect.kind === 'truncate') partition.log.truncateTo(effect.to);
+      else partition.log.truncateFullyAndStartAt(effect.at);
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+      this.#refused(followed, error, 'cannot truncate to follow the leader');
+      return false;
+    }
     this.#deps.metrics.truncations.add(1);
-    if (effect.kind === 'truncate') partition.log.truncateTo(effect.to);
-    else partition.log.truncateFullyAndStartAt(effect.at);
     partition.followerMoved(role);
     this.#deps.logger.info('truncated to follow the leader', {
       partition: partition.name,
@@ -396,6 +416,7 @@ export class LeaderLink {
       from,
       to: partition.logEndOffset,
     });
+    return true;
   }
 
   #subscribe(

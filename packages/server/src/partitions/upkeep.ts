@@ -107,6 +107,7 @@ export class Upkeep {
       const isSmall = replica.isr.length < replica.replicas.length;
       if (isSmall) counts.underReplicated += 1;
       if (!replica.hasEnoughInSync) counts.underMinIsr += 1;
+      if (directory.space.isExhausted && replica.isDispensable) this.#makeWay(partition);
       if (isSmall || nowMs >= replica.nextDeadlineMs()) reviewIsr(partition);
     }
     metrics.partitions.set(counts.partitions);
@@ -118,6 +119,15 @@ export class Upkeep {
     metrics.diskFree.set(directory.space.freeBytes);
     metrics.watermarkLag.set(lag);
     metrics.inHandBytes.set(produce.inHandBytes);
+  }
+
+  /** A leader that can append nothing, where others can: it resigns, and leads again when it has room. */
+  #makeWay(partition: Partition): void {
+    const { image, localId, proposals, logger } = this.#deps;
+    const known = partitionImage(image(), partition.topicId, partition.number);
+    if (known?.leader !== localId) return;
+    logger.warn('the disk is full: another replica is to lead', { partition: partition.name });
+    proposals.resign(partition);
   }
 
   /**
