@@ -1,12 +1,12 @@
 /**
- * `npm run chaos:containers -- [--minutes M] [--seed S] [--brokers N] [--only a,b] [--previous IMAGE] [--json FILE]`
+ * `npm run chaos:containers -- [--minutes M] [--seed S] [--brokers N] [--only a,b] [--previous IMAGE] [--logs] [--json FILE]`
  *
  * Brokers in containers, each a host of its own, under a recorded load of several producers and consumers.
  * Without --minutes each fault strikes once; with it faults drawn from the seed strike for so long. Each
  * fault is undone, and the cluster must then be whole within its bar. At the end the record is checked.
  *
  * The image is `relevo:local`, or what RELEVO_IMAGE says. --previous names the image that a rolling upgrade
- * starts from.
+ * starts from. --logs keeps what the brokers have logged even when all is well.
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -23,6 +23,7 @@ const { values } = parseArgs({
     brokers: { type: 'string', default: '3' },
     only: { type: 'string' },
     previous: { type: 'string' },
+    logs: { type: 'boolean', default: false },
     json: { type: 'string' },
   },
 });
@@ -55,7 +56,7 @@ async function suffer(setting: Setting, kinds: readonly FaultKind[]): Promise<vo
   const drawn = chosen.filter((kind) => kind.setting !== 'previous');
   const seconds = minutes === undefined ? Infinity : (minutes * 60 * kinds.length) / drawn.length;
   const result = await chaos({
-    ...{ brokers, seconds, setting, previousImage: values.previous },
+    ...{ brokers, seconds, setting, previousImage: values.previous, keepLogs: values.logs },
     plan: minutes === undefined ? fixedPlan(kinds) : randomPlan(values.seed, kinds),
     say: (line) => console.log(`  ${line}`),
   });

@@ -107,6 +107,8 @@ interface Follower {
   syncedEnd: number;
   /** The last moment at which it had all that the leader had then. */
   lastCaughtUpMs: number;
+  /** It has said that it copies no more, and reported nothing since. */
+  hasLeft: boolean;
   /** While it is behind: reaching `markOffset` proves that it was caught up at `markMs`. */
   markOffset: number;
   markMs: number;
@@ -222,6 +224,7 @@ export class LeaderReplica {
     if (follower === undefined || report.brokerEpoch < follower.brokerEpoch) return 'stale';
     if (report.syncedEndOffset > this.#logEnd) return 'beyondEnd';
     follower.brokerEpoch = report.brokerEpoch;
+    follower.hasLeft = false;
     follower.syncedEnd = report.syncedEndOffset;
     if (report.syncedEndOffset >= this.#logEnd) {
       follower.lastCaughtUpMs = nowMs;
@@ -240,6 +243,7 @@ export class LeaderReplica {
   followerLeft(brokerId: BrokerId): void {
     const follower = this.#followers.find((each) => each.brokerId === brokerId);
     if (follower === undefined) return;
+    follower.hasLeft = true;
     follower.syncedEnd = NO_REPORT;
     follower.lastCaughtUpMs = -Infinity;
     follower.markMs = -Infinity;
@@ -347,8 +351,9 @@ export class LeaderReplica {
     this.#pending = undefined;
     this.#assertIsr();
     for (const follower of this.#followers) {
-      // A new member is given the whole lag time from now on.
-      if (!follower.inSync && isr.includes(follower.brokerId)) follower.lastCaughtUpMs = nowMs;
+      const joins = !follower.inSync && isr.includes(follower.brokerId);
+      // A new member is given the whole lag time from now on; not one that has left meanwhile.
+      if (joins && !follower.hasLeft) follower.lastCaughtUpMs = nowMs;
     }
     this.#markMembers();
     return this.#advance();
@@ -419,6 +424,7 @@ const newFollower = (brokerId: BrokerId, nowMs: number): Follower => ({
   brokerEpoch: -1 as BrokerEpoch,
   syncedEnd: NO_REPORT,
   lastCaughtUpMs: nowMs,
+  hasLeft: false,
   markOffset: 0,
   markMs: nowMs,
   holdsBack: false,

@@ -262,6 +262,21 @@ describe('the in-sync set', () => {
     expect(replica.followerEnd(3 as BrokerId)).toBeUndefined();
   });
 
+  test('loses at once a follower that left while it was about to join', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const joining = replica.proposeIsr(brokers(), 1);
+    if (joining === undefined) throw new Error('a proposal was due');
+    expect(members(joining)).toEqual([1, 2, 3]);
+    replica.followerLeft(3 as BrokerId);
+    replica.appended(at(12), 1);
+    const accepted = { partitionEpoch: 21 as PartitionEpoch, isr: ids(1, 2, 3) };
+    replica.isrOutcome(joining, { kind: 'accepted', ...accepted }, 2);
+    expect(replica.nextDeadlineMs()).toBeLessThanOrEqual(2);
+    expect(members(replica.proposeIsr(brokers(), 2))).toEqual([1, 2]);
+  });
+
   test('is never proposed with members that are fenced: the controller would refuse it', () => {
     const replica = leader({}, ids(1, 2));
     report(replica, 2, 10);

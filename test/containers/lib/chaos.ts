@@ -31,6 +31,8 @@ export interface ChaosOptions {
   readonly setting: Setting;
   /** What is upgraded from; needed where the setting is 'previous'. */
   readonly previousImage?: string | undefined;
+  /** The brokers' logs are kept even when all is well. */
+  readonly keepLogs: boolean;
   readonly say: (line: string) => void;
 }
 
@@ -130,7 +132,8 @@ class Run {
     for (const error of load.consumerErrors) this.#problems.push(`a consumer failed: ${error}`);
     await this.#lookAtLogs();
     await relevo.close();
-    if (anomalies.length + this.#problems.length > 0) await this.#keepLogs();
+    const { keepLogs } = this.#options;
+    if (keepLogs || anomalies.length + this.#problems.length > 0) await this.#keepLogs();
     const { history } = load;
     return {
       faults: this.#faults,
