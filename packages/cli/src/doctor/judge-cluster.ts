@@ -107,7 +107,10 @@ export function judgeController(facts: Facts): Finding[] {
   const nodes = knownNodes(facts);
   if (nodes.length === 0) return [];
   const views = grouped(
-    nodes.map(({ node }) => [node.nodeId, node.controllerId < 0 ? 'none' : `${node.controllerId}`]),
+    nodes.map(({ node: { nodeId, controllerId } }) => [
+      nodeId,
+      controllerId < 0 ? 'none' : `${controllerId}`,
+    ]),
   );
   const findings: Finding[] = [];
   if (views.size > 1) {
@@ -121,7 +124,11 @@ export function judgeController(facts: Facts): Finding[] {
     );
   } else {
     const [seen = 'none'] = views.keys();
-    const found = `${plural(nodes.length, 'node')} of the cluster asked, all see ${seen}`;
+    const who =
+      nodes.length === 1
+        ? `node ${nodes[0]?.node.nodeId}`
+        : `all ${nodes.length} nodes that answer`;
+    const found = `the active one is ${seen}, say ${who}`;
     if (seen !== 'none') findings.push(well('controller', 'cluster', found));
   }
   const voters = grouped(nodes.map(({ node }) => [node.nodeId, node.voters.toSorted().join(', ')]));

@@ -107,7 +107,10 @@ function judgeClock(id: number, { offsetMs, uncertaintyMs }: Skew, ours: boolean
   const subject = `broker ${id}`;
   const size = Math.abs(offsetMs);
   const way = offsetMs < 0 ? 'behind' : 'before';
-  const found = `its clock is ${size} ms ${way} this machine's, give or take ${uncertaintyMs} ms`;
+  const found =
+    size <= uncertaintyMs
+      ? `its clock agrees with this machine's to ${uncertaintyMs} ms`
+      : `its clock is ${size} ms ${way} this machine's, give or take ${uncertaintyMs} ms`;
   const certain = size - uncertaintyMs;
   if (certain <= SKEW_WARN_MS) return well('clock', subject, found);
   const change = ours
