@@ -3,7 +3,7 @@
  * looked at once, all of them side by side.
  */
 import { RpcError } from '@relevo/base/ports';
-import type { Channel, Method, Transport } from '@relevo/base/ports';
+import type { Channel, Logger, Method, Transport } from '@relevo/base/ports';
 import {
   AdminService,
   describeClusterRequest,
@@ -16,7 +16,6 @@ import {
 } from '@relevo/rpc/gen/client/metadata';
 import type { ClusterMetadata, NodeDescription } from '@relevo/rpc/gen/client/metadata';
 import { GrpcTransport } from '@relevo/runtime/grpc-transport';
-import { createLogger } from '@relevo/runtime/logger';
 import { VERSION } from '@relevo/server/version';
 import type { AddressFacts, Answerer, Facts, GivenFacts, Sample, Service } from './facts.ts';
 import {
@@ -48,7 +47,7 @@ export async function examine(given: readonly string[]): Promise<Facts> {
 class Examination {
   readonly minInSync = new Map<string, number>();
   readonly #deadline = new Deadline(RUN_MS);
-  readonly #transport: Transport = new GrpcTransport({ logger: createLogger({ level: 'silent' }) });
+  readonly #transport: Transport = new GrpcTransport({ logger: QUIET });
   readonly #looks = new Map<string, Promise<AddressFacts>>();
 
   /** Looks at `address`, and at all that the broker there tells of. */
@@ -225,6 +224,15 @@ class Examination {
     }
   }
 }
+
+/** Whoever only dials has nothing to log. */
+const QUIET: Logger = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: () => undefined,
+  error: () => undefined,
+  child: () => QUIET,
+};
 
 const UNSEEN = { endpoints: [], service: undefined, samples: [], answerers: [] } as const;
 

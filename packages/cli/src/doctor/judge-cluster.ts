@@ -84,8 +84,9 @@ function judgeMajority(
   if (silent.length > 0) {
     const named = silent
       .map(({ id, address, silentForMs }) => {
-        const since = silentForMs < 0 ? 'never' : `${durationText(silentForMs)} ago`;
-        return `${id} at ${address} (heard of ${since})`;
+        const since =
+          silentForMs < 0 ? 'never heard of' : `heard of ${durationText(silentForMs)} ago`;
+        return `${id} at ${address} (${since})`;
       })
       .join(', ');
     const change = `start controller ${named}, or correct its address in controller.quorum.voters`;
