@@ -144,6 +144,29 @@ const cases: readonly (readonly [string, Change, Expected])[] = [
     },
   ],
   [
+    'an address that leads to several brokers',
+    {
+      look: (id) => (id === 2 ? { service: { kind: 'relevo', node: nodeOf(3, {}) } } : {}),
+    },
+    {
+      ...{ check: 'advertised', status: 'fail', subject: 'broker 2 at broker-2:9093' },
+      found: /^brokers 2, 3 answer by turns/,
+      change: /an address that leads to it alone/,
+    },
+  ],
+  [
+    'an address that leads to another broker',
+    {
+      look: (id) =>
+        id === 2 ? { service: { kind: 'relevo', node: nodeOf(3, {}) }, answerers: [] } : {},
+    },
+    {
+      ...{ check: 'advertised', status: 'fail', subject: 'broker 2 at broker-2:9093' },
+      found: /^broker 3 answers there$/,
+      change: /^set advertised\.grpc of broker 2 to HOST:PORT/,
+    },
+  ],
+  [
     'no route to a broker',
     {
       look: (id) =>
@@ -404,6 +427,27 @@ test('of a broker that is known to be gone nothing worse than a warning is said'
   ]);
 });
 
+test('two brokers that advertise the same address', () => {
+  const facts = factsOf();
+  const given = facts.given.map((one) => ({
+    ...one,
+    metadata: one.metadata && {
+      ...one.metadata,
+      brokers: one.metadata.brokers.map((broker) =>
+        broker.id === 3 ? { ...broker, address: addressOf(2) } : broker,
+      ),
+    },
+  }));
+  const findings = judge({ ...facts, given }).filter(({ check }) => check === 'advertised');
+  expect(findings.map(({ status }) => status)).toEqual(['ok', 'fail', 'fail']);
+  const found = 'brokers 2 and 3 advertise the same address; broker 2 answers there';
+  expect(findings.slice(1).map((finding) => finding.found)).toEqual([found, found]);
+  expect(findings[1]?.change).toContain('change that of broker 3');
+  expect(findings[2]?.change).toContain(
+    `leads to it alone: set advertised.grpc of broker 3 to ${addressOf(3)}, where it answers`,
+  );
+});
+
 test('an address that another listener advertises', () => {
   const advertised = [
     { listener: 'inside', address: addressOf(1) },
@@ -426,6 +470,69 @@ test('an address that another listener advertises', () => {
       'broker 1 advertises it on listener outside, but it leads to listener inside, whose callers ' +
       'are sent to broker-1:9093',
   });
+});
+
+test('a broker that answers at several addresses is named by the one that it advertises', () => {
+  const facts = factsOf();
+  const entry = facts.addresses.get(addressOf(1));
+  if (entry === undefined) throw new Error('there is no such address');
+  const addresses = new Map([
+    ...facts.addresses,
+    ['name:1', { ...entry, address: 'name:1' }] as const,
+  ]);
+  const subjects = judge({ ...facts, addresses })
+    .filter(({ check }) => check === 'round-trip')
+    .map(({ subject }) => subject);
+  expect(subjects).toEqual([1, 2, 3].map((id) => `broker ${id} at ${addressOf(id)}`));
+});
+
+test('a listener for callers from here is better than another address', () => {
+  const advertised = [
+    { listener: 'inside', address: addressOf(1) },
+    { listener: 'outside', address: 'localhost:19091' },
+  ];
+  const inside = { listener: 'inside', advertised, interBrokerListener: 'inside' };
+  const facts = factsOf({
+    node: only(1, inside),
+    look: (id) => (id === 1 ? {} : unreached(id, { kind: 'silent', waitedMs: 1500 })),
+  });
+  const entry = facts.addresses.get(addressOf(1));
+  if (entry === undefined) throw new Error('there is no such address');
+  const outside = nodeOf(1, { node: only(1, { ...inside, listener: 'outside' }) });
+  const known: readonly AddressFacts[] = [
+    { ...entry, address: 'name:1' },
+    { ...entry, ...unreached(1, { kind: 'silent', waitedMs: 1500 }) },
+  ];
+  const given = facts.given.map((one) => ({ ...one, address: 'name:1' }));
+  const withAll = (more: readonly AddressFacts[]): readonly Finding[] =>
+    bad({
+      ...facts,
+      given,
+      addresses: new Map(
+        [...facts.addresses.values(), ...known, ...more].map((one) => [one.address, one]),
+      ),
+    }).filter(({ check }) => check.startsWith('advertised'));
+  const set = 'set advertised.grpc of broker 1 to inside://name:1, outside://localhost:19091';
+  const peers = ', if the other brokers reach it there, too';
+  const alone = withAll([]);
+  expect(alone[0]?.change).toContain(`firewalls`);
+  expect(alone[0]?.change).toMatch(new RegExp(`; or ${set}, where it answers${peers}$`));
+  expect(alone[1]?.change).toMatch(
+    /to inside:\/\/HOST:PORT, under which clients here and the other/,
+  );
+  expect(alone[3]?.change).toContain(
+    `${set}${peers}; else give this network a listener of its own`,
+  );
+  const reached: AddressFacts = {
+    ...entry,
+    address: 'localhost:19091',
+    service: { kind: 'relevo', node: outside },
+  };
+  const better =
+    'begin with localhost:19091 instead: it leads to the listener outside, which is for callers from here';
+  const findings = withAll([reached]);
+  expect(findings).toHaveLength(4);
+  for (const { change } of findings) expect(change).toMatch(new RegExp(`^${better}; or set `));
 });
 
 describe('clocks', () => {

@@ -352,7 +352,7 @@ describe('brokers', () => {
     expect(named(checks, 'advertised-name')[0]).toMatchObject({
       status: 'fail',
       found: `broker 1 does not advertise it: all further calls go to ${dead}, which does not lead to it from here`,
-      change: `set at broker 1 advertised.grpc: ${own}, or give this network a listener of its own`,
+      change: `set advertised.grpc of broker 1 to ${own}`,
     });
     expect(named(checks, 'advertised')[0]?.change).toContain(
       `set advertised.grpc of broker 1 to ${own}, where it answers`,

@@ -34,6 +34,7 @@ test('its settings, its clock, and what it knows', () => {
     metadataVersion: 77,
     voters: ['1@broker-1:9093', '3@broker-3:9093'],
     unready: '',
+    interBrokerListener: 'inside',
   });
 });
 

@@ -31,6 +31,7 @@ import {
   SAMPLING_MS,
 } from './limits.ts';
 import { recognise } from './recognise.ts';
+import { isNode } from './troubles.ts';
 import { hostAndPort, joined, resolveHost, tryConnection } from './reach.ts';
 
 /** Topics that lack replicas whose settings are asked for. */
@@ -73,6 +74,7 @@ class Examination {
       );
       if ((cluster.answer?.underMinIsr ?? 0) > 0) await this.#askMinInSync(channel, metadata);
       await Promise.all(looks);
+      await this.#lookForOtherWays(service, metadata);
       return {
         ...nothing,
         metadata,
@@ -80,6 +82,15 @@ class Examination {
         clusterRefusal: cluster.error?.message,
       };
     });
+  }
+
+  /** Where a node sends callers to an address that leads nowhere, another listener of it may do. */
+  async #lookForOtherWays(service: Service, { brokers }: ClusterMetadata): Promise<void> {
+    if (service.kind !== 'relevo') return;
+    const { node } = service;
+    const told = brokers.find(({ id }) => id === node.nodeId);
+    if (told === undefined || isNode((await this.#look(told.address)).service)) return;
+    await Promise.all(node.advertised.map(({ address }) => this.#look(address)));
   }
 
   async addresses(): Promise<ReadonlyMap<string, AddressFacts>> {

@@ -1,12 +1,13 @@
 /** Where clients begin, and where they are sent from there. */
 import type { ListenerAddress } from '@relevo/rpc/gen/common/listeners';
 import type { BrokerMetadata, NodeDescription } from '@relevo/rpc/gen/client/metadata';
-import type { AddressFacts, Facts, GivenFacts } from './facts.ts';
+import { knownNodes, type AddressFacts, type Facts, type GivenFacts } from './facts.ts';
 import { trouble, well, type Finding, type Trouble } from './findings.ts';
 import {
   connectionAdvice,
   endpointsText,
   isConnected,
+  isLoopback,
   isNode,
   nameTrouble,
   strangerAdvice,
@@ -189,26 +190,35 @@ function reachTrouble(
   address: AddressFacts,
 ): Trouble | undefined {
   const { broker } = advertised;
-  const set = setAdvertised(facts, advertised);
+  const other = betterBeginning(facts, advertised);
+  const own = setAdvertised(facts, advertised);
+  const set = other === undefined ? own : `${other}; or ${own}`;
   const noName = nameTrouble(address);
   const fenced = broker.fenced ? ', and the cluster counts it as gone' : '';
   if (noName !== undefined) {
-    const change = `${set}, or make ${address.host} resolve here (DNS, /etc/hosts)`;
-    return { found: `${noName}${fenced}`, change };
+    const found = `${noName}${fenced}`;
+    const change = broker.fenced
+      ? `start broker ${broker.id}; a container's name is known only while it runs`
+      : `${set}, or make ${address.host} resolve here (DNS, /etc/hosts)`;
+    return { found, change };
   }
   if (!address.endpoints.some(isConnected)) {
     const found = `${endpointsText(address.endpoints)}${fenced}`;
     if (broker.fenced) return { found, change: `start broker ${broker.id}` };
+    if (other !== undefined) return { found, change: set };
+    if (isLoopback(address.host)) {
+      const change = `${address.host} is the machine or container that each caller is on: ${set}`;
+      return { found, change };
+    }
     return { found, change: `${connectionAdvice(address)}; or ${set}` };
   }
   const { service } = address;
   if (service === undefined || service.kind === 'relevo' || service.kind === 'older') {
     return undefined;
   }
-  return {
-    found: `${strangerText(service)}${fenced}`,
-    change: `${strangerAdvice(service)}; ${set}`,
-  };
+  const silent = service.kind === 'mute' || service.kind === 'closes';
+  const change = silent ? strangerAdvice(service) : set;
+  return { found: `${strangerText(service)}${fenced}`, change };
 }
 
 /** Whether the right broker answers, and always. */
@@ -309,8 +319,44 @@ function judgeName(
   }
   return trouble('fail', 'advertised-name', address, {
     found: `${sent}, which does not lead to it from here`,
-    change: `set at broker ${node.nodeId} ${set}, or give this network a listener of its own`,
+    change: nameAdvice(facts, address, node),
   });
+}
+
+function nameAdvice(facts: Facts, address: string, node: NodeDescription): string {
+  const { nodeId, listener, advertised } = node;
+  const set = `set advertised.grpc of broker ${nodeId} to ${withListener(advertised, listener, address)}`;
+  const other = betterBeginning(facts, node);
+  const advice = other === undefined ? set : `${other}; or ${set}`;
+  if (!isForPeers(facts, node)) return advice;
+  return (
+    `${advice}, if the other brokers reach it there, too; else give this network a listener of its ` +
+    `own: NAME://0.0.0.0:PORT in listener.grpc, NAME://${address} in advertised.grpc`
+  );
+}
+
+type OnListener = Pick<Advertised, 'clusterId' | 'listener'>;
+
+/** Whether the other brokers come to that listener, too. */
+const isForPeers = (facts: Facts, { clusterId, listener }: OnListener): boolean =>
+  knownNodes(facts).some(
+    ({ node }) => node.clusterId === clusterId && node.interBrokerListener === listener,
+  );
+
+/** Another listener that is there for callers from here: it was reached as it is advertised. */
+function betterBeginning(facts: Facts, { clusterId, listener }: OnListener): string | undefined {
+  for (const looked of facts.addresses.values()) {
+    if (looked.service?.kind !== 'relevo' || answeringIds(looked).length > 1) continue;
+    const { node } = looked.service;
+    if (node.clusterId !== clusterId || node.listener === listener) continue;
+    const own = node.advertised.find((one) => one.listener === node.listener);
+    if (own?.address !== looked.address) continue;
+    return (
+      `begin with ${looked.address} instead: it leads to the listener ${node.listener}, which is for ` +
+      'callers from here'
+    );
+  }
+  return undefined;
 }
 
 const leadsTo = (facts: Facts, address: string, nodeId: number): boolean => {
@@ -339,8 +385,12 @@ function setAdvertised(facts: Facts, { broker, listener, clusterId }: Advertised
     const { node } = looked.service;
     if (node.clusterId !== clusterId || node.listener !== listener) continue;
     const value = withListener(node.advertised, listener, looked.address);
-    return `set advertised.grpc of broker ${id} to ${value}, where it answers`;
+    const set = `set advertised.grpc of broker ${id} to ${value}, where it answers`;
+    return isForPeers(facts, node) ? `${set}, if the other brokers reach it there, too` : set;
   }
+  const who = isForPeers(facts, { clusterId, listener })
+    ? 'clients here and the other brokers'
+    : 'clients here';
   const named = listener === '' || listener === DEFAULT_LISTENER ? '' : `${listener}://`;
-  return `set advertised.grpc of broker ${id} to ${named}HOST:PORT, under which clients here reach it`;
+  return `set advertised.grpc of broker ${id} to ${named}HOST:PORT, under which ${who} reach it`;
 }

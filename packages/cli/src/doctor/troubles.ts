@@ -1,7 +1,7 @@
 /** What keeps an address from being a Relevo node's, one judgement for each stage of reaching it. */
 import type { AddressFacts, Endpoint, Service, Stranger } from './facts.ts';
 
-const isLoopback = (host: string): boolean => /^(localhost|127\..*|::1)$/i.test(host);
+export const isLoopback = (host: string): boolean => /^(localhost|127\..*|::1)$/i.test(host);
 
 /** Why its name leads nowhere. */
 export function nameTrouble({ host, resolution }: AddressFacts): string | undefined {

@@ -29,4 +29,5 @@ export const describeNode = (
     metadataVersion: state.metadataVersion,
     voters: config['controller.quorum.voters'].map(({ id, address }) => `${id}@${address}`),
     unready: state.unready ?? '',
+    interBrokerListener: config['inter.broker.listener.name'],
   });

@@ -664,6 +664,10 @@ export interface NodeDescription {
   readonly voters: readonly string[];
   /** Why it should be given no work at present; empty: it serves. */
   readonly unready: string;
+  /**
+   * The listener by which other nodes reach it: what that advertises must lead to it from them, too.
+   */
+  readonly interBrokerListener: string;
 }
 
 /** Makes a NodeDescription; what is left out has proto3's default. */
@@ -679,6 +683,7 @@ export const nodeDescription = (init: Partial<NodeDescription> = {}): NodeDescri
   metadataVersion: init.metadataVersion ?? 0,
   voters: init.voters ?? [],
   unready: init.unready ?? '',
+  interBrokerListener: init.interBrokerListener ?? '',
 });
 
 export const NodeDescriptionCodec: MessageCodec<NodeDescription> = messageCodec(
@@ -701,6 +706,8 @@ function sizeNodeDescription(message: NodeDescription, encoder: Encoder): number
   if (message.metadataVersion !== 0) size += 1 + int64Size(message.metadataVersion);
   for (const item of message.voters) size += 1 + encoder.stringSize(item);
   if (message.unready !== '') size += 1 + encoder.stringSize(message.unready);
+  if (message.interBrokerListener !== '')
+    size += 1 + encoder.stringSize(message.interBrokerListener);
   return size;
 }
 
@@ -750,6 +757,10 @@ function writeNodeDescription(message: NodeDescription, encoder: Encoder): void 
     encoder.byte(90);
     encoder.string(message.unready);
   }
+  if (message.interBrokerListener !== '') {
+    encoder.byte(98);
+    encoder.string(message.interBrokerListener);
+  }
 }
 
 function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
@@ -764,6 +775,7 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
   let metadataVersion: number = 0;
   const voters: string[] = [];
   let unready: string = '';
+  let interBrokerListener: string = '';
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -800,6 +812,9 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
       case 90:
         unready = decoder.string();
         break;
+      case 98:
+        interBrokerListener = decoder.string();
+        break;
       default:
         decoder.skip(tag);
     }
@@ -817,6 +832,7 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
     metadataVersion,
     voters,
     unready,
+    interBrokerListener,
   };
 }
 
