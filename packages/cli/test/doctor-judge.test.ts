@@ -316,8 +316,20 @@ const cases: readonly (readonly [string, Change, Expected])[] = [
     },
   ],
   [
-    'no controller',
+    'a controller that the brokers do not reach',
     { given: { cluster: undefined, clusterRefusal: 'no answer' } },
+    {
+      ...{ check: 'quorum', status: 'fail', subject: 'cluster' },
+      found: /^controller 1, the active one, was asked in vain: no answer$/,
+      change: /^see whether the brokers reach it at 1@broker-1:9093 \(controller\.quorum\.voters\)/,
+    },
+  ],
+  [
+    'no controller',
+    {
+      given: { cluster: undefined, clusterRefusal: 'no answer' },
+      node: () => ({ controllerId: -1 }),
+    },
     {
       ...{ check: 'quorum', status: 'fail', subject: 'cluster' },
       found: /^no active controller: no answer$/,

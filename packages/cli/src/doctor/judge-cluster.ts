@@ -42,7 +42,17 @@ export function judgeQuorum(facts: Facts): Finding[] {
   if (cluster !== undefined && cluster.controllerId >= 0) return judgeVoters(cluster);
   const refusal = facts.given.find((given) => given.clusterRefusal !== undefined)?.clusterRefusal;
   if (cluster === undefined && refusal === undefined) return [];
-  const voters = [...new Set(knownNodes(facts).flatMap(({ node }) => node.voters))].sort();
+  const nodes = knownNodes(facts).map(({ node }) => node);
+  const voters = [...new Set(nodes.flatMap((node) => node.voters))].sort();
+  const seen = nodes.find(({ controllerId }) => controllerId >= 0)?.controllerId;
+  if (cluster === undefined && seen !== undefined) {
+    const address = voters.find((voter) => voter.startsWith(`${seen}@`)) ?? seen;
+    const found = `controller ${seen}, the active one, was asked in vain: ${refusal}`;
+    const change =
+      `see whether the brokers reach it at ${address} (controller.quorum.voters), and its log; where ` +
+      'it has just gone another is elected within seconds: run it again';
+    return [trouble('fail', 'quorum', 'cluster', { found, change })];
+  }
   const found = `no active controller: ${refusal ?? 'none is elected'}`;
   const change =
     `start a majority of the controllers` +
