@@ -20,11 +20,20 @@ import { until } from './wait.ts';
 
 const CLI = fileURLToPath(new URL('../../packages/cli/bin/launch.cjs', import.meta.url));
 
+type Settings = Readonly<Record<string, string | number | boolean>>;
+
+/** The gRPC address of a broker, or that of one of its further listeners. */
+type AddressOf = (id: number, listener?: string) => string;
+
 export interface ClusterOptions {
   /** Default 3. */
   readonly brokers?: number;
   /** Added to every broker's configuration. */
-  readonly settings?: Readonly<Record<string, string | number | boolean>>;
+  readonly settings?: Settings;
+  /** Names of further listeners, to be configured by `settingsOf`. Default: none. */
+  readonly listeners?: readonly string[];
+  /** Added to one broker's configuration. */
+  readonly settingsOf?: (id: number, at: AddressOf) => Settings;
   /** Arguments for node itself, for example `--cpu-prof`, by broker id. */
   readonly nodeArguments?: (id: number) => readonly string[];
 }
@@ -160,10 +169,15 @@ export class TestCluster {
   static async create(options: ClusterOptions = {}): Promise<TestCluster> {
     const count = options.brokers ?? 3;
     const directory = mkdtempSync(join(tmpdir(), 'relevo-cluster-'));
-    const ports = await freePorts(count * 2);
+    const further = options.listeners ?? [];
+    const each = 2 + further.length;
+    const ports = await freePorts(count * each);
     const ids = Array.from({ length: count }, (_, index) => index + 1);
-    const grpc = (id: number): string => `127.0.0.1:${ports[(id - 1) * 2]}`;
-    const http = (id: number): string => `127.0.0.1:${ports[(id - 1) * 2 + 1]}`;
+    const address = (id: number, index: number): string =>
+      `127.0.0.1:${ports[(id - 1) * each + index]}`;
+    const grpc: AddressOf = (id, listener) =>
+      address(id, listener === undefined ? 0 : 2 + further.indexOf(listener));
+    const http = (id: number): string => address(id, 1);
     const voters = ids.slice(0, Math.min(count, 3)).map((id) => `${id}@${grpc(id)}`);
     const brokers = ids.map((id) => {
       const settings = {
@@ -176,6 +190,7 @@ export class TestCluster {
         'controller.quorum.voters': voters.join(','),
         'log.disk.reserve.bytes': 0,
         ...options.settings,
+        ...options.settingsOf?.(id, grpc),
       };
       const configFile = join(directory, `broker-${id}.yaml`);
       const lines = Object.entries(settings).map(

@@ -3,6 +3,7 @@
  * `relevo broker` must not pay for what `relevo bench` needs.
  */
 import { Command, CommanderError } from 'commander';
+import { VERSION } from '@relevo/server/version';
 import { printError, type Host } from './context.ts';
 import { CommandError, EXIT } from './exit-codes.ts';
 import { Output } from './output.ts';
@@ -41,6 +42,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'look at the cluster, move leadership',
     load: async () => (await import('./commands/cluster.ts')).clusterCommand,
   },
+  doctor: {
+    summary: 'find out why a client can or cannot work with a cluster',
+    load: async () => (await import('./commands/doctor.ts')).doctorCommand,
+  },
   log: {
     summary: 'dump or verify a data directory, offline',
     load: async () => (await import('./commands/log.ts')).logCommand,
@@ -55,7 +60,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
 export async function runProgram(argv: readonly string[], host: Host): Promise<void> {
   const program = new Command('relevo')
     .description('A replicated event log: brokers, topics, records.')
-    .version('0.1.0')
+    .version(VERSION)
     .showSuggestionAfterError(true);
   const asked = named(argv);
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {

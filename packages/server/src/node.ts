@@ -15,6 +15,7 @@ import { LogError } from '@relevo/log/log-error';
 import type { CompressionCodecs } from '@relevo/record/compression';
 import { AdminService, type Execute } from './api/admin-service.ts';
 import { ControllerCalls } from './api/controller-calls.ts';
+import { describeNode } from './api/describe-node.ts';
 import { MetadataService } from './api/metadata-service.ts';
 import { UnadvertisedNames } from './api/unadvertised-names.ts';
 import { PlainRecords } from './plain/plain-records.ts';
@@ -149,6 +150,7 @@ class Parts {
   readonly #listeners: Listener[] = [];
   /** Has caught up with the cluster since its start: what it tells of it is no news of yesterday. */
   #informed = false;
+  #stopping = false;
 
   constructor(
     config: NodeConfig,
@@ -229,6 +231,13 @@ class Parts {
       controllerId: () => publisher.controller()?.id ?? -1,
       assertInformed: () => this.#assertInformed(),
       reached: (peer) => names.reached(peer),
+      describeNode: (listener) =>
+        describeNode(config, listener, {
+          clockMs: ports.clock.wallMs(),
+          controllerId: publisher.controller()?.id,
+          metadataVersion: image().index,
+          unready: this.#stopping ? 'the node is stopping' : this.unready(),
+        }),
     });
     if (this.#partitions !== undefined) {
       this.#plain = this.#makePlainRecords();
@@ -269,6 +278,7 @@ class Parts {
   }
 
   async stop(abrupt: boolean): Promise<void> {
+    this.#stopping = true;
     const { logger } = this.#ports;
     const timeoutMs = abrupt ? 0 : this.#config['controlled.shutdown.timeout.ms'];
     if (this.#lifecycle !== undefined) {

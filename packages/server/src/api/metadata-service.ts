@@ -1,5 +1,5 @@
 /**
- * `GetMetadata` and `WatchMetadata`. A watcher gets everything first and then each change. One that
+ * `GetMetadata`, `WatchMetadata` and `GetNode`. A watcher gets everything first and then each change. One that
  * cannot keep up is not queued for without end: it is sent the whole once it has drained.
  */
 import type {
@@ -18,6 +18,7 @@ import {
   metadataUpdate,
   MetadataService as methods,
   type MetadataUpdate,
+  type NodeDescription,
   type WatchMetadataRequest,
 } from '@relevo/rpc/gen/client/metadata';
 import { viewBrokers, viewDelta, viewTopics } from './metadata-view.ts';
@@ -44,6 +45,8 @@ export interface MetadataServiceDeps {
   readonly assertInformed: () => void;
   /** A client looks the cluster up. */
   readonly reached: (peer: PeerInfo) => void;
+  /** As callers of that listener are told. */
+  readonly describeNode: (listener: string) => NodeDescription;
 }
 
 export class MetadataService {
@@ -74,6 +77,9 @@ export class MetadataService {
         this.#deps.assertInformed();
         return this.#watch(request, stream, peer.listener);
       }),
+      route(methods.getNode, (_, { listener }) =>
+        Promise.resolve(this.#deps.describeNode(listener)),
+      ),
     ];
   }
 

@@ -11,7 +11,9 @@ import {
   int32Size,
   int64Size,
   messageCodec,
+  sint32Size,
 } from '../../wire.ts';
+import { type ListenerAddress, ListenerAddressCodec } from '../common/listeners.ts';
 import type { Method } from '@relevo/base/ports';
 
 export interface GetMetadataRequest {
@@ -612,6 +614,228 @@ function readPartitionMetadata(decoder: Decoder, end: number): PartitionMetadata
   return { partition, leader, leaderEpoch, replicas, isr, partitionEpoch };
 }
 
+export interface GetNodeRequest {}
+
+/** Makes a GetNodeRequest; what is left out has proto3's default. */
+export const getNodeRequest = (): GetNodeRequest => ({});
+
+export const GetNodeRequestCodec: MessageCodec<GetNodeRequest> = messageCodec(
+  sizeGetNodeRequest,
+  writeGetNodeRequest,
+  readGetNodeRequest,
+);
+
+function sizeGetNodeRequest(_message: GetNodeRequest, _encoder: Encoder): number {
+  return 0;
+}
+
+function writeGetNodeRequest(_message: GetNodeRequest, _encoder: Encoder): void {}
+
+function readGetNodeRequest(decoder: Decoder, end: number): GetNodeRequest {
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return {};
+}
+
+export interface NodeDescription {
+  readonly nodeId: number;
+  readonly clusterId: string;
+  /** Of the program. */
+  readonly version: string;
+  /** `broker`, `controller` or both. */
+  readonly roles: readonly string[];
+  /** Its wall clock, in ms since 1970. */
+  readonly clockMs: number;
+  /** The listener that the caller has come to. */
+  readonly listener: string;
+  /** What it tells the callers of each of its listeners to dial. */
+  readonly advertised: readonly ListenerAddress[];
+  /** The active controller as this node knows it; -1: none is known. */
+  readonly controllerId: number;
+  /** Index in the controllers' log up to which it knows the cluster. */
+  readonly metadataVersion: number;
+  /** controller.quorum.voters as it is set here: `ID@host:port` each. */
+  readonly voters: readonly string[];
+  /** Why it should be given no work at present; empty: it serves. */
+  readonly unready: string;
+  /**
+   * The listener by which other nodes reach it: what that advertises must lead to it from them, too.
+   */
+  readonly interBrokerListener: string;
+}
+
+/** Makes a NodeDescription; what is left out has proto3's default. */
+export const nodeDescription = (init: Partial<NodeDescription> = {}): NodeDescription => ({
+  nodeId: init.nodeId ?? 0,
+  clusterId: init.clusterId ?? '',
+  version: init.version ?? '',
+  roles: init.roles ?? [],
+  clockMs: init.clockMs ?? 0,
+  listener: init.listener ?? '',
+  advertised: init.advertised ?? [],
+  controllerId: init.controllerId ?? 0,
+  metadataVersion: init.metadataVersion ?? 0,
+  voters: init.voters ?? [],
+  unready: init.unready ?? '',
+  interBrokerListener: init.interBrokerListener ?? '',
+});
+
+export const NodeDescriptionCodec: MessageCodec<NodeDescription> = messageCodec(
+  sizeNodeDescription,
+  writeNodeDescription,
+  readNodeDescription,
+);
+
+function sizeNodeDescription(message: NodeDescription, encoder: Encoder): number {
+  let size = 0;
+  if (message.nodeId !== 0) size += 1 + int32Size(message.nodeId);
+  if (message.clusterId !== '') size += 1 + encoder.stringSize(message.clusterId);
+  if (message.version !== '') size += 1 + encoder.stringSize(message.version);
+  for (const item of message.roles) size += 1 + encoder.stringSize(item);
+  if (message.clockMs !== 0) size += 1 + int64Size(message.clockMs);
+  if (message.listener !== '') size += 1 + encoder.stringSize(message.listener);
+  for (const item of message.advertised)
+    size += 1 + encoder.close(encoder.open(), ListenerAddressCodec.size(item, encoder));
+  if (message.controllerId !== 0) size += 1 + sint32Size(message.controllerId);
+  if (message.metadataVersion !== 0) size += 1 + int64Size(message.metadataVersion);
+  for (const item of message.voters) size += 1 + encoder.stringSize(item);
+  if (message.unready !== '') size += 1 + encoder.stringSize(message.unready);
+  if (message.interBrokerListener !== '')
+    size += 1 + encoder.stringSize(message.interBrokerListener);
+  return size;
+}
+
+function writeNodeDescription(message: NodeDescription, encoder: Encoder): void {
+  if (message.nodeId !== 0) {
+    encoder.byte(8);
+    encoder.int32(message.nodeId);
+  }
+  if (message.clusterId !== '') {
+    encoder.byte(18);
+    encoder.string(message.clusterId);
+  }
+  if (message.version !== '') {
+    encoder.byte(26);
+    encoder.string(message.version);
+  }
+  for (const item of message.roles) {
+    encoder.byte(34);
+    encoder.string(item);
+  }
+  if (message.clockMs !== 0) {
+    encoder.byte(40);
+    encoder.int64(message.clockMs);
+  }
+  if (message.listener !== '') {
+    encoder.byte(50);
+    encoder.string(message.listener);
+  }
+  for (const item of message.advertised) {
+    encoder.byte(58);
+    encoder.nested();
+    ListenerAddressCodec.write(item, encoder);
+  }
+  if (message.controllerId !== 0) {
+    encoder.byte(64);
+    encoder.sint32(message.controllerId);
+  }
+  if (message.metadataVersion !== 0) {
+    encoder.byte(72);
+    encoder.int64(message.metadataVersion);
+  }
+  for (const item of message.voters) {
+    encoder.byte(82);
+    encoder.string(item);
+  }
+  if (message.unready !== '') {
+    encoder.byte(90);
+    encoder.string(message.unready);
+  }
+  if (message.interBrokerListener !== '') {
+    encoder.byte(98);
+    encoder.string(message.interBrokerListener);
+  }
+}
+
+function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
+  let nodeId: number = 0;
+  let clusterId: string = '';
+  let version: string = '';
+  const roles: string[] = [];
+  let clockMs: number = 0;
+  let listener: string = '';
+  const advertised: ListenerAddress[] = [];
+  let controllerId: number = 0;
+  let metadataVersion: number = 0;
+  const voters: string[] = [];
+  let unready: string = '';
+  let interBrokerListener: string = '';
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 8:
+        nodeId = decoder.int32();
+        break;
+      case 18:
+        clusterId = decoder.string();
+        break;
+      case 26:
+        version = decoder.string();
+        break;
+      case 34:
+        roles.push(decoder.string());
+        break;
+      case 40:
+        clockMs = decoder.int64();
+        break;
+      case 50:
+        listener = decoder.string();
+        break;
+      case 58:
+        advertised.push(ListenerAddressCodec.read(decoder, decoder.end()));
+        break;
+      case 64:
+        controllerId = decoder.sint32();
+        break;
+      case 72:
+        metadataVersion = decoder.int64();
+        break;
+      case 82:
+        voters.push(decoder.string());
+        break;
+      case 90:
+        unready = decoder.string();
+        break;
+      case 98:
+        interBrokerListener = decoder.string();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return {
+    nodeId,
+    clusterId,
+    version,
+    roles,
+    clockMs,
+    listener,
+    advertised,
+    controllerId,
+    metadataVersion,
+    voters,
+    unready,
+    interBrokerListener,
+  };
+}
+
 export interface MetadataService {
   readonly getMetadata: Method<GetMetadataRequest, ClusterMetadata, 'unary'>;
   /**
@@ -619,6 +843,11 @@ export interface MetadataService {
    * least every 500 ms, be it empty, so that silence means a broker that hangs.
    */
   readonly watchMetadata: Method<WatchMetadataRequest, MetadataUpdate, 'serverStream'>;
+  /**
+   * Who answers here, and how it is set up: for finding out what stands between a client and the cluster.
+   * Answered also by a node that does not know the cluster yet.
+   */
+  readonly getNode: Method<GetNodeRequest, NodeDescription, 'unary'>;
 }
 export const MetadataService: MetadataService = {
   getMetadata: {
@@ -632,5 +861,11 @@ export const MetadataService: MetadataService = {
     kind: 'serverStream',
     request: WatchMetadataRequestCodec,
     response: MetadataUpdateCodec,
+  },
+  getNode: {
+    path: '/relevo.client.v1.Metadata/GetNode',
+    kind: 'unary',
+    request: GetNodeRequestCodec,
+    response: NodeDescriptionCodec,
   },
 };

@@ -1,0 +1,264 @@
+/** The cluster as a whole: its id, its controllers, its partitions. */
+import type { DescribeClusterResponse, QuorumVoter } from '@relevo/rpc/gen/client/admin';
+import type { ClusterMetadata, PartitionMetadata } from '@relevo/rpc/gen/client/metadata';
+import { knownNodes, toldMetadata, type Facts } from './facts.ts';
+import { trouble, well, type Finding } from './findings.ts';
+import { durationText, plural } from '../units.ts';
+
+/** The leader hears from each voter several times a second. */
+const VOTER_SILENT_MS = 2000;
+/** Entries of the controllers' log; a heartbeat's worth of them is no news. */
+const BEHIND_WARN = 1000;
+/** Of what there are many, so many are named. */
+const NAMED_MAX = 5;
+
+// -------------------------------------------------------------------------------------- cluster id
+
+export function judgeClusterId(facts: Facts): Finding[] {
+  const byId = new Map<string, string[]>();
+  for (const { address, metadata } of facts.given) {
+    const service = facts.addresses.get(address)?.service;
+    const id = service?.kind === 'relevo' ? service.node.clusterId : metadata?.clusterId;
+    if (id !== undefined) byId.set(id, [...(byId.get(id) ?? []), address]);
+  }
+  const [only] = byId.keys();
+  if (only === undefined) return [];
+  if (byId.size === 1) {
+    const brokers = toldMetadata(facts)?.brokers.map(({ id }) => id) ?? [];
+    const listed = brokers.toSorted((a, b) => a - b).join(', ');
+    const found = brokers.length === 0 ? only : `${only}, with the brokers ${listed}`;
+    return [well('cluster-id', 'cluster', found)];
+  }
+  const told = [...byId].map(([id, addresses]) => `${id} (${addresses.join(', ')})`).join(', ');
+  const found = `the given addresses are of several clusters: ${told}`;
+  const change = 'begin with brokers of one cluster; see cluster.id of each broker';
+  return [trouble('fail', 'cluster-id', 'cluster', { found, change })];
+}
+
+// ------------------------------------------------------------------------------------------ quorum
+
+export function judgeQuorum(facts: Facts): Finding[] {
+  const cluster = facts.given.find((given) => given.cluster !== undefined)?.cluster;
+  if (cluster !== undefined && cluster.controllerId >= 0) return judgeVoters(cluster);
+  const refusal = facts.given.find((given) => given.clusterRefusal !== undefined)?.clusterRefusal;
+  if (cluster === undefined && refusal === undefined) return [];
+  const nodes = knownNodes(facts).map(({ node }) => node);
+  const voters = [...new Set(nodes.flatMap((node) => node.voters))].sort();
+  const seen = nodes.find(({ controllerId }) => controllerId >= 0)?.controllerId;
+  if (cluster === undefined && seen !== undefined) {
+    const address = voters.find((voter) => voter.startsWith(`${seen}@`)) ?? seen;
+    const found = `controller ${seen}, the active one, was asked in vain: ${refusal}`;
+    const change =
+      `see whether the brokers reach it at ${address} (controller.quorum.voters), and its log; where ` +
+      'it has just gone another is elected within seconds: run it again';
+    return [trouble('fail', 'quorum', 'cluster', { found, change })];
+  }
+  const found = `no active controller: ${refusal ?? 'none is elected'}`;
+  const change =
+    `start a majority of the controllers` +
+    (voters.length === 0 ? '' : ` (controller.quorum.voters: ${voters.join(', ')})`);
+  return [trouble('fail', 'quorum', 'cluster', { found, change })];
+}
+
+function judgeVoters({ voters, controllerId, committedIndex }: DescribeClusterResponse): Finding[] {
+  const isHeard = ({ silentForMs }: QuorumVoter): boolean =>
+    silentForMs >= 0 && silentForMs <= VOTER_SILENT_MS;
+  const heard = voters.filter(isHeard);
+  const majority = Math.floor(voters.length / 2) + 1;
+  const spare = heard.length - majority;
+  const found =
+    `controller ${controllerId} leads, ${heard.length} of ${plural(voters.length, 'voter')} heard, ` +
+    (spare < 0
+      ? `${majority} are a majority`
+      : `survives ${plural(spare, 'more failure', 'more failures')}`);
+  const silent = voters.filter((voter) => !isHeard(voter));
+  const quorum = judgeMajority(voters.length, silent, found, spare);
+  const behind = heard
+    .map(({ id, matchIndex }) => ({ id, entries: committedIndex - matchIndex }))
+    .filter(({ entries }) => entries > BEHIND_WARN);
+  const lags = behind.map(({ id, entries }) =>
+    trouble('warn', 'quorum', `controller ${id}`, {
+      found: `${plural(entries, 'entry', 'entries')} of the controllers' log behind`,
+      change: 'see its log, its disk and the network to it: it cannot take over before it has them',
+    }),
+  );
+  return [quorum, ...lags];
+}
+
+function judgeMajority(
+  count: number,
+  silent: readonly QuorumVoter[],
+  found: string,
+  spare: number,
+): Finding {
+  if (silent.length > 0) {
+    const named = silent
+      .map(({ id, address, silentForMs }) => {
+        const since =
+          silentForMs < 0 ? 'never heard of' : `heard of ${durationText(silentForMs)} ago`;
+        return `${id} at ${address} (${since})`;
+      })
+      .join(', ');
+    const change = `start controller ${named}, or correct its address in controller.quorum.voters`;
+    return trouble(spare < 0 ? 'fail' : 'warn', 'quorum', 'cluster', { found, change });
+  }
+  if (count % 2 === 0) {
+    const change =
+      `an even number of voters survives no more than ${count - 1} do: take one out of ` +
+      'controller.quorum.voters, or add one';
+    return trouble('warn', 'quorum', 'cluster', { found, change });
+  }
+  return well('quorum', 'cluster', found);
+}
+
+// -------------------------------------------------------------------------------------- controller
+
+/** Whether all brokers see the same controller, were set up with the same voters, and are up to date. */
+export function judgeController(facts: Facts): Finding[] {
+  const nodes = knownNodes(facts);
+  if (nodes.length === 0) return [];
+  const views = grouped(
+    nodes.map(({ node: { nodeId, controllerId } }) => [
+      nodeId,
+      controllerId < 0 ? 'none' : `${controllerId}`,
+    ]),
+  );
+  const findings: Finding[] = [];
+  if (views.size > 1) {
+    findings.push(
+      trouble('warn', 'controller', 'cluster', {
+        found: `the brokers see different controllers: ${viewsText(views)}`,
+        change:
+          'run it again: an election takes a second; if it stays, see the log of those that see none or ' +
+          'an old one, they are cut off from the controllers',
+      }),
+    );
+  } else {
+    const [seen = 'none'] = views.keys();
+    const who =
+      nodes.length === 1
+        ? `node ${nodes[0]?.node.nodeId}`
+        : `all ${nodes.length} nodes that answer`;
+    const found = `the active one is ${seen}, say ${who}`;
+    if (seen !== 'none') findings.push(well('controller', 'cluster', found));
+  }
+  const voters = grouped(nodes.map(({ node }) => [node.nodeId, node.voters.toSorted().join(', ')]));
+  if (voters.size > 1) {
+    findings.push(
+      trouble('warn', 'controller', 'cluster', {
+        found: `controller.quorum.voters differs: ${viewsText(voters)}`,
+        change: 'set controller.quorum.voters to the same on every node',
+      }),
+    );
+  }
+  return [...findings, ...judgeLag(facts)];
+}
+
+function judgeLag(facts: Facts): Finding[] {
+  const nodes = knownNodes(facts);
+  const newest = Math.max(...nodes.map(({ node }) => node.metadataVersion));
+  return nodes
+    .filter(({ node }) => newest - node.metadataVersion > BEHIND_WARN)
+    .map(({ node }) =>
+      trouble('warn', 'controller', `broker ${node.nodeId}`, {
+        found: `its view of the cluster is ${plural(newest - node.metadataVersion, 'entry', 'entries')} old`,
+        change: 'see its log: it sends clients to brokers that lead no longer',
+      }),
+    );
+}
+
+/** Who says what. */
+function grouped(views: readonly (readonly [number, string])[]): Map<string, number[]> {
+  const groups = new Map<string, number[]>();
+  for (const [id, view] of views) groups.set(view, [...(groups.get(view) ?? []), id]);
+  return groups;
+}
+
+const viewsText = (views: ReadonlyMap<string, readonly number[]>): string =>
+  [...views].map(([view, ids]) => `${view} (as node ${ids.join(', ')} has it)`).join('; ');
+
+// -------------------------------------------------------------------------------------- partitions
+
+interface NamedPartition extends PartitionMetadata {
+  readonly name: string;
+  readonly topic: string;
+}
+
+export function judgePartitions(facts: Facts): Finding[] {
+  const metadata = toldMetadata(facts);
+  if (metadata === undefined) return [];
+  const partitions = metadata.topics.flatMap((topic) =>
+    topic.partitions.map((partition) => ({
+      ...partition,
+      topic: topic.name,
+      name: `${topic.name}-${partition.partition}`,
+    })),
+  );
+  const findings = ailments(facts, metadata, partitions);
+  if (findings.length > 0) return findings;
+  const all = `${plural(metadata.topics.length, 'topic')}, ${plural(partitions.length, 'partition')}`;
+  const found =
+    partitions.length === 0 ? 'no topics yet' : `${all}: all in sync and led as they should be`;
+  return [well('partitions', 'cluster', found)];
+}
+
+function ailments(
+  facts: Facts,
+  { brokers }: ClusterMetadata,
+  partitions: readonly NamedPartition[],
+): Finding[] {
+  const fenced = brokers.filter((broker) => broker.fenced).map(({ id }) => id);
+  const alive = brokers.length - fenced.length;
+  const missing =
+    fenced.length === 0 ? 'the brokers that are missing' : `broker ${fenced.join(', ')}`;
+  const lacks = ({ isr, replicas }: NamedPartition): boolean => isr.length < replicas.length;
+  const underMin = ({ topic, isr, replicas }: NamedPartition): boolean =>
+    isr.length < Math.min(facts.minInSync.get(topic) ?? 1, replicas.length);
+  const kinds: readonly (readonly ['warn' | 'fail', string, string, readonly NamedPartition[]])[] =
+    [
+      [
+        'fail',
+        'without a leader: neither written nor read',
+        `start ${missing}: a replica that was in sync must come back`,
+        partitions.filter(({ leader }) => leader < 0),
+      ],
+      [
+        'fail',
+        'with fewer in sync than min.insync.replicas: acks=all is refused',
+        `start ${missing}, or lower min.insync.replicas of the topic for the time being`,
+        partitions.filter(underMin),
+      ],
+      [
+        'warn',
+        'with a replica that is not in sync',
+        `start ${missing}; where all run, wait, then see the logs of the followers`,
+        partitions.filter(lacks),
+      ],
+      [
+        'warn',
+        `with more replicas than there are brokers alive (${alive})`,
+        'start or add brokers: until then these cannot be in full sync',
+        partitions.filter(({ replicas }) => replicas.length > alive),
+      ],
+      [
+        'warn',
+        'not led by the preferred leader',
+        'it leads again by itself when it is in sync; relevo cluster elect-preferred does it at once',
+        partitions.filter(({ leader, replicas }) => leader >= 0 && leader !== replicas[0]),
+      ],
+    ];
+  return kinds
+    .filter(([, , , ill]) => ill.length > 0)
+    .map(([status, what, change, ill]) =>
+      trouble(status, 'partitions', 'cluster', {
+        found: `${ill.length} of ${plural(partitions.length, 'partition')} ${what}: ${named(ill)}`,
+        change,
+      }),
+    );
+}
+
+const named = (partitions: readonly NamedPartition[]): string => {
+  const first = partitions.slice(0, NAMED_MAX).map(({ name }) => name);
+  const more = partitions.length - first.length;
+  return more > 0 ? `${first.join(', ')} and ${more} more` : first.join(', ');
+};
