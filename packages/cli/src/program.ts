@@ -2,6 +2,7 @@
  * The tree of commands. Each lives in a module of its own that is loaded only when it is asked for:
  * `relevo broker` must not pay for what `relevo bench` needs.
  */
+import { VERSION } from '@relevo/base/version';
 import { Command, CommanderError } from 'commander';
 import { printError, type Host } from './context.ts';
 import { CommandError, EXIT } from './exit-codes.ts';
@@ -55,7 +56,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
 export async function runProgram(argv: readonly string[], host: Host): Promise<void> {
   const program = new Command('relevo')
     .description('A replicated event log: brokers, topics, records.')
-    .version('0.1.0')
+    .version(VERSION)
     .showSuggestionAfterError(true);
   const asked = named(argv);
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {

@@ -3,7 +3,9 @@
  * timer wakes an idle process a hundred times a second. Read when somebody asks, at no cost in between.
  */
 import { readdirSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { performance } from 'node:perf_hooks';
+import { getHeapStatistics } from 'node:v8';
 
 export interface ProcessMetric {
   readonly name: string;
@@ -34,6 +36,12 @@ export function processMetrics(): readonly ProcessMetric[] {
       read: () => process.memoryUsage.rss(),
     },
     {
+      name: 'process_memory_limit_bytes',
+      help: 'Memory that the process may use: what its container is given, or what the machine has.',
+      type: 'gauge',
+      read: memoryLimit,
+    },
+    {
       name: 'process_open_fds',
       help: 'Open file descriptors.',
       type: 'gauge',
@@ -50,6 +58,12 @@ export function processMetrics(): readonly ProcessMetric[] {
       help: 'Heap in use in bytes.',
       type: 'gauge',
       read: () => process.memoryUsage().heapUsed,
+    },
+    {
+      name: 'nodejs_heap_size_limit_bytes',
+      help: 'Size that the heap may grow to; beyond it the process ends.',
+      type: 'gauge',
+      read: () => getHeapStatistics().heap_size_limit,
     },
     {
       name: 'nodejs_external_memory_bytes',
@@ -74,6 +88,12 @@ function utilizationReader(): () => number {
     before = now;
     return utilization;
   };
+}
+
+/** Without a container's limit Node.js gives 0, or a number beyond any machine. */
+function memoryLimit(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
 
 /** 0 where the system does not tell. */
