@@ -45,7 +45,8 @@ describe('alerts', () => {
     const told = [...read('README.md').matchAll(/\*\*(Relevo[A-Z]\w+)\*\*/g)].map(
       ([, name]) => name,
     );
-    expect(told.toSorted()).toEqual(alerts.toSorted());
+    expect(new Set(told)).toEqual(new Set(alerts));
+    expect(told).toHaveLength(alerts.length);
   });
 });
 

@@ -91,7 +91,7 @@ test('a voter tells who leads, and the leader how far behind and how silent the 
     for (const text of ['a', 'b', 'c']) await it.propose(it.voter(id), text);
     await it.world.sleep(1000);
     const lags = measured(id, 'voter_lag_entries');
-    expect([...lags.values()].toSorted()).toEqual([0, 3]);
+    expect(new Set(lags.values())).toEqual(new Set([0, 3]));
     expect(lags.get(`relevo_quorum_voter_lag_entries{voter="${dead}"}`)).toBe(3);
     const silence = measured(id, 'voter_silent_seconds');
     expect(silence.get(`relevo_quorum_voter_silent_seconds{voter="${dead}"}`)).toBeGreaterThan(0.9);
