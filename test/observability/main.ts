@@ -51,11 +51,15 @@ async function main(): Promise<number> {
     return required ? 1 : 0;
   }
   const startedMs = nowMs();
-  promtool(tool, FOLDER, ['check', 'config', 'prometheus.yml']);
-  promtool(tool, FOLDER, ['check', 'rules', 'alerts.yml']);
-  promtool(tool, FOLDER, ['test', 'rules', 'alerts.test.yml']);
-  console.log('promtool: configuration, rules and their tests are in order');
-  const problems = await watched(program);
+  const problems = [
+    ...promtool(tool, FOLDER, ['check', 'config', 'prometheus.yml']),
+    ...promtool(tool, FOLDER, ['check', 'rules', 'alerts.yml']),
+    ...promtool(tool, FOLDER, ['test', 'rules', 'alerts.test.yml']),
+  ];
+  if (problems.length === 0) {
+    console.log('promtool: configuration, rules and their tests are in order');
+  }
+  problems.push(...(await watched(program)));
   for (const problem of problems) console.log(`FAILED: ${problem}`);
   const seconds = ((nowMs() - startedMs) / 1000).toFixed(0);
   console.log(problems.length === 0 ? `all is well, ${seconds} s` : `${problems.length} problems`);
