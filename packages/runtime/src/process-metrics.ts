@@ -81,7 +81,8 @@ export function processMetrics(): readonly ProcessMetric[] {
 }
 
 function utilizationReader(): () => number {
-  let before = performance.eventLoopUtilization();
+  // The first collection tells of all the time since the start.
+  let before = { idle: 0, active: 0, utilization: 0 };
   return () => {
     const now = performance.eventLoopUtilization();
     const { utilization } = performance.eventLoopUtilization(now, before);

@@ -71,6 +71,13 @@ test('a process tells the limits of its memory', async () => {
   );
 });
 
+test('the first collection tells how busy the event loop has been since the start', async () => {
+  const [line = ''] = await seriesOf(new PromMetrics(), 'nodejs_eventloop_utilization ');
+  const utilization = Number(line.split(' ')[1]);
+  expect(utilization).toBeGreaterThan(0);
+  expect(utilization).toBeLessThan(1);
+});
+
 test('over HTTP: metrics, health and readiness', async () => {
   const metrics = new PromMetrics();
   metrics.counter('relevo_requests_total', 'Requests.').add(5);
