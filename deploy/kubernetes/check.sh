@@ -14,8 +14,8 @@ check() {
   shift
   for version in 1.29 1.33; do
     "$helm" template orders relevo --namespace shop --kube-version "$version.0" "$@" >"$out/$name.yaml"
-    # A ServiceMonitor is the Prometheus operator's: its schema is not Kubernetes'.
-    awk 'BEGIN { RS = "---\n"; ORS = "---\n" } !/kind: ServiceMonitor/' "$out/$name.yaml" \
+    # ServiceMonitor and PrometheusRule are the Prometheus operator's: their schemas are not Kubernetes'.
+    awk 'BEGIN { RS = "---\n"; ORS = "---\n" } !/kind: (ServiceMonitor|PrometheusRule)/' "$out/$name.yaml" \
       >"$out/$name-$version.yaml"
     "$validate" --strict --quiet --kubernetes-version "$version" "$out/$name-$version.yaml"
   done
@@ -33,11 +33,39 @@ refused() {
   checked=$((checked + 1))
 }
 
+# The rendering holds the file of deploy/observability, line by line, under the indentation that it is given.
+holds() {
+  local name=$1 file=$2 indent=$3
+  python3 - "$out/$name.yaml" "../observability/$file" "$indent" <<'PYTHON' || exit 1
+import sys
+rendered, source, indent = open(sys.argv[1]).read(), open(sys.argv[2]).read(), " " * int(sys.argv[3])
+wanted = "".join(indent + line if line.strip() else line for line in source.rstrip("\n").splitlines(True))
+blank = lambda text: "\n".join(line.rstrip() for line in text.split("\n"))
+if blank(wanted) not in blank(rendered):
+    sys.exit(f"{sys.argv[1]} does not hold {sys.argv[2]}")
+PYTHON
+  checked=$((checked + 1))
+}
+
+has_none() {
+  if grep -qE "$2" "$out/$1.yaml"; then
+    echo "$1 should have no $2"
+    exit 1
+  fi
+}
+
 "$helm" lint --strict relevo
 check plain
 check five --set replicas=5 --set clusterId=orders --set antiAffinity=hard
 check outside --set external.enabled=true --set external.host=relevo.example.org
 check monitored --set metrics.serviceMonitor.enabled=true --set settings.log\\.retention\\.ms=1000
+has_none monitored 'PrometheusRule|grafana_dashboard'
+check observed --set metrics.serviceMonitor.enabled=true --set metrics.prometheusRule.enabled=true \
+  --set metrics.prometheusRule.labels.release=prometheus --set metrics.dashboards.enabled=true
+holds observed alerts.yml 2
+for file in ../observability/dashboards/*.json; do
+  holds observed "dashboards/$(basename "$file")" 4
+done
 check bare --set podDisruptionBudget.enabled=false --set serviceAccount.create=false --set antiAffinity=none
 refused 'at least 3' --set replicas=1
 refused 'external.host' --set external.enabled=true

@@ -299,6 +299,12 @@ export interface Histogram {
   observe(value: number): void;
 }
 
+/** One value among those of a name. */
+export interface Measured {
+  readonly value: number;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
 /** Names and units follow Prometheus' conventions (`relevo_produce_bytes_total`, seconds, bytes). */
 export interface Metrics {
   counter(name: string, help: string, labels?: Readonly<Record<string, string>>): Counter;
@@ -309,6 +315,11 @@ export interface Metrics {
     buckets: readonly number[],
     labels?: Readonly<Record<string, string>>,
   ): Histogram;
+  /**
+   * A gauge that is worked out when somebody looks. `read` must be quick and may not throw; its values
+   * differ in their labels, and none is a fair answer. To be called once for a name.
+   */
+  measure(name: string, help: string, read: () => readonly Measured[]): void;
 }
 
 /** All the ports of a node in one bundle. */

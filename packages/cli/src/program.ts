@@ -2,6 +2,7 @@
  * The tree of commands. Each lives in a module of its own that is loaded only when it is asked for:
  * `relevo broker` must not pay for what `relevo bench` needs.
  */
+import { VERSION } from '@relevo/base/version';
 import { Command, CommanderError } from 'commander';
 import { VERSION } from '@relevo/server/version';
 import { printError, type Host } from './context.ts';

@@ -19,7 +19,8 @@ const WHAT_TO_DO =
 export class FreeSpace {
   readonly #disk: Disk;
   readonly #path: string;
-  readonly #reserveBytes: number;
+  /** With less than this free appends are refused. */
+  readonly reserveBytes: number;
   readonly #logger: Logger | undefined;
   /** To be appended before the file system is asked again. */
   #allowanceBytes = 0;
@@ -31,7 +32,7 @@ export class FreeSpace {
   constructor(disk: Disk, path: string, reserveBytes: number = RESERVE_BYTES, logger?: Logger) {
     this.#disk = disk;
     this.#path = path;
-    this.#reserveBytes = reserveBytes;
+    this.reserveBytes = reserveBytes;
     this.#logger = logger;
     this.#measure();
   }
@@ -50,7 +51,7 @@ export class FreeSpace {
   /** For people, while it is short: how much there is, and what to do. */
   get shortage(): string {
     return (
-      `the disk of ${this.#path} has ${this.#freeBytes} bytes free, of which ${this.#reserveBytes} are ` +
+      `the disk of ${this.#path} has ${this.#freeBytes} bytes free, of which ${this.reserveBytes} are ` +
       `a reserve (log.disk.reserve.bytes): ${WHAT_TO_DO}`
     );
   }
@@ -94,7 +95,7 @@ export class FreeSpace {
 
   #measure(): number {
     this.#freeBytes = this.#disk.freeBytes(this.#path);
-    return this.#freeBytes - this.#reserveBytes;
+    return this.#freeBytes - this.reserveBytes;
   }
 
   /** Undefined: the disk does not say; the next append or sync meets what is wrong with it. */
@@ -123,7 +124,7 @@ export class FreeSpace {
     return {
       directory: this.#path,
       freeBytes: this.#freeBytes,
-      reserveBytes: this.#reserveBytes,
+      reserveBytes: this.reserveBytes,
     };
   }
 }

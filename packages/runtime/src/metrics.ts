@@ -3,7 +3,7 @@
  * Prometheus' format. It is loaded when somebody asks for the first time.
  */
 import { assert } from '@relevo/base/assert';
-import type { Counter, Gauge, Histogram, Metrics } from '@relevo/base/ports';
+import type { Counter, Gauge, Histogram, Measured, Metrics } from '@relevo/base/ports';
 import type { MetricObject, Registry } from 'prom-client';
 import { processMetrics } from './process-metrics.ts';
 
@@ -49,6 +49,13 @@ export class PromMetrics implements Metrics {
     labels: Labels = {},
   ): Histogram {
     return this.#series(name, help, 'histogram', labels, () => new HistogramSeries(buckets));
+  }
+
+  measure(name: string, help: string, read: () => readonly Measured[]): void {
+    assert(!this.#families.has(name), 'what is measured has a name of its own', { name });
+    const samples = (): readonly Sample[] =>
+      read().map(({ labels = {}, value }) => ({ labels, value }));
+    this.#series(name, help, 'gauge', {}, () => ({ samples }));
   }
 
   /** All of it, and what the process tells of itself, in Prometheus' text format. */

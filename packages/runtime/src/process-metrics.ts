@@ -3,7 +3,9 @@
  * timer wakes an idle process a hundred times a second. Read when somebody asks, at no cost in between.
  */
 import { readdirSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { performance } from 'node:perf_hooks';
+import { getHeapStatistics } from 'node:v8';
 
 export interface ProcessMetric {
   readonly name: string;
@@ -34,6 +36,12 @@ export function processMetrics(): readonly ProcessMetric[] {
       read: () => process.memoryUsage.rss(),
     },
     {
+      name: 'process_memory_limit_bytes',
+      help: 'Memory that the process may use: what its container is given, or what the machine has.',
+      type: 'gauge',
+      read: memoryLimit,
+    },
+    {
       name: 'process_open_fds',
       help: 'Open file descriptors.',
       type: 'gauge',
@@ -52,6 +60,12 @@ export function processMetrics(): readonly ProcessMetric[] {
       read: () => process.memoryUsage().heapUsed,
     },
     {
+      name: 'nodejs_heap_size_limit_bytes',
+      help: 'Size that the heap may grow to; beyond it the process ends.',
+      type: 'gauge',
+      read: () => getHeapStatistics().heap_size_limit,
+    },
+    {
       name: 'nodejs_external_memory_bytes',
       help: 'Memory outside of the heap in bytes.',
       type: 'gauge',
@@ -67,13 +81,20 @@ export function processMetrics(): readonly ProcessMetric[] {
 }
 
 function utilizationReader(): () => number {
-  let before = performance.eventLoopUtilization();
+  // The first collection tells of all the time since the start.
+  let before = { idle: 0, active: 0, utilization: 0 };
   return () => {
     const now = performance.eventLoopUtilization();
     const { utilization } = performance.eventLoopUtilization(now, before);
     before = now;
     return utilization;
   };
+}
+
+/** Without a container's limit Node.js gives 0, or a number beyond any machine. */
+function memoryLimit(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
 
 /** 0 where the system does not tell. */

@@ -44,6 +44,40 @@ test('a metric has one type and one set of label names', () => {
   expect(() => metrics.counter('relevo_y_total', 'Y.').add(-1)).toThrow(/only grows/);
 });
 
+test('a measure is read at every collection, and may have any labels or no values', async () => {
+  const metrics = new PromMetrics();
+  let voters: readonly number[] = [2, 3];
+  metrics.measure('relevo_lag', 'Lag.', () =>
+    voters.map((voter) => ({ value: voter * 10, labels: { voter: String(voter) } })),
+  );
+  expect(await seriesOf(metrics, 'relevo_lag')).toStrictEqual([
+    'relevo_lag{voter="2"} 20',
+    'relevo_lag{voter="3"} 30',
+  ]);
+  voters = [];
+  expect(await seriesOf(metrics, 'relevo_lag')).toStrictEqual([]);
+  expect(() => metrics.measure('relevo_lag', 'Lag.', () => [])).toThrow(/a name of its own/);
+});
+
+test('a process tells the limits of its memory', async () => {
+  const metrics = new PromMetrics();
+  const valueOf = async (name: string): Promise<number> =>
+    Number((await seriesOf(metrics, `${name} `))[0]?.split(' ')[1]);
+  expect(await valueOf('process_memory_limit_bytes')).toBeGreaterThan(
+    await valueOf('process_resident_memory_bytes'),
+  );
+  expect(await valueOf('nodejs_heap_size_limit_bytes')).toBeGreaterThan(
+    await valueOf('nodejs_heap_size_used_bytes'),
+  );
+});
+
+test('the first collection tells how busy the event loop has been since the start', async () => {
+  const [line = ''] = await seriesOf(new PromMetrics(), 'nodejs_eventloop_utilization ');
+  const utilization = Number(line.split(' ')[1]);
+  expect(utilization).toBeGreaterThan(0);
+  expect(utilization).toBeLessThan(1);
+});
+
 test('over HTTP: metrics, health and readiness', async () => {
   const metrics = new PromMetrics();
   metrics.counter('relevo_requests_total', 'Requests.').add(5);

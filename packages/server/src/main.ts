@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { messageOf } from '@relevo/base/errors';
+import { VERSION } from '@relevo/base/version';
 import { codecs } from '@relevo/runtime/compression';
 import { startHttpServer, type HttpServer } from '@relevo/runtime/http-server';
 import { createPorts, type NodePorts } from '@relevo/runtime/ports';
@@ -36,6 +37,8 @@ export async function runBroker(
     logger: { level: config['log.level'], pretty: config['log.pretty'], to: 'stdout' },
     describe: true,
   });
+  const running = { version: VERSION, node: process.version };
+  ports.metrics.gauge('relevo_build_info', 'What runs: always 1.', running).set(1);
   const stop = stopSignal(ports);
   const node = createNode(config, { ...ports, codecs });
   let http: HttpServer | undefined;

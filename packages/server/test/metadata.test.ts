@@ -108,6 +108,7 @@ const NO_METRICS: Metrics = {
   counter: () => ({ add: () => undefined }),
   gauge: () => ({ set: () => undefined }),
   histogram: () => ({ observe: () => undefined }),
+  measure: () => undefined,
 };
 
 const entry = (index: number, records: readonly MetadataRecord[] = []): CommittedEntry => ({

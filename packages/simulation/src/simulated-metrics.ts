@@ -1,11 +1,12 @@
 /** The `Metrics` port as plain numbers, for checkers. */
-import type { Counter, Gauge, Histogram, Metrics } from '@relevo/base/ports';
+import type { Counter, Gauge, Histogram, Measured, Metrics } from '@relevo/base/ports';
 
 type Labels = Readonly<Record<string, string>>;
 
 export class SimulatedMetrics implements Metrics {
   /** By `name{label="value",…}`; a histogram counts its observations. */
   readonly values: Map<string, number> = new Map();
+  readonly #measures = new Map<string, () => readonly Measured[]>();
 
   counter(name: string, _help: string, labels?: Labels): Counter {
     return { add: (amount) => this.#add(keyOf(name, labels), amount) };
@@ -17,6 +18,16 @@ export class SimulatedMetrics implements Metrics {
 
   histogram(name: string, _help: string, _buckets: readonly number[], labels?: Labels): Histogram {
     return { observe: () => this.#add(keyOf(name, labels), 1) };
+  }
+
+  measure(name: string, _help: string, read: () => readonly Measured[]): void {
+    this.#measures.set(name, read);
+  }
+
+  /** What a measure of the name gives now, by labels as in `values`. */
+  measured(name: string): Map<string, number> {
+    const found = this.#measures.get(name)?.() ?? [];
+    return new Map(found.map(({ labels, value }) => [keyOf(name, labels), value]));
   }
 
   #add(key: string, amount: number): void {

@@ -2,12 +2,13 @@ import type { BrokerId } from '@relevo/base/ids';
 import { NO_BROKER } from '@relevo/base/ids';
 import type { ClusterImage } from '@relevo/controller/image';
 import { preferredLeader } from '@relevo/controller/image';
-import { minInSync, topicSettings, type TopicSettings } from '@relevo/controller/topic-config';
+import type { TopicSettings } from '@relevo/controller/topic-config';
 import {
   describeClusterResponse,
   type DescribeClusterResponse,
   type QuorumVoter,
 } from '@relevo/rpc/gen/client/admin';
+import { clusterTotals } from '../metadata/cluster-totals.ts';
 
 /** What the active controller's quorum says of itself. */
 export interface QuorumView {
@@ -24,7 +25,7 @@ interface Counts {
   inSync: number;
 }
 
-/** The cluster in figures: one pass over all partitions. */
+/** The cluster in figures. */
 export function describeCluster(
   image: ClusterImage,
   quorum: QuorumView,
@@ -36,17 +37,10 @@ export function describeCluster(
     counts.set(id, known);
     return known;
   };
-  const total = { partitions: 0, underReplicated: 0, offline: 0, underMinIsr: 0, notPreferred: 0 };
   for (const topic of image.topicsById.values()) {
-    const settings = topicSettings(topic.config, options.topicDefaults);
     for (const partition of topic.partitions) {
       const { replicas, isr, leader } = partition;
-      total.partitions++;
-      if (isr.length < replicas.length) total.underReplicated++;
-      if (isr.length < minInSync(settings, replicas.length)) total.underMinIsr++;
-      if (leader === NO_BROKER) total.offline++;
-      else countsOf(leader).leaders++;
-      if (leader !== preferredLeader(partition)) total.notPreferred++;
+      if (leader !== NO_BROKER) countsOf(leader).leaders++;
       countsOf(preferredLeader(partition)).preferred++;
       for (const replica of replicas) countsOf(replica).replicas++;
       for (const member of isr) countsOf(member).inSync++;
@@ -59,7 +53,7 @@ export function describeCluster(
     committedIndex: quorum.committedIndex,
     voters: quorum.voters,
     topics: image.topicsById.size,
-    ...total,
+    ...clusterTotals(image, options.topicDefaults),
     brokers: [...image.brokers.values()].map((broker) => {
       const { leaders, preferred, replicas, inSync } = countsOf(broker.id);
       return {

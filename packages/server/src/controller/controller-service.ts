@@ -47,6 +47,7 @@ import type {
 } from '@relevo/rpc/gen/cluster/controller';
 import type { CommittedEntry, MetadataPublisher } from '../metadata/metadata-publisher.ts';
 import { encodeRecords } from '../metadata/record-codec.ts';
+import { exposeCluster } from './cluster-metrics.ts';
 import { notController } from './controller-errors.ts';
 import { EventLog } from './event-log.ts';
 import { MetadataStreams } from './metadata-streams.ts';
@@ -141,6 +142,10 @@ export class ControllerService {
       '1 on the node that is the active controller, else 0',
     );
     this.#activeGauge.set(0);
+    exposeCluster(metrics, {
+      topicDefaults: options.defaults.topic,
+      image: () => (this.isActive() ? publisher.image() : undefined),
+    });
     publisher.subscribe((delta, image) => {
       if (this.#state.name !== 'active') return;
       this.#events.write(delta, image);

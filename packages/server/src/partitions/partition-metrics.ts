@@ -25,6 +25,7 @@ export class PartitionMetrics {
   readonly offline: Gauge;
   readonly appendsRefused: Gauge;
   readonly diskFree: Gauge;
+  readonly diskReserve: Gauge;
   readonly watermarkLag: Gauge;
   readonly inHandBytes: Gauge;
   readonly produceSeconds: Histogram;
@@ -74,6 +75,10 @@ export class PartitionMetrics {
     this.diskFree = gauge(
       'relevo_disk_free_bytes',
       'Free on the disk of the data directory, log.disk.reserve.bytes included.',
+    );
+    this.diskReserve = gauge(
+      'relevo_disk_reserve_bytes',
+      'With less than this free appends are refused: log.disk.reserve.bytes.',
     );
     this.watermarkLag = gauge(
       'relevo_high_watermark_lag_records',

@@ -117,6 +117,7 @@ export class Upkeep {
     metrics.offline.set(counts.offline);
     metrics.appendsRefused.set(directory.space.isShort ? 1 : 0);
     metrics.diskFree.set(directory.space.freeBytes);
+    metrics.diskReserve.set(directory.space.reserveBytes);
     metrics.watermarkLag.set(lag);
     metrics.inHandBytes.set(produce.inHandBytes);
   }

@@ -154,7 +154,7 @@ export class Quorum {
     this.#deps = deps;
     this.#options = options;
     this.#raft = raftOptions(options);
-    this.#metrics = new QuorumMetrics(deps.metrics);
+    this.#metrics = new QuorumMetrics(deps.metrics, () => this.status());
     this.#watch = new LeaderWatch(deps.logger);
     this.#peers = new Peers(deps, {
       nodeId: options.nodeId,
