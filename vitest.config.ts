@@ -6,7 +6,10 @@ const resolve = {
   ssr: { resolve: { ...source, externalConditions: ['@relevo/source'] } },
 };
 
-/** Clusters of real processes come after the rest and one after the other: each takes both cores. */
+/**
+ * Clusters of real processes come after the rest and one after the other: each takes both cores. Those of
+ * containers need an engine and an image, and are none of `npm test`.
+ */
 export default defineConfig({
   test: {
     pool: 'forks',
@@ -22,18 +25,18 @@ export default defineConfig({
           sequence: { groupOrder: 0 },
         },
       },
-      {
+      ...['cluster', 'containers'].map((name) => ({
         ...resolve,
         test: {
-          name: 'cluster',
-          include: ['test/cluster/**/*.test.ts'],
+          name,
+          include: [`test/${name}/**/*.test.ts`],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           fileParallelism: false,
           maxWorkers: 1,
           sequence: { groupOrder: 1 },
         },
-      },
+      })),
     ],
   },
 });

@@ -6,7 +6,7 @@
  * copies the pack of deploy/bundle.mjs with its code cache, the launcher, and the packages that stay
  * outside the pack with all that they depend on, as the lock file installed them.
  */
-import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -26,6 +26,7 @@ const launcher = join(resolve(target), 'packages', 'cli');
 mkdirSync(join(launcher, 'bin'), { recursive: true });
 mkdirSync(join(launcher, 'dist'), { recursive: true });
 cpSync(join(CLI, 'bin', 'launch.cjs'), join(launcher, 'bin', 'launch.cjs'));
+chmodSync(join(launcher, 'bin', 'launch.cjs'), 0o755);
 const cache = `relevo.${process.version}-${process.arch}.cache`;
 for (const name of ['relevo.cjs', cache]) {
   cpSync(join(CLI, 'dist', name), join(launcher, 'dist', name));

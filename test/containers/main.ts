@@ -10,6 +10,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { messageOf } from '@relevo/base/errors';
 import Table from 'cli-table3';
 import { chaos, type ChaosResult, type FaultOutcome, type Totals } from './lib/chaos.ts';
 import { assertEngine } from './lib/engine.ts';
@@ -28,7 +29,10 @@ const { values } = parseArgs({
   },
 });
 
-await assertEngine();
+await assertEngine().catch((error: unknown) => {
+  console.error(messageOf(error));
+  process.exit(1);
+});
 const minutes = values.minutes === undefined ? undefined : positive('minutes', values.minutes);
 const brokers = positive('brokers', values.brokers);
 const chosen = faultsNamed(values.only?.split(','));

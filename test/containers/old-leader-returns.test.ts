@@ -34,7 +34,7 @@ interface Led {
 async function leaderTable(): Promise<Led[]> {
   const { partitions } = await relevo.admin.describeTopic(TOPIC);
   return partitions.map(({ partition, leader, leaderEpoch, isr }) => {
-    return { partition, leader, leaderEpoch, isr: isr.toSorted() };
+    return { partition, leader, leaderEpoch, isr: isr.toSorted((a, b) => a - b) };
   });
 }
 

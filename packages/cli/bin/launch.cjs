@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 /**
  * Runs the command line as it has been built: from the pack of deploy/bundle.mjs where that is up to
  * date, else module by module. CommonJS, because only there a code cache can be given to V8 on Node.js

@@ -4,7 +4,6 @@
  */
 import { VERSION } from '@relevo/base/version';
 import { Command, CommanderError } from 'commander';
-import { VERSION } from '@relevo/server/version';
 import { printError, type Host } from './context.ts';
 import { CommandError, EXIT } from './exit-codes.ts';
 import { Output } from './output.ts';

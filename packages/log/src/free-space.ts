@@ -46,7 +46,7 @@ export class FreeSpace {
   }
   /** Short of any room, not only of that for some large append. */
   get isExhausted(): boolean {
-    return this.isShort && this.#freeBytes - this.#reserveBytes < ROOM_AGAIN_BYTES;
+    return this.isShort && this.#freeBytes - this.reserveBytes < ROOM_AGAIN_BYTES;
   }
   /** For people, while it is short: how much there is, and what to do. */
   get shortage(): string {

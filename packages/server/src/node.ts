@@ -479,7 +479,8 @@ function openDirectory(config: NodeConfig, ports: NodePorts): LogDirectory {
 function startError(error: unknown): StartError {
   if (error instanceof StartError) return error;
   const foreign = error instanceof LogError && error.kind === 'foreign';
-  const denied = error instanceof DiskError && error.code === 'DENIED';
+  const cause = error instanceof LogError ? error.cause : error;
+  const denied = cause instanceof DiskError && cause.code === 'DENIED';
   const kind = foreign || denied ? 'configuration' : 'failed';
   return new StartError(kind, messageOf(error), { cause: error });
 }

@@ -5,7 +5,7 @@ import { IMAGE } from './broker-container.ts';
 const run = promisify(execFile);
 
 /** Why containers cannot be tested here; undefined: they can. */
-export async function engineProblem(): Promise<string | undefined> {
+async function engineProblem(): Promise<string | undefined> {
   try {
     await run('docker', ['version', '--format', '{{.Server.Version}}']);
   } catch {
@@ -19,10 +19,8 @@ export async function engineProblem(): Promise<string | undefined> {
   return undefined;
 }
 
-/** Ends the process with one line where containers cannot be tested. */
+/** Rejects with what is missing and what to do. */
 export async function assertEngine(): Promise<void> {
   const problem = await engineProblem();
-  if (problem === undefined) return;
-  console.error(problem);
-  process.exit(1);
+  if (problem !== undefined) throw new Error(problem);
 }

@@ -16,7 +16,7 @@ import {
 } from '@relevo/rpc/gen/client/metadata';
 import type { ClusterMetadata, NodeDescription } from '@relevo/rpc/gen/client/metadata';
 import { GrpcTransport } from '@relevo/runtime/grpc-transport';
-import { VERSION } from '@relevo/server/version';
+import { VERSION } from '@relevo/base/version';
 import type { AddressFacts, Answerer, Facts, GivenFacts, Sample, Service } from './facts.ts';
 import {
   CALL_MS,

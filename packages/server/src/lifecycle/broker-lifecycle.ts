@@ -273,7 +273,6 @@ export class BrokerLifecycle {
 
   #fail(error: RelevoError): void {
     this.#state = 'failed';
-    this.#deps.logger.error('this broker cannot join the cluster', { error: error.message });
     this.stop();
     this.#deps.onFatal(error);
   }
