@@ -2,13 +2,12 @@
  * Keeps `leader-epoch-checkpoint` up with the epochs. Segments below the recovery point are not read
  * after a crash, so before that is raised the file must know their epochs.
  */
-import { messageOf } from '@relevo/base/errors';
 import type { Disk } from '@relevo/base/ports';
 import { replaceFileDurably } from './checkpoint-file.ts';
 import { EPOCH_FILE } from './file-names.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { LeaderEpochCache } from './leader-epoch-cache.ts';
-import { LogError, isDiskError } from './log-error.ts';
+import { isDiskError, noRoomFor } from './log-error.ts';
 import type { LogHealth } from './log-health.ts';
 
 export class EpochFile {
@@ -40,10 +39,7 @@ export class EpochFile {
     try {
       await replaceFileDurably(this.#disk, this.#path, this.#epochs.encoded());
     } catch (error) {
-      if (isDiskError(error, 'FULL')) {
-        const message = `no room for ${this.#path}: ${messageOf(error)}`;
-        throw new LogError('diskFull', message, { cause: error });
-      }
+      if (isDiskError(error, 'FULL')) throw noRoomFor(this.#path, error);
       throw this.#health.fail('the leader epochs could not be written', error);
     }
     this.#version = version;

@@ -50,3 +50,28 @@ function headerAt(bytes: Uint8Array, at: number, crc32c: Crc32c): BatchHeader {
     throw new LogError('badBatch', message, { cause: error });
   }
 }
+
+/**
+ * Cuts the batches where the segment at hand would be full: each run goes into one, be it a single batch
+ * that is larger. `fits` is asked of the segment that is there when the run before it has been taken.
+ */
+export function* segmentRuns(
+  batches: Uint8Array,
+  headers: readonly BatchHeader[],
+  fits: (bytes: number, lastOffset: Offset) => boolean,
+): Generator<{ readonly bytes: Uint8Array; readonly headers: readonly BatchHeader[] }> {
+  let from = 0;
+  let to = 0;
+  let run: BatchHeader[] = [];
+  for (const header of headers) {
+    const bytes = to - from + header.sizeInBytes;
+    if (run.length > 0 && !fits(bytes, header.lastOffset)) {
+      yield { bytes: batches.subarray(from, to), headers: run };
+      run = [];
+      from = to;
+    }
+    run.push(header);
+    to += header.sizeInBytes;
+  }
+  if (run.length > 0) yield { bytes: batches.subarray(from, to), headers: run };
+}

@@ -1,4 +1,4 @@
-import { RelevoError } from '@relevo/base/errors';
+import { RelevoError, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { DiskError } from '@relevo/base/ports';
 
@@ -64,3 +64,7 @@ export class LogError extends RelevoError {
 
 export const isDiskError = (thrown: unknown, code: DiskError['code']): boolean =>
   thrown instanceof DiskError && thrown.code === code;
+
+/** For what was not written and has changed nothing: it may be tried again. */
+export const noRoomFor = (path: string, cause: unknown): LogError =>
+  new LogError('diskFull', `no room for ${path}: ${messageOf(cause)}`, { cause });

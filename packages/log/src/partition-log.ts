@@ -17,7 +17,7 @@ import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
 import { DELETED_SUFFIX } from './file-names.ts';
 import { EpochFile } from './epoch-file.ts';
-import { checkFollowerBatches } from './follower-batches.ts';
+import { checkFollowerBatches, segmentRuns } from './follower-batches.ts';
 import { GroupCommit } from './group-commit.ts';
 import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
@@ -231,23 +231,9 @@ export class PartitionLog {
     const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch };
     const headers = checkFollowerBatches(batches, after, this.#deps.crc32c);
     const { segmentBytes } = this.#config;
-    let from = 0;
-    let to = 0;
-    let run: BatchHeader[] = [];
-    for (const header of headers) {
-      const bytes = to - from + header.sizeInBytes;
-      if (
-        run.length > 0 &&
-        !this.#segments.active.hasRoomFor(bytes, header.lastOffset, segmentBytes)
-      ) {
-        this.#append(batches.subarray(from, to), run);
-        run = [];
-        from = to;
-      }
-      run.push(header);
-      to += header.sizeInBytes;
-    }
-    if (run.length > 0) this.#append(batches.subarray(from, to), run);
+    const fits = (bytes: number, lastOffset: Offset): boolean =>
+      this.#segments.active.hasRoomFor(bytes, lastOffset, segmentBytes);
+    for (const run of segmentRuns(batches, headers, fits)) this.#append(run.bytes, run.headers);
     return appended(baseOffset, this.#endOffset, batches.length);
   }
 
@@ -445,7 +431,7 @@ export class PartitionLog {
     const from = this.#endOffset;
     try {
       const end = this.#segments.of(offset).batchStart(offset);
-      this.#lowerRecoveryPoint(end);
+      this.#recoveryPoint.lower(end);
       this.#cut(end);
     } catch (error) {
       if (error instanceof LogError && error.kind === 'diskFull') throw error;
@@ -454,17 +440,6 @@ export class PartitionLog {
     this.#deps.logger.info('truncated', { directory: this.directory, from, to: this.#endOffset });
     this.#makeDurableLater();
     return this.#endOffset;
-  }
-
-  /** Without room for the note nothing has been changed yet. */
-  #lowerRecoveryPoint(offset: Offset): void {
-    try {
-      this.#recoveryPoint.lower(offset);
-    } catch (error) {
-      if (!isDiskError(error, 'FULL')) throw error;
-      const what = `no room to note a truncation of ${this.directory}: ${messageOf(error)}`;
-      throw new LogError('diskFull', what, { cause: error });
-    }
   }
 
   #cut(offset: Offset): void {
@@ -483,7 +458,7 @@ export class PartitionLog {
     this.#health.assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
     try {
-      this.#lowerRecoveryPoint(ZERO);
+      this.#recoveryPoint.lower(ZERO);
       this.#generation++;
       this.#snapshots.clear();
       this.#segments.restartAt(offset);

@@ -15,6 +15,7 @@ import {
   replaceFileNow,
 } from './checkpoint-file.ts';
 import { TRUNCATION_FILE } from './file-names.ts';
+import { isDiskError, noRoomFor } from './log-error.ts';
 
 export class RecoveryPoint {
   readonly #disk: Disk;
@@ -49,10 +50,14 @@ export class RecoveryPoint {
     if (offset > this.#offset) this.#offset = offset;
   }
 
-  /** Durable when this returns. */
+  /** Durable when this returns. Throws a LogError `diskFull`, and is then as before, or a DiskError. */
   lower(offset: Offset): void {
     if (offset >= this.#offset) return;
-    replaceFileNow(this.#disk, this.#path, encodeCheckpoint([String(offset)]));
+    try {
+      replaceFileNow(this.#disk, this.#path, encodeCheckpoint([String(offset)]));
+    } catch (error) {
+      throw isDiskError(error, 'FULL') ? noRoomFor(this.#path, error) : error;
+    }
     this.#isLowered = true;
     this.#offset = offset;
     if (offset < this.#written) this.#written = offset;

@@ -27,6 +27,17 @@ const leading = (world: PartitionWorld, id: number, count = 1): Promise<void> =>
 const events = (world: PartitionWorld, id: number): string[] =>
   world.lines.filter((line) => line.process === `broker-${id}`).map(({ event }) => event);
 
+/** One partition on all three, led by the first, with three records that all of them have. */
+async function replicated(world: PartitionWorld): ReturnType<PartitionWorld['client']> {
+  await world.boot(...ALL);
+  world.createTopic('orders', [[1, 2, 3]]);
+  await leading(world, 1);
+  const client = await world.client();
+  await client.produce(1, 'orders', values(3));
+  await world.converge('orders', 0, ALL);
+  return client;
+}
+
 describe('replicas come and go with the image', () => {
   test('a deleted topic takes its logs along, and one of the same name begins anew', async () => {
     const world = new PartitionWorld();
@@ -141,12 +152,7 @@ describe('a log that fails', () => {
   test('under a leader: it resigns, and another of the in-sync set leads on', async () => {
     const world = new PartitionWorld();
     await world.run(async () => {
-      await world.boot(...ALL);
-      world.createTopic('orders', [[1, 2, 3]]);
-      await leading(world, 1);
-      const client = await world.client();
-      await client.produce(1, 'orders', values(3));
-      await world.converge('orders', 0, ALL);
+      const client = await replicated(world);
       world.process(1).disk.fail({ operation: 'datasync', path: /orders-0/ });
       const lost = await client.produce(1, 'orders', values(1));
       expect(lost.error).not.toBe(0);
@@ -162,12 +168,7 @@ describe('a log that fails', () => {
   test('under a follower: it leaves the in-sync set at once', async () => {
     const world = new PartitionWorld();
     await world.run(async () => {
-      await world.boot(...ALL);
-      world.createTopic('orders', [[1, 2, 3]]);
-      await leading(world, 1);
-      const client = await world.client();
-      await client.produce(1, 'orders', values(3));
-      await world.converge('orders', 0, ALL);
+      const client = await replicated(world);
       world.process(2).disk.fail({ operation: 'datasync', path: /orders-0/ });
       const started = world.world.nowMs;
       const answer = await client.produce(1, 'orders', values(1));
@@ -441,12 +442,7 @@ test('a full disk is told of once, and the end of it once, whatever is tried mea
 test('a follower whose disk is full leaves the in-sync set, and comes back with the room', async () => {
   const world = new PartitionWorld();
   await world.run(async () => {
-    await world.boot(...ALL);
-    world.createTopic('orders', [[1, 2, 3]]);
-    await leading(world, 1);
-    const client = await world.client();
-    await client.produce(1, 'orders', values(3));
-    await world.converge('orders', 0, ALL);
+    const client = await replicated(world);
     const { disk } = world.process(2);
     const capacity = disk.capacityBytes;
     disk.capacityBytes = disk.usedBytes + RESERVE_BYTES;
