@@ -9,6 +9,10 @@ export const CLOCK_FILE = '/tmp/clock';
 const START_MS = 30_000;
 
 export interface BrokerContainerOptions {
+  /** The only one that it is in. */
+  readonly network: string;
+  /** Its own, in that network. */
+  readonly name: string;
   /** Of the loopback, for the outside listener. */
   readonly hostPort: number;
   /** Absent where the data is in memory. */
@@ -43,13 +47,17 @@ export class BrokerContainer extends GenericContainer {
         FAKETIME_DONT_FAKE_MONOTONIC: '1',
       });
     }
+    this.withHostname(options.name);
     this.withDroppedCapabilities('ALL');
     this.withWaitStrategy(Wait.forHealthCheck());
     this.withStartupTimeout(START_MS);
   }
 
   protected override beforeContainerCreated(): Promise<void> {
-    const { hostPort, volume } = this.#options;
+    const { hostPort, volume, network, name } = this.#options;
+    // `withNetwork` would leave it in the engine's default network too.
+    this.hostConfig.NetworkMode = network;
+    this.createOpts.NetworkingConfig = { EndpointsConfig: { [network]: { Aliases: [name] } } };
     const port = `${OUTSIDE_PORT}/tcp`;
     this.createOpts.ExposedPorts = { [port]: {} };
     this.hostConfig.PortBindings = { [port]: [{ HostIp: '127.0.0.1', HostPort: `${hostPort}` }] };

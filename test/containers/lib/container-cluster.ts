@@ -196,7 +196,8 @@ export class ContainerBroker {
     const { container } = await getContainerRuntimeClient();
     const { NetworkSettings } = await container.getById(this.container).inspect();
     const [network] = Object.values(NetworkSettings.Networks);
-    if (network === undefined) throw new Error(`${this.name} is on no network`);
+    if (network === undefined || network.NetworkID !== this.#cluster.network)
+      throw new Error(`${this.name} is on no network`);
     return network.IPAddress;
   }
 
@@ -260,20 +261,18 @@ export class ContainerCluster {
     const { settings = {}, dataBytes, fakeClock } = this.#options;
     const voters = this.brokers.slice(0, 3).map(({ id, name }) => `${id}@${name}:9093`);
     const { id, name, address, hostPort, volume } = broker;
-    const container = new BrokerContainer(image, { hostPort, volume, dataBytes, fakeClock })
-      .withNetwork(this.#network)
-      .withNetworkAliases(name)
-      .withHostname(name)
-      .withEnvironment({
-        RELEVO_CLUSTER_ID: 'containers',
-        RELEVO_NODE_ID: String(id),
-        RELEVO_PROCESS_ROLES: id <= 3 ? 'broker,controller' : 'broker',
-        RELEVO_CONTROLLER_QUORUM_VOTERS: voters.join(','),
-        RELEVO_LISTENER_GRPC: `inside://0.0.0.0:9093,outside://0.0.0.0:${OUTSIDE_PORT}`,
-        RELEVO_ADVERTISED_GRPC: `inside://${name}:9093,outside://${address}`,
-        RELEVO_LOG_DISK_RESERVE_BYTES: '0',
-        ...environmentOf(settings),
-      });
+    const { network } = this;
+    const options = { network, name, hostPort, volume, dataBytes, fakeClock };
+    const container = new BrokerContainer(image, options).withEnvironment({
+      RELEVO_CLUSTER_ID: 'containers',
+      RELEVO_NODE_ID: String(id),
+      RELEVO_PROCESS_ROLES: id <= 3 ? 'broker,controller' : 'broker',
+      RELEVO_CONTROLLER_QUORUM_VOTERS: voters.join(','),
+      RELEVO_LISTENER_GRPC: `inside://0.0.0.0:9093,outside://0.0.0.0:${OUTSIDE_PORT}`,
+      RELEVO_ADVERTISED_GRPC: `inside://${name}:9093,outside://${address}`,
+      RELEVO_LOG_DISK_RESERVE_BYTES: '0',
+      ...environmentOf(settings),
+    });
     broker.container = (await container.start()).getId();
   }
 
