@@ -7,6 +7,7 @@
 'use strict';
 const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
 const Module = require('node:module');
+const { constants } = require('node:os');
 const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { Script } = require('node:vm');
@@ -15,6 +16,19 @@ const ROOT = path.join(__dirname, '..', '..', '..');
 const DIST = path.join(__dirname, '..', 'dist');
 const PACK = path.join(DIST, 'relevo.cjs');
 const CODE_CACHE = path.join(DIST, `relevo.${process.version}-${process.arch}.cache`);
+
+/**
+ * The first process of a container is spared the default action of signals (kill(2)): until the command has
+ * a handler of its own, this one ends it.
+ */
+function endAtSignals() {
+  for (const signal of ['SIGTERM', 'SIGINT']) {
+    const end = () => {
+      if (process.listenerCount(signal) === 1) process.exit(128 + constants.signals[signal]);
+    };
+    process.on(signal, end);
+  }
+}
 
 /** Whether every module is still as it was when the pack was made. */
 function isFresh() {
@@ -48,6 +62,7 @@ async function writeCodeCache() {
   writeFileSync(CODE_CACHE, script.createCachedData());
 }
 
+if (process.pid === 1) endAtSignals();
 if (process.argv[2] === '--write-code-cache') void writeCodeCache();
 else if (isFresh()) void run(compile()).main();
 else void import(pathToFileURL(path.join(DIST, 'main.js')).href);

@@ -22,6 +22,8 @@ const TOPIC = 'chaos';
 const MEMORY_GROWTH_MAX = 2;
 const MIB = 1024 * 1024;
 const LABORATORY_BYTES = 256 * MIB;
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+const INTERRUPTED = 130;
 
 export interface ChaosOptions {
   readonly brokers: number;
@@ -77,9 +79,13 @@ export async function chaos(options: ChaosOptions): Promise<ChaosResult> {
     ...(laboratory && { dataBytes: LABORATORY_BYTES, fakeClock: await libfaketime() }),
     ...(setting === 'previous' && previousImage !== undefined && { image: previousImage }),
   });
+  // Nobody else removes containers where the reaper of testcontainers is off.
+  const interrupted = (): void => void cluster.destroy().finally(() => process.exit(INTERRUPTED));
+  for (const signal of SIGNALS) process.once(signal, interrupted);
   try {
     return await new Run(cluster, options).run();
   } finally {
+    for (const signal of SIGNALS) process.off(signal, interrupted);
     await cluster.destroy();
   }
 }
