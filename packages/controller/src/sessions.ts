@@ -8,7 +8,7 @@
  *   one that does not        │ the session goes on: the broker is heard, and may not hear
  *   silence for a session    │ expired
  *   stream broken            │ the session goes on, but the broker is to be probed
- *   probe refused            │ ended by the caller, who fences
+ *   probe refused, or silent │ ended by the caller, who fences
  *   the controller stalled   │ its own pause is not held against the brokers
  *
  * Fencing is always safe (epochs see to that); sessions only decide when it happens.

@@ -59,6 +59,34 @@ describe('with the production quorum', () => {
     expect(Math.max(...took)).toBeLessThan(2000);
   });
 
+  test('a container dies with its address: nobody refuses a dial, and sessions are not waited for', async () => {
+    const took: { broker: number[]; controller: number[] } = { broker: [], controller: [] };
+    for (let seed = 1; seed <= 12; seed++) {
+      for (const which of ['broker', 'controller'] as const) {
+        const cluster = new ControllerWorld({ ...three, seed });
+        await cluster.run(async () => {
+          await cluster.start([1, 2, 3]);
+          const active = Number(cluster.active().id);
+          const victim = brokerId(which === 'controller' ? active : (active % 3) + 1);
+          await cluster.create('t', {
+            assignment: [[victim, ...ids(1, 2, 3).filter((id) => id !== victim)]],
+          });
+          // What its kernel says of the broken connections arrives; no dial does any more.
+          for (const other of ids(1, 2, 3)) {
+            cluster.world.network.setBlocked(`node-${other}`, `node-${victim}`, true);
+          }
+          await cluster.kill(victim);
+          const isReplaced = (): boolean =>
+            cluster.hasActive() && cluster.partition('t').leader !== victim;
+          took[which].push(await cluster.until('another leads', isReplaced));
+        });
+      }
+    }
+    // A third of a session (1.5 s), and for a controller an election before that.
+    expect(Math.max(...took.broker)).toBeLessThan(600);
+    expect(Math.max(...took.controller)).toBeLessThan(1000);
+  });
+
   test('all are killed at once and come back: nothing decided is lost, and all serve', async () => {
     for (let seed = 1; seed <= 10; seed++) {
       const cluster = new ControllerWorld({ ...three, seed });

@@ -31,8 +31,11 @@ import type { BrokerHeartbeat, HeartbeatReply } from '@relevo/rpc/gen/cluster/co
 import type { EventLog } from './event-log.ts';
 import type { Proposals } from './proposals.ts';
 
-/** A dial that meets neither a listener nor a refusal says nothing; the session decides. */
-const PROBE_TIMEOUT_MS = 500;
+/** A healthy host takes a dial within a round trip, be its process ever so slow. */
+const PROBE_TIMEOUT_MS = 150;
+const PROBE_AGAIN_MS = 25;
+/** Of a session: so long nothing answers the dials to a broker that is taken for gone. */
+const SILENT_PART = 3;
 /** How often sessions are looked at, at least: well below half a session. */
 const TICKS_PER_SESSION = 6;
 /** Heartbeats of a stream whose times are remembered until a reply to them was heard. */
@@ -245,11 +248,24 @@ export class SessionStreams {
     else void this.#probe(broker);
   }
 
+  /**
+   * Of a broker that has no stream: whether its process is gone. A kernel takes dials for one that is only
+   * slow, so a third of a session without any answer tells as much as a refusal.
+   */
   async #probe(broker: BrokerImage): Promise<void> {
-    const result = await this.#deps.transport.probe(broker.peerAddress, PROBE_TIMEOUT_MS);
-    this.#deps.logger.debug('dialled a broker back', { broker: broker.id, result });
-    if (result !== 'refused' || !this.#active || this.#connections.has(broker.id)) return;
-    this.#fence(broker, `nobody listens at ${broker.peerAddress}`);
+    const { clock, timers, transport, logger } = this.#deps;
+    const { peerAddress } = broker;
+    const endMs = clock.monotonicMs() + this.#options.sessionTimeoutMs / SILENT_PART;
+    for (;;) {
+      const result = await transport.probe(peerAddress, PROBE_TIMEOUT_MS);
+      logger.debug('dialled a broker back', { broker: broker.id, result });
+      if (!this.#active || this.#connections.has(broker.id) || result === 'accepted') return;
+      if (result === 'refused') return this.#fence(broker, `nobody listens at ${peerAddress}`);
+      if (clock.monotonicMs() >= endMs) {
+        return this.#fence(broker, `its streams broke, and nothing answers at ${peerAddress}`);
+      }
+      await new Promise<void>((resolve) => timers.after(PROBE_AGAIN_MS, resolve));
+    }
   }
 
   /** Does nothing where the broker has another epoch or is fenced already. */

@@ -1,7 +1,8 @@
 /**
  * The links to the other members, and what their breaking means: whether a peer's process is gone is asked
- * by a bare dial, at once. A refusal is certain; anything else says nothing yet, and is asked again shortly,
- * because a dying process may close its connections before its listener.
+ * by a bare dial, at once. A refusal is certain. Else it is asked again shortly, because a dying process may
+ * close its connections before its listener. Silence is as good as a refusal when it lasts: a kernel takes
+ * dials for a process that is only slow, and a container takes its address with it.
  */
 import type { BrokerId } from '@relevo/base/ids';
 import type { Clock, Logger, Random, Timers, Transport } from '@relevo/base/ports';
@@ -23,7 +24,9 @@ export interface PeersOptions {
   readonly onUnreachable: (id: BrokerId, refused: boolean) => void;
 }
 
-const PROBE_TIMEOUT_MS = 250;
+const PROBE_TIMEOUT_MS = 100;
+/** So many dials one after the other that met nothing. */
+const SILENCES_MAX = 2;
 /** Waits between the probes after a break. */
 const PROBE_AGAIN_MS: readonly number[] = [30, 100];
 
@@ -93,12 +96,14 @@ export class Peers {
     const address = this.#options.addressOf(peer.id);
     if (address === undefined) return;
     peer.probing = true;
+    let silences = 0;
     for (const againMs of [...PROBE_AGAIN_MS, undefined]) {
       const result = await this.#deps.transport.probe(address, PROBE_TIMEOUT_MS);
       if (this.#closed || peer.isUp) break;
-      const refused = result === 'refused';
-      this.#options.onUnreachable(peer.id, refused);
-      if (refused || againMs === undefined) break;
+      silences = result === 'accepted' ? 0 : silences + 1;
+      const isGone = result === 'refused' || silences === SILENCES_MAX;
+      this.#options.onUnreachable(peer.id, isGone);
+      if (isGone || againMs === undefined) break;
       await new Promise<void>((resolve) => this.#deps.timers.after(againMs, resolve));
     }
     peer.probing = false;
