@@ -143,18 +143,22 @@ export class Workload {
   }
 
   /**
-   * Per partition, the time from the last acknowledgement under the epoch before to the first under a
-   * later one, for changes of epoch seen after `sinceMs`.
+   * Per partition whose epoch has changed after `sinceMs`: the longest that its acknowledgements paused from
+   * then to the first under the new epoch. A new leader may answer repeated batches first, and tells the
+   * epoch that those were written under: what lies between the two epochs is not all of the pause.
    */
   failovers(sinceMs: number): Map<number, number> {
     const found = new Map<number, number>();
+    const longest = new Map<number, number>();
     const before = new Map<number, Ack>();
     for (const ack of this.acks) {
-      const last = before.get(ack.partition);
-      if (last !== undefined && ack.leaderEpoch > last.leaderEpoch && ack.atMs > sinceMs) {
-        if (!found.has(ack.partition)) found.set(ack.partition, ack.atMs - last.atMs);
-      }
-      before.set(ack.partition, ack);
+      const { partition, atMs, leaderEpoch } = ack;
+      const last = before.get(partition);
+      before.set(partition, ack);
+      if (last === undefined || atMs <= sinceMs || found.has(partition)) continue;
+      const pauseMs = Math.max(longest.get(partition) ?? 0, atMs - last.atMs);
+      longest.set(partition, pauseMs);
+      if (leaderEpoch > last.leaderEpoch) found.set(partition, pauseMs);
     }
     return found;
   }
