@@ -272,7 +272,7 @@ export interface Listener {
 
 /**
  * What a bare dial met: a listener, a refusal (nobody is there), nothing until the time was up, or not even
- * an address, as the host name is not known here (which may be for the moment).
+ * an address, as the host name is not known here or the name server is silent (which may be for the moment).
  */
 export type ProbeResult = 'accepted' | 'refused' | 'silent' | 'unknown';
 

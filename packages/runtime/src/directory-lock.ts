@@ -1,13 +1,20 @@
 /**
- * An exclusive lock on a directory: a file `.lock` that names its holder by process id and start time.
- * Node has no flock(2), so a lock that outlived its holder (SIGKILL, power cut) is told apart by asking
- * whether that very process still runs; the start time keeps a reused process id, such as 1 in a restarted
- * container, from passing for it. A zombie, dead but not yet reaped by its parent, holds no files any more
- * and counts as gone. The file appears whole (written aside, then linked), so that nobody ever reads half a
- * holder.
+ * An exclusive lock on a directory. Where there is flock(1), as on every Debian, it is the kernel's: the
+ * directory is locked through a descriptor that this process keeps, so the lock ends with the process, however
+ * that ends, stands while the process is frozen, and holds between containers, which see each other's files
+ * but not each other's processes. Node.js has no flock(2) of its own; the tool locks what it is handed.
+ *
+ * Beside it, for people and for systems without the tool, a file `.lock` names the holder by process id and
+ * start time, and a lock that outlived its holder (SIGKILL, power cut) is told apart by asking whether that very process still
+ * runs; the start time keeps a reused process id from passing for it. A zombie, dead but not yet reaped by its
+ * parent, holds no files any more and counts as gone. The file appears whole (written aside, then linked), so
+ * that nobody ever reads half a holder.
  */
+import { spawnSync } from 'node:child_process';
 import {
+  closeSync,
   linkSync,
+  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -25,6 +32,8 @@ import { diskErrorFrom } from './disk-error.ts';
 const TAKE_ATTEMPTS_MAX = 5;
 
 const LOCK_FILE = '.lock';
+/** How flock(1) ends when another has the lock. */
+const FLOCK_HELD = 1;
 
 /** What this process holds: the file cannot tell our own second attempt from a stale lock. */
 const held = new Set<string>();
@@ -37,7 +46,14 @@ export function lockDirectory(directory: string): { release(): void } {
     throw diskErrorFrom(thrown, 'lock', directory);
   }
   if (held.has(real)) throw refused(directory, `process ${process.pid} (this one)`);
-  take(`${real}/${LOCK_FILE}`, directory);
+  const path = `${real}/${LOCK_FILE}`;
+  const fd = lockedByKernel(real, path, directory);
+  try {
+    take(path, directory);
+  } catch (thrown) {
+    if (fd !== undefined) closeSync(fd);
+    throw thrown;
+  }
   held.add(real);
   let released = false;
   return {
@@ -45,9 +61,28 @@ export function lockDirectory(directory: string): { release(): void } {
       if (released) return;
       released = true;
       held.delete(real);
-      rmSync(`${real}/${LOCK_FILE}`, { force: true });
+      rmSync(path, { force: true });
+      if (fd !== undefined) closeSync(fd);
     },
   };
+}
+
+/** What to keep open; undefined where the kernel's lock is not to be had. Throws where another has it. */
+function lockedByKernel(real: string, lockPath: string, directory: string): number | undefined {
+  let fd: number;
+  try {
+    fd = openSync(real, 'r');
+  } catch (thrown) {
+    throw diskErrorFrom(thrown, 'lock', directory);
+  }
+  const { status } = spawnSync('flock', ['--nonblock', '--exclusive', '3'], {
+    stdio: ['ignore', 'ignore', 'ignore', fd],
+  });
+  if (status === 0) return fd;
+  closeSync(fd);
+  if (status !== FLOCK_HELD) return undefined;
+  const pid = contentOf(lockPath)?.split(' ')[0];
+  throw refused(directory, pid === undefined ? 'another process' : `process ${pid.trim()}`);
 }
 
 function take(lockPath: string, directory: string): void {

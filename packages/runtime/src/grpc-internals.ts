@@ -3,6 +3,7 @@
  * that is laid out differently fails the first test and not a user.
  */
 import type { Http2Server, ServerHttp2Session, ServerOptions } from 'node:http2';
+import type { Socket } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
 import { assert } from '@relevo/base/assert';
 
@@ -22,12 +23,16 @@ export function widenStreamWindows(server: Server, windowBytes: number): void {
   };
 }
 
-/** Calls `onSession` for each connection of a server that has been bound. */
-export function watchSessions(
+/** Calls `onSession` and `onSocket` for each connection of a server that has been bound. */
+export function watchConnections(
   server: Server,
   onSession: (session: ServerHttp2Session) => void,
+  onSocket: (socket: Socket) => void,
 ): void {
   const { http2Servers } = server as unknown as { http2Servers?: Map<Http2Server, unknown> };
   assert(http2Servers instanceof Map && http2Servers.size > 0, SAME_LAYOUT);
-  for (const http2Server of http2Servers.keys()) http2Server.on('session', onSession);
+  for (const http2Server of http2Servers.keys()) {
+    http2Server.on('session', onSession);
+    http2Server.on('connection', onSocket);
+  }
 }

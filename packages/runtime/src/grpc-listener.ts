@@ -3,6 +3,7 @@
  * wrap them in Node streams: messages are then counted in bytes, and read one by one.
  */
 import type { ServerHttp2Session } from 'node:http2';
+import type { Socket } from 'node:net';
 import { Metadata, Server, ServerCredentials, ServerInterceptingCall } from '@grpc/grpc-js';
 import { status as grpcStatus } from '@grpc/grpc-js';
 import type { ServerInterceptingCallInterface } from '@grpc/grpc-js';
@@ -18,7 +19,7 @@ import type {
   StreamEvents,
   UnaryHandler,
 } from '@relevo/base/ports';
-import { watchSessions, widenStreamWindows } from './grpc-internals.ts';
+import { watchConnections, widenStreamWindows } from './grpc-internals.ts';
 import { CANCEL_FLUSH_MS, SERVER_OPTIONS, WINDOW_BYTES, WRITES_AHEAD } from './grpc-options.ts';
 import { isExpected, toGrpcStatus, toRpcError } from './grpc-status.ts';
 import { GrpcStream } from './grpc-stream.ts';
@@ -39,7 +40,7 @@ export class GrpcListener implements Listener {
   readonly #name: string;
   readonly #logger: Logger;
   readonly #server: Server;
-  readonly #sessions: Set<ServerHttp2Session> = new Set();
+  readonly #sockets: Set<Socket> = new Set();
   readonly #calls: Set<ServerCall> = new Set();
   #address: string;
   #closed: Promise<void> | undefined;
@@ -85,15 +86,22 @@ export class GrpcListener implements Listener {
       });
     });
     this.#address = asked.replace(/:\d+$/, `:${port}`);
-    watchSessions(this.#server, (session) => this.#onSession(session));
+    watchConnections(
+      this.#server,
+      (session) => this.#onSession(session),
+      (socket) => this.#onSocket(socket),
+    );
   }
 
   #onSession(session: ServerHttp2Session): void {
     session.setLocalWindowSize(WINDOW_BYTES);
     // Garbage on the port ends its own connection, and nothing else.
     session.on('error', () => undefined);
-    this.#sessions.add(session);
-    session.once('close', () => this.#sessions.delete(session));
+  }
+
+  #onSocket(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
   }
 
   #intercept(path: string, call: ServerInterceptingCallInterface): ServerInterceptingCall {
@@ -114,7 +122,8 @@ export class GrpcListener implements Listener {
     let cancelling: NodeJS.Timeout | undefined;
     let cutting: NodeJS.Timeout | undefined;
     const cut = (): void => {
-      for (const session of this.#sessions) session.destroy();
+      // Sessions that were told to close wait for peers to close as well, which a frozen one never does.
+      for (const socket of this.#sockets) socket.destroy();
     };
     const cancel = (): void => {
       const error = new RpcError('UNAVAILABLE', `${this.#address} is shutting down`);

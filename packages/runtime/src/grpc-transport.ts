@@ -1,5 +1,5 @@
 /** The `Transport` port over @grpc/grpc-js. */
-import { connect } from 'node:net';
+import { connect, isIP } from 'node:net';
 import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
 import type { Channel, Listener, Logger, ProbeResult, Route, Transport } from '@relevo/base/ports';
 import { GrpcClientChannel } from './grpc-channel.ts';
@@ -38,12 +38,14 @@ export class GrpcTransport implements Transport {
     const { host, port } = splitAddress(address);
     return new Promise((resolve) => {
       const socket = connect({ host, port });
-      const timer = setTimeout(() => settle('silent'), timeoutMs);
+      let resolved = isIP(host) !== 0;
+      const timer = setTimeout(() => settle(resolved ? 'silent' : 'unknown'), timeoutMs);
       const settle = (result: ProbeResult): void => {
         clearTimeout(timer);
         socket.destroy();
         resolve(result);
       };
+      socket.once('lookup', (error: Error | null) => (resolved = error === null));
       socket.once('connect', () => settle('accepted'));
       socket.on('error', (error: NodeJS.ErrnoException) =>
         settle(PROBE_ERRORS[error.code ?? ''] ?? 'silent'),

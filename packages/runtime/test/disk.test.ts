@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -82,6 +82,39 @@ describe('NodeDisk: locks', () => {
     expect(new NodeDisk().list(root)).toEqual([]);
     dispose();
   });
+
+  test.skipIf(spawnSync('flock', ['--version']).error !== undefined)(
+    'a lock taken in another PID namespace, where its holder has our own process id, stands while it is frozen',
+    async () => {
+      const { root, dispose } = temporary();
+      // What another container's broker leaves to be seen: the kernel's lock, and a file with our own id.
+      const holder = spawn('flock', [root, 'sh', '-c', 'echo locked; exec sleep 600'], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+        detached: true,
+      });
+      try {
+        await once(holder.stdout, 'data');
+        writeFileSync(join(root, '.lock'), `${process.pid} 1\n`);
+        process.kill(-(holder.pid ?? 0), 'SIGSTOP');
+        expect(() => new NodeDisk().lock(root)).toThrowError(
+          expect.objectContaining({
+            code: 'LOCKED',
+            message: expect.stringContaining('in use by'),
+          }),
+        );
+      } finally {
+        process.kill(-(holder.pid ?? 0), 'SIGKILL');
+      }
+      await once(holder, 'exit');
+      await expect
+        .poll(() => {
+          new NodeDisk().lock(root).release();
+          return true;
+        })
+        .toBe(true);
+      dispose();
+    },
+  );
 
   test('a lock of a live process stands', () => {
     const { root, dispose } = temporary();

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { connect as connectHttp2 } from 'node:http2';
 import type { Settings } from 'node:http2';
 import { createServer, connect as connectTcp } from 'node:net';
@@ -311,6 +312,18 @@ describe('streams', () => {
     expect(ends).toBe(streams.length);
   });
 
+  test('a listener closes although a peer says nothing and takes nothing', async () => {
+    const listener = await transport.listen(LOCAL, [route(echo, (text) => Promise.resolve(text))]);
+    const port = Number(listener.address.split(':').at(-1));
+    // Its half of the connection stays open when ours is closed.
+    const idle = connectTcp({ host: '127.0.0.1', port, allowHalfOpen: true });
+    await once(idle, 'connect');
+    let closed = false;
+    void listener.close(50).then(() => (closed = true));
+    await vi.waitFor(() => expect(closed).toBe(true), 3000);
+    idle.destroy();
+  });
+
   test('a handler that throws ends the stream with its error', async () => {
     const channel = await serve(
       route(echoStream, () => ({
@@ -558,7 +571,7 @@ describe('probe', () => {
     expect(await transport.probe(address, 1000)).toBe('refused');
   });
 
-  test('a host that cannot be reached is silent: it may be alive', async () => {
-    expect(await transport.probe('no-such-host.invalid:9', 5000)).toBe('silent');
+  test('a host whose name leads nowhere is unknown', async () => {
+    expect(await transport.probe('no-such-host.invalid:9', 5000)).toBe('unknown');
   });
 });

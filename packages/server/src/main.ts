@@ -16,7 +16,7 @@ import { createNode, StartError, type Node } from './node.ts';
 const EXIT = { ok: 0, failed: 1, configuration: 78 } as const;
 
 /** Open calls may take so long to end once the broker leads nothing any more. */
-const FORCED_EXIT_MS = 30_000;
+const FORCED_EXIT_MS = 25_000;
 
 /**
  * Runs a broker until it is told to stop; resolves with the process's exit code. Without a file all

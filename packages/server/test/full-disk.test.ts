@@ -72,6 +72,16 @@ test('a full broker makes way: the others acknowledge, and it leads again when i
       createTopicRequest({ name: 'orders', partitions: 6, replicationFactor: 3 }),
       call,
     );
+    await channel.call(
+      AdminService.createTopic,
+      createTopicRequest({ name: 'quiet', partitions: 6, replicationFactor: 3 }),
+      call,
+    );
+    const epochs = async (): Promise<number[]> => {
+      const request = getMetadataRequest({ topics: ['quiet'] });
+      const { topics } = await channel.call(MetadataService.getMetadata, request, call);
+      return topics[0]?.partitions.map(({ leaderEpoch }) => leaderEpoch) ?? [];
+    };
     const table = async (): Promise<{ leaders: number[]; inSync: number[] }> => {
       const request = getMetadataRequest({ topics: ['orders'] });
       const { topics } = await channel.call(MetadataService.getMetadata, request, call);
@@ -98,6 +108,8 @@ test('a full broker makes way: the others acknowledge, and it leads again when i
     const before = await table();
     expect(before.leaders.filter((id) => id === 1)).toHaveLength(2);
 
+    const quietBefore = await epochs();
+    expect(quietBefore).toHaveLength(6);
     const { disk } = cluster.process(1);
     const capacity = disk.capacityBytes;
     disk.capacityBytes = disk.usedBytes;
@@ -111,6 +123,7 @@ test('a full broker makes way: the others acknowledge, and it leads again when i
     // Long enough for all that is written now and then.
     await world.sleep(30_000);
     expect((await sendAll()).outcomes).toEqual(new Set(['acknowledged']));
+    expect(await epochs(), 'what nobody writes to stays where it is').toEqual(quietBefore);
 
     disk.capacityBytes = capacity;
     const whole = async (): Promise<boolean> => {

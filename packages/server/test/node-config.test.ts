@@ -104,6 +104,30 @@ test('an unknown RELEVO_ variable is named with the nearest known one', () => {
   expect(mistakesOf(minimal, { RELEVO_NODE_IDD: '1' })).toContain('did you mean RELEVO_NODE_ID?');
 });
 
+test.each([
+  ['RELEVO_LOG_RETENTION_MS', ''],
+  ['RELEVO_NODE_ID', ' '],
+  ['RELEVO_ADVERTISED_GRPC', ''],
+])('an empty %s is a mistake, and no zero', (name, value) => {
+  expect(mistakesOf(minimal, { [name]: value })).toContain(`${name} is empty: give it a value`);
+});
+
+test('a key without a value is a mistake', () => {
+  expect(mistakesOf({ ...minimal, 'log.retention.ms': null })).toContain(
+    'log.retention.ms is empty',
+  );
+});
+
+test.each(['0x10', 'true', '1e', '10 s', '1_000'])('%s is no number', (text) => {
+  const mistakes = mistakesOf(minimal, { RELEVO_LOG_RETENTION_CHECK_INTERVAL_MS: text });
+  expect(mistakes).toContain('must be a whole number');
+});
+
+test('numbers as a template of Helm writes them are taken', () => {
+  const environment = { RELEVO_LOG_RETENTION_MS: '8.64e+07' };
+  expect(resolveConfig({ file: minimal, environment })['log.retention.ms']).toBe(86_400_000);
+});
+
 test('what the other parts of Relevo read from the environment is no mistake', () => {
   const environment = { RELEVO_BROKERS: 'broker-1:9093', RELEVO_IMAGE: 'relevo:local' };
   expect(resolveConfig({ file: minimal, environment })).toEqual(resolveConfig({ file: minimal }));

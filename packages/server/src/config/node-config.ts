@@ -47,11 +47,17 @@ const namedAddresses = z
     }),
   );
 
-const integer = (min: number, max: number): z.ZodCoercedNumber => {
+/** As people and YAML write numbers; templates of Helm make 8.64e+07 of 86400000. */
+const DECIMAL = /^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?$/i;
+
+const integer = (min: number, max: number): z.ZodType<number> => {
   const error = `must be a whole number from ${min} to ${max}`;
-  return z.coerce.number({ error }).int({ error }).min(min, { error }).max(max, { error });
+  return z.preprocess(
+    (value) => (typeof value === 'string' && DECIMAL.test(value.trim()) ? Number(value) : value),
+    z.number({ error }).int({ error }).min(min, { error }).max(max, { error }),
+  );
 };
-const milliseconds = (min = 1): z.ZodCoercedNumber => integer(min, 2 ** 31 - 1);
+const milliseconds = (min = 1): z.ZodType<number> => integer(min, 2 ** 31 - 1);
 const boolean = z
   .union([z.boolean(), z.enum(['true', 'false'])])
   .transform((v) => String(v) === 'true');
@@ -259,8 +265,12 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
   const where = sources.fileName ?? 'the configuration';
   const mistakes: string[] = [];
   const merged: Record<string, unknown> = {};
+  const take = (key: string, value: unknown, name: string): void => {
+    if (isEmpty(value)) mistakes.push(`${name} is empty: give it a value, or leave it out`);
+    else merged[key] = value;
+  };
   for (const [key, value] of flatten(sources.file, where)) {
-    if (CONFIG_KEYS.includes(key)) merged[key] = value;
+    if (CONFIG_KEYS.includes(key)) take(key, value, key);
     else mistakes.push(unknownKey(key, CONFIG_KEYS, where));
   }
   const variables = new Map(
@@ -269,11 +279,11 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
   for (const [name, value] of Object.entries(sources.environment ?? {})) {
     if (!name.startsWith('RELEVO_') || OTHER_VARIABLES.has(name) || value === undefined) continue;
     const key = variables.get(name);
-    if (key !== undefined) merged[key] = value;
+    if (key !== undefined) take(key, value, name);
     else mistakes.push(unknownKey(name, variables.keys(), 'the environment'));
   }
   for (const [key, value] of Object.entries(sources.flags ?? {})) {
-    if (CONFIG_KEYS.includes(key)) merged[key] = value;
+    if (CONFIG_KEYS.includes(key)) take(key, value, `--set ${key}`);
     else mistakes.push(unknownKey(key, CONFIG_KEYS, 'the flags'));
   }
   const parsed = schema.safeParse(merged);
@@ -294,6 +304,10 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
     'inter.broker.listener.name': settings['inter.broker.listener.name'] ?? firstListener(settings),
   };
 }
+
+/** What an unset variable leaves behind in a compose file or a template. */
+const isEmpty = (value: unknown): boolean =>
+  value === null || (typeof value === 'string' && value.trim() === '');
 
 const SOURCES_HINT =
   '\nSettings come from --config FILE (or the file that RELEVO_CONFIG names), from RELEVO_… variables ' +

@@ -94,6 +94,8 @@ export class LeaderRole {
   /** Sizes of what is appended and not yet committed. */
   readonly uncommitted: ProducePurgatory<number> = new ProducePurgatory();
   readonly subscribers: Set<Subscriber> = new Set();
+  /** An append was refused, as the disk is full. */
+  lacksRoom = false;
 
   constructor(replica: LeaderReplica) {
     this.replica = replica;

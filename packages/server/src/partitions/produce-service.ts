@@ -328,8 +328,12 @@ export class ProduceService {
 
   /** False: the error is none that callers are told of. */
   #refuseFor(error: unknown, request: ProduceRequest, reply: ProduceReply): boolean {
-    const name = this.#deps.table.find(request.topicId, request.partition)?.name ?? 'partition';
+    const partition = this.#deps.table.find(request.topicId, request.partition);
+    const name = partition?.name ?? 'partition';
     if (error instanceof LogError) {
+      if (error.kind === 'diskFull' && partition?.leader !== undefined) {
+        partition.leader.lacksRoom = true;
+      }
       this.#refuse(request, reply, error.code, `${name}: ${error.message}`);
     } else if (error instanceof RelevoError) {
       this.#refuse(request, reply, error.code, error.message);

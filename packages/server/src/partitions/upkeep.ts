@@ -100,14 +100,17 @@ export class Upkeep {
         this.#seeToFailed(partition);
         continue;
       }
-      const replica = partition.leader?.replica;
-      if (replica === undefined) continue;
+      const role = partition.leader;
+      if (role === undefined) continue;
+      const { replica } = role;
       counts.leaders += 1;
       lag = Math.max(lag, replica.logEndOffset - replica.highWatermark);
       const isSmall = replica.isr.length < replica.replicas.length;
       if (isSmall) counts.underReplicated += 1;
       if (!replica.hasEnoughInSync) counts.underMinIsr += 1;
-      if (directory.space.isExhausted && replica.isDispensable) this.#makeWay(partition);
+      // Without traffic it would stay in sync, be handed back the leadership, and resign again, for ever.
+      const mustMakeWay = role.lacksRoom && directory.space.isExhausted;
+      if (mustMakeWay && replica.isDispensable) this.#makeWay(partition);
       if (isSmall || nowMs >= replica.nextDeadlineMs()) reviewIsr(partition);
     }
     metrics.partitions.set(counts.partitions);
