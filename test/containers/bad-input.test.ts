@@ -131,6 +131,19 @@ describe('a container ends with one line', () => {
     expect(said[0]).toMatch(/controller\.quorum\.voters/);
   });
 
+  test('the volume is in use by another container, frozen as that may be', async () => {
+    const victim = cluster.broker(2);
+    const settings = { RELEVO_NODE_ID: 2, RELEVO_PROCESS_ROLES: 'broker' };
+    for (const frozen of [false, true]) {
+      if (frozen) await victim.freeze();
+      const { code, said } = await broker('broker-2b', settings, victim.volume);
+      if (frozen) await victim.thaw();
+      expect(code).toBe(1);
+      expect(said, said.join('\n')).toHaveLength(1);
+      expect(said[0]).toMatch(/\/var\/lib\/relevo is in use by/);
+    }
+  });
+
   test('the volume belongs to another user', async () => {
     const volume = await volumeWith('touch /data/file; chown -R 0:0 /data; chmod 700 /data');
     const settings = { RELEVO_NODE_ID: 4, RELEVO_PROCESS_ROLES: 'broker' };

@@ -35,7 +35,7 @@ await assertEngine().catch((error: unknown) => {
 });
 const minutes = values.minutes === undefined ? undefined : positive('minutes', values.minutes);
 const brokers = positive('brokers', values.brokers);
-const chosen = faultsNamed(values.only?.split(','));
+const chosen = chosenFaults();
 console.log(
   `${brokers} brokers, ` +
     (minutes === undefined ? 'each fault once' : `seed ${values.seed}, ${minutes} min`),
@@ -51,7 +51,10 @@ report();
 /** Faults of one setting, on a cluster of their own. */
 async function suffer(setting: Setting, kinds: readonly FaultKind[]): Promise<void> {
   if (setting === 'previous') {
-    if (minutes !== undefined) return;
+    if (minutes !== undefined) {
+      skipped.push('rolling-upgrade: it is none of those that strike again and again');
+      return;
+    }
     if (values.previous === undefined) {
       skipped.push('rolling-upgrade: --previous does not say which image to upgrade from');
       return;
@@ -97,6 +100,10 @@ function report(): never {
   for (const { kind, text } of anomalies.slice(0, 20)) console.log(`${kind}: ${text}`);
   for (const problem of problems) console.log(problem);
   for (const what of skipped) console.log(`SKIPPED ${what}`);
+  if (results.length === 0) {
+    console.log('nothing was tried');
+    process.exit(2);
+  }
   if (values.json !== undefined) {
     writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
   }
@@ -113,6 +120,15 @@ function totalsOf(all: readonly Totals[]): Record<string, number> {
     sum[name] = name.endsWith('Max') ? Math.max(before, value) : before + value;
   }
   return sum;
+}
+
+function chosenFaults(): readonly FaultKind[] {
+  try {
+    return faultsNamed(values.only?.split(','));
+  } catch (error) {
+    console.error(messageOf(error));
+    process.exit(2);
+  }
 }
 
 function positive(name: string, text: string): number {

@@ -213,7 +213,9 @@ export class ContainerBroker {
     const text = await this.exec('cat', '/proc/1/task/1/children');
     const child = text.trim().split(' ')[0] ?? '1';
     const status = await this.exec('cat', `/proc/${child === '' ? '1' : child}/status`);
-    return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? 0) * 1024;
+    const [, kib] = /VmRSS:\s+(\d+)/.exec(status) ?? [];
+    if (kib === undefined) throw new Error(`${this.name} does not tell its memory:\n${status}`);
+    return Number(kib) * 1024;
   }
 
   async #engine(...command: string[]): Promise<void> {

@@ -26,6 +26,8 @@ export interface FaultKind {
   readonly strike: (victim: ContainerBroker, scene: Scene) => Promise<Undo>;
   /** From the strike to the undoing, ms; shorter or longer in random plans. */
   readonly lastsMs: number;
+  /** So soon every partition must acknowledge again, ms from its last acknowledgement. */
+  readonly ackWithinMs: number;
 }
 
 export interface Scene {
@@ -158,8 +160,11 @@ const upgrade = async (_: ContainerBroker, scene: Scene): Promise<Undo> => {
   return () => Promise.resolve();
 };
 
-const plain = { setting: 'plain', lastsMs: 6_000 } as const;
-const laboratory = { setting: 'laboratory', lastsMs: 5_000 } as const;
+/** Less than faults last, so that it is the others that acknowledge. */
+const plain = { setting: 'plain', lastsMs: 6_000, ackWithinMs: 5_000 } as const;
+const laboratory = { setting: 'laboratory', lastsMs: 5_000, ackWithinMs: 4_000 } as const;
+/** Nobody is left to acknowledge before they are back. */
+const ALL_ACK_WITHIN_MS = 20_000;
 const HOUR_S = 3600;
 
 export const FAULTS: readonly FaultKind[] = [
@@ -177,40 +182,62 @@ export const FAULTS: readonly FaultKind[] = [
   { ...plain, name: 'slow-leader', role: 'leader', strike: slow },
   { ...plain, name: 'restart-leader', role: 'leader', strike: restart, lastsMs: 500 },
   { ...plain, name: 'empty-volume', role: 'leader', strike: restartEmpty, lastsMs: 1_000 },
-  { ...plain, name: 'kill-all', role: 'all', strike: killAll, lastsMs: 1_000 },
+  {
+    ...{ setting: 'plain', name: 'kill-all', role: 'all', strike: killAll },
+    ...{ lastsMs: 1_000, ackWithinMs: ALL_ACK_WITHIN_MS },
+  },
   { ...laboratory, name: 'disk-full-leader', role: 'leader', strike: fillDisk },
   { ...laboratory, name: 'disk-full-follower', role: 'follower', strike: fillDisk },
   { ...laboratory, name: 'disk-full-controller', role: 'controller', strike: fillDisk },
   { ...laboratory, name: 'clock-ahead', role: 'leader', strike: setClock(HOUR_S) },
   { ...laboratory, name: 'clock-behind', role: 'leader', strike: setClock(-HOUR_S) },
   { ...laboratory, name: 'clock-of-controller', role: 'controller', strike: setClock(HOUR_S) },
-  { setting: 'previous', name: 'rolling-upgrade', role: 'all', strike: upgrade, lastsMs: 0 },
+  {
+    ...{ setting: 'previous', name: 'rolling-upgrade', role: 'all', strike: upgrade },
+    ...{ lastsMs: 0, ackWithinMs: 3_000 },
+  },
 ];
 
-/** The broker that fits, as the cluster is now. */
+export interface Stage {
+  readonly cluster: ContainerCluster;
+  readonly relevo: Relevo;
+  readonly topic: string;
+  readonly untilWhole: () => Promise<void>;
+}
+
+/** Elections that may be held until the active controller is one that fits. */
+const ELECTIONS_MAX = 10;
+
+/** The broker that fits; where none does, the active controller is stopped and started until one does. */
 export async function victimOf(
   role: Role,
-  cluster: ContainerCluster,
-  relevo: Relevo,
-  topic: string,
+  { cluster, relevo, topic, untilWhole }: Stage,
   pick: (count: number) => number,
 ): Promise<ContainerBroker> {
-  const { controllerId } = await relevo.admin.describeCluster();
-  const { partitions } = await relevo.admin.describeTopic(topic);
-  const leaders = [...new Set(partitions.map(({ leader }) => leader ?? -1))].filter((id) => id > 0);
-  const chosen = (ids: readonly number[]): ContainerBroker =>
-    cluster.broker(ids[pick(ids.length)] ?? controllerId);
-  switch (role) {
-    case 'leader':
-      return chosen(leaders.filter((id) => id !== controllerId));
-    case 'follower': {
-      const ids = cluster.brokers.map(({ id }) => id);
-      const quiet = ids.filter((id) => !leaders.includes(id));
-      return chosen(quiet.length > 0 ? quiet : ids.filter((id) => id !== controllerId));
-    }
-    case 'controller':
-    case 'leaderAndController':
-    case 'all':
-      return cluster.broker(controllerId);
+  for (let election = 0; election < ELECTIONS_MAX; election++) {
+    const { controllerId } = await relevo.admin.describeCluster();
+    const { partitions } = await relevo.admin.describeTopic(topic);
+    const leaders = new Set(partitions.map(({ leader }) => leader));
+    const fits = cluster.brokers.filter(({ id }) => {
+      const [leads, controls] = [leaders.has(id), id === controllerId];
+      switch (role) {
+        case 'leader':
+          return leads && !controls;
+        case 'follower':
+          return !leads && !controls;
+        case 'leaderAndController':
+          return controls && leads;
+        case 'controller':
+        case 'all':
+          return controls;
+      }
+    });
+    const victim = fits[pick(fits.length)];
+    if (victim !== undefined) return victim;
+    const controller = cluster.broker(controllerId);
+    await controller.stop();
+    await controller.start();
+    await untilWhole();
   }
+  throw new Error(`no broker is ${role} after ${ELECTIONS_MAX} elections`);
 }
