@@ -150,11 +150,13 @@ test('an advertised name that does not resolve', async () => {
   const diagnosis = await doctor(at('lost', 1));
   expect(diagnosis).toMatchObject({ exitCode: 1, verdict: 'fail' });
   const failed = diagnosis.checks.filter(({ status }) => status !== 'ok');
-  expect(failed).toHaveLength(1);
+  expect(failed).toHaveLength(2);
   expect(failed[0]).toMatchObject({
     check: 'advertised',
     subject: 'broker 3 at broker-3.invalid:9093',
   });
+  expect(failed[1]).toMatchObject({ check: 'partitions', status: 'fail' });
+  expect(failed[1]?.found).toMatch(/ of 6 partitions led by broker 3, which does not answer here/);
   expect(failed[0]?.found).toMatch(/broker-3\.invalid (is not known here|cannot be looked up)/);
   expect(failed[0]?.change).toContain('set advertised.grpc of broker 3 to lost://HOST:PORT');
   // With that very listener among the given ones it knows what would do.
@@ -238,6 +240,12 @@ test('without a majority of the controllers', async () => {
     return of(seen, 'quorum')[0]?.found.includes('no active controller') ? seen : undefined;
   });
   expect(diagnosis).toMatchObject({ exitCode: 1, verdict: 'fail' });
+  const [, second] = of(diagnosis, 'advertised');
+  expect(second?.change).toMatch(/^start broker 2, if it does not run; /);
+  const [old, led] = of(diagnosis, 'partitions');
+  expect(old?.found).toContain('what is told of them is old');
+  expect(led).toMatchObject({ status: 'fail' });
+  expect(led?.found).toMatch(/ of 6 partitions led by broker 2, which does not answer here/);
   const [quorum] = of(diagnosis, 'quorum');
   expect(quorum?.status).toBe('fail');
   expect(quorum?.change).toContain(`controller.quorum.voters: 1@${inside(1)}, 2@${inside(2)}`);

@@ -73,7 +73,17 @@ const cases: readonly (readonly [string, Change, Expected])[] = [
     {
       ...{ check: 'advertised', status: 'fail', subject: 'broker 2 at broker-2:9093' },
       found: /^10\.0\.0\.2 refused, nothing listens on that port$/,
-      change: /^localhost is the machine or container that each caller is on: set advertised\.grpc/,
+      change:
+        /^start broker 2, if it does not run; if it does: localhost is the machine .*: set advert/,
+    },
+  ],
+  [
+    'a broker that has ended and is not missed yet',
+    { look: (id) => (id === 2 ? unreached(id, { kind: 'refused' }) : {}) },
+    {
+      ...{ check: 'advertised', status: 'fail', subject: 'broker 2 at broker-2:9093' },
+      found: /refused/,
+      change: /^start broker 2, if it does not run; if it does: set advertised\.grpc of broker 2/,
     },
   ],
   [
@@ -342,8 +352,11 @@ const cases: readonly (readonly [string, Change, Expected])[] = [
 ];
 
 test.each(cases)('%s', (_, change, expected) => {
-  const findings = bad(factsOf(change));
   const { found, change: advice, ...rest } = expected;
+  // Without a majority that partitions are told of as of old is said, too.
+  const findings = bad(factsOf(change)).filter(
+    (one) => one.check !== 'partitions' || rest.check !== 'quorum' || rest.status !== 'fail',
+  );
   expect(findings).toHaveLength(1);
   expect(findings[0]).toMatchObject(rest);
   expect(findings[0]?.found).toMatch(found);
@@ -354,6 +367,43 @@ test('under min.insync.replicas it fails, and is under-replicated too', () => {
   const findings = bad(factsOf({ partition: { isr: [1] }, minInSync: 2 }));
   expect(findings.map(({ status }) => status)).toEqual(['fail', 'warn']);
   expect(findings[0]?.found).toContain('fewer in sync than min.insync.replicas');
+});
+
+test('without a majority what is told of partitions is old, and who leads may be gone', () => {
+  const alone: Change = {
+    given: { cluster: undefined, clusterRefusal: 'no answer' },
+    node: () => ({ controllerId: -1 }),
+    look: (id) => (id === 1 ? {} : unreached(id, { kind: 'refused' })),
+  };
+  const told = (change: Change): readonly Finding[] =>
+    judge(factsOf(change)).filter(({ check }) => check === 'partitions');
+  const [old, ...none] = told(alone);
+  expect(none).toEqual([]);
+  expect(old?.status).toBe('warn');
+  expect(old?.found).toMatch(
+    /^1 topic, 1 partition: what is told of them is old, .* broker 2, 3 does/,
+  );
+  const [, led] = told({ ...alone, partition: { leader: 2 } });
+  expect(led?.status).toBe('fail');
+  expect(led?.found).toMatch(
+    /^1 of 1 partition led by broker 2, which does not answer.*: orders-0$/,
+  );
+  expect(led?.change).toMatch(/^start broker 2, or/);
+});
+
+test('only brokers that keep a replica of what lacks one are to be started', () => {
+  const change = (partition: Change['partition'], minInSync?: number): (string | null)[] =>
+    judge(
+      factsOf({ fenced: [2, 3], ...(partition && { partition }), ...(minInSync && { minInSync }) }),
+    )
+      .filter(({ check }) => check === 'partitions')
+      .map((finding) => finding.change);
+  const lacking = change({ replicas: [1, 2], isr: [1] }, 2);
+  expect(lacking[0]).toMatch(/^start broker 2, or lower min\.insync\.replicas/);
+  expect(lacking[1]).toMatch(/^start broker 2; where all run/);
+  expect(change({ leader: -1, replicas: [2, 3], isr: [3] })[0]).toMatch(
+    /^start broker 3: a replica/,
+  );
 });
 
 test('of a broker that is known to be gone nothing worse than a warning is said', () => {

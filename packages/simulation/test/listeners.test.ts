@@ -90,7 +90,9 @@ test('a name that is not advertised is logged once, with what to set', async () 
       await channel.call(MetadataService.getMetadata, { topics: [] }, { deadlineMs: 1_000 });
     }
     expect(lines).toHaveLength(1);
-    expect(lines[0]).toContain('set advertised.grpc to outside://broker-0:19093');
+    expect(lines[0]).toContain(
+      'set advertised.grpc to inside://broker-0:9093, outside://broker-0:19093, unless outside is',
+    );
     await inside.close();
     await cluster.stop(0);
   });

@@ -25,7 +25,8 @@ export function doctorCommand(host: Host): Command {
       .description(
         'Find out from here why a client can or cannot work with a cluster: names, connections, ' +
           'advertised addresses, versions, clocks, the quorum, partitions. Each line is ok, warn or ' +
-          'FAIL, with what to change. Exit code 0: no FAIL; 1: there is one. Takes 12 s at most.',
+          'FAIL, with what to change. Exit code 0: no FAIL; 1: there is one. The findings come ' +
+          'within 12 s; where name servers are silent the process ends when the system gives them up.',
       )
       .option(
         '--broker <host:port>',

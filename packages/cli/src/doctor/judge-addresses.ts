@@ -199,18 +199,13 @@ function reachTrouble(
     const found = `${noName}${fenced}`;
     const change = broker.fenced
       ? `start broker ${broker.id}; a container's name is known only while it runs`
-      : `${set}, or make ${address.host} resolve here (DNS, /etc/hosts)`;
+      : `${set}, or make ${address.host} resolve here (DNS, /etc/hosts); a container's name is known ` +
+        `only while it runs: if it is one, start broker ${broker.id}`;
     return { found, change };
   }
   if (!address.endpoints.some(isConnected)) {
     const found = `${endpointsText(address.endpoints)}${fenced}`;
-    if (broker.fenced) return { found, change: `start broker ${broker.id}` };
-    if (other !== undefined) return { found, change: set };
-    if (isLoopback(address.host)) {
-      const change = `${address.host} is the machine or container that each caller is on: ${set}`;
-      return { found, change };
-    }
-    return { found, change: `${connectionAdvice(address)}; or ${set}` };
+    return { found, change: unconnectedAdvice(address, broker, other, own) };
   }
   const { service } = address;
   if (service === undefined || service.kind === 'relevo' || service.kind === 'older') {
@@ -219,6 +214,25 @@ function reachTrouble(
   const silent = service.kind === 'mute' || service.kind === 'closes';
   const change = silent ? strangerAdvice(service) : set;
   return { found: `${strangerText(service)}${fenced}`, change };
+}
+
+/** `other`: how to begin elsewhere; `own`: what to set. */
+function unconnectedAdvice(
+  address: AddressFacts,
+  { id, fenced }: BrokerMetadata,
+  other: string | undefined,
+  own: string,
+): string {
+  if (fenced) return `start broker ${id}`;
+  const set = other === undefined ? own : `${other}; or ${own}`;
+  const itself = isLoopback(address.host)
+    ? `${address.host} is the machine or container that each caller is on: ${set}`
+    : set;
+  // Nothing listens: more often the broker has ended than its address is wrong.
+  const refused = address.endpoints.some(({ connection }) => connection.kind === 'refused');
+  if (refused) return `start broker ${id}, if it does not run; if it does: ${itself}`;
+  if (other !== undefined || isLoopback(address.host)) return itself;
+  return `see that broker ${id} runs; ${connectionAdvice(address)}; or ${set}`;
 }
 
 /** Whether the right broker answers, and always. */

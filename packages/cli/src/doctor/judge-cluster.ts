@@ -60,11 +60,25 @@ export function judgeQuorum(facts: Facts): Finding[] {
   return [trouble('fail', 'quorum', 'cluster', { found, change })];
 }
 
+const isHeard = ({ silentForMs }: QuorumVoter): boolean =>
+  silentForMs >= 0 && silentForMs <= VOTER_SILENT_MS;
+
+const majorityOf = (voters: readonly QuorumVoter[]): number => Math.floor(voters.length / 2) + 1;
+
+/** Whether nothing that is told of the cluster is kept up to date any more. */
+function hasNoMajority(facts: Facts): boolean {
+  const cluster = facts.given.find((given) => given.cluster !== undefined)?.cluster;
+  if (cluster !== undefined && cluster.controllerId >= 0) {
+    return cluster.voters.filter(isHeard).length < majorityOf(cluster.voters);
+  }
+  const refused = facts.given.some(({ clusterRefusal }) => clusterRefusal !== undefined);
+  const seen = knownNodes(facts).some(({ node }) => node.controllerId >= 0);
+  return cluster !== undefined || (refused && !seen);
+}
+
 function judgeVoters({ voters, controllerId, committedIndex }: DescribeClusterResponse): Finding[] {
-  const isHeard = ({ silentForMs }: QuorumVoter): boolean =>
-    silentForMs >= 0 && silentForMs <= VOTER_SILENT_MS;
   const heard = voters.filter(isHeard);
-  const majority = Math.floor(voters.length / 2) + 1;
+  const majority = majorityOf(voters);
   const spare = heard.length - majority;
   const found =
     `controller ${controllerId} leads, ${heard.length} of ${plural(voters.length, 'voter')} heard, ` +
@@ -194,59 +208,120 @@ export function judgePartitions(facts: Facts): Finding[] {
       name: `${topic.name}-${partition.partition}`,
     })),
   );
-  const findings = ailments(facts, metadata, partitions);
-  if (findings.length > 0) return findings;
   const all = `${plural(metadata.topics.length, 'topic')}, ${plural(partitions.length, 'partition')}`;
-  const found =
-    partitions.length === 0 ? 'no topics yet' : `${all}: all in sync and led as they should be`;
-  return [well('partitions', 'cluster', found)];
+  if (partitions.length === 0) return [well('partitions', 'cluster', 'no topics yet')];
+  const findings = [
+    ...judgeAge(facts, metadata, all),
+    ...judgeLeaders(facts, metadata, partitions),
+    ...ailments(facts, metadata, partitions),
+  ];
+  if (findings.length > 0) return findings;
+  return [well('partitions', 'cluster', `${all}: all in sync and led as they should be`)];
 }
+
+/** Who leads and who is in sync is the controllers' to say. */
+function judgeAge(facts: Facts, metadata: ClusterMetadata, all: string): Finding[] {
+  if (!hasNoMajority(facts)) return [];
+  const gone = goneBrokers(facts, metadata);
+  const also = gone.length === 0 ? '' : `; broker ${gone.join(', ')} does not answer here`;
+  const found = `${all}: what is told of them is old, no majority of the controllers keeps it${also}`;
+  const change =
+    'start a majority of the controllers (see quorum), then run it again: until then no partition ' +
+    'gets another leader, and acks=all waits in vain for replicas that are gone';
+  return [trouble('warn', 'partitions', 'cluster', { found, change })];
+}
+
+/** Clients are sent to a leader whatever became of it. */
+function judgeLeaders(
+  facts: Facts,
+  metadata: ClusterMetadata,
+  partitions: readonly NamedPartition[],
+): Finding[] {
+  const gone = goneBrokers(facts, metadata);
+  const led = partitions.filter(({ leader }) => gone.includes(leader));
+  if (led.length === 0) return [];
+  const leaders = sorted(led.map(({ leader }) => leader)).join(', ');
+  const found =
+    `${led.length} of ${plural(partitions.length, 'partition')} led by broker ${leaders}, which does not ` +
+    `answer here, neither written nor read from here: ${named(led)}`;
+  const change =
+    `start broker ${leaders}, or correct what is advertised (see advertised); where a broker has just ` +
+    'gone, others lead within seconds if the quorum is well: run it again';
+  return [trouble('fail', 'partitions', 'cluster', { found, change })];
+}
+
+/** Those that the cluster counts as alive, yet that answered at no address that was looked at. */
+function goneBrokers(facts: Facts, { brokers, clusterId }: ClusterMetadata): readonly number[] {
+  const looks = [...facts.addresses.values()];
+  const answering = new Set(
+    looks.flatMap(({ service, answerers }) =>
+      [...(service?.kind === 'relevo' ? [service.node] : []), ...answerers]
+        .filter((one) => one.clusterId === clusterId)
+        .map(({ nodeId }) => nodeId),
+    ),
+  );
+  return brokers
+    .filter(({ id, fenced, address }) => {
+      const look = facts.addresses.get(address);
+      const isOlder = look?.service?.kind === 'older';
+      return !fenced && look !== undefined && !isOlder && !answering.has(id);
+    })
+    .map(({ id }) => id)
+    .toSorted((a, b) => a - b);
+}
+
+const sorted = (ids: readonly number[]): readonly number[] =>
+  [...new Set(ids)].toSorted((a, b) => a - b);
+
+/** Status, what is the matter with these, what to change, and these. */
+type Ailment = readonly ['warn' | 'fail', string, string, readonly NamedPartition[]];
 
 function ailments(
   facts: Facts,
-  { brokers }: ClusterMetadata,
+  metadata: ClusterMetadata,
   partitions: readonly NamedPartition[],
 ): Finding[] {
-  const fenced = brokers.filter((broker) => broker.fenced).map(({ id }) => id);
-  const alive = brokers.length - fenced.length;
-  const missing =
-    fenced.length === 0 ? 'the brokers that are missing' : `broker ${fenced.join(', ')}`;
-  const lacks = ({ isr, replicas }: NamedPartition): boolean => isr.length < replicas.length;
+  const alive = metadata.brokers.filter(({ fenced }) => !fenced).length;
   const underMin = ({ topic, isr, replicas }: NamedPartition): boolean =>
     isr.length < Math.min(facts.minInSync.get(topic) ?? 1, replicas.length);
-  const kinds: readonly (readonly ['warn' | 'fail', string, string, readonly NamedPartition[]])[] =
+  const leaderless = partitions.filter(({ leader }) => leader < 0);
+  const under = partitions.filter(underMin);
+  const lacking = partitions.filter(({ isr, replicas }) => isr.length < replicas.length);
+  const [toLead, toSuffice, toBeWhole] = [leaderless, under, lacking].map((ill) =>
+    whoToStart(facts, metadata, ill),
+  );
+  const kinds: readonly Ailment[] = [
     [
-      [
-        'fail',
-        'without a leader: neither written nor read',
-        `start ${missing}: a replica that was in sync must come back`,
-        partitions.filter(({ leader }) => leader < 0),
-      ],
-      [
-        'fail',
-        'with fewer in sync than min.insync.replicas: acks=all is refused',
-        `start ${missing}, or lower min.insync.replicas of the topic for the time being`,
-        partitions.filter(underMin),
-      ],
-      [
-        'warn',
-        'with a replica that is not in sync',
-        `start ${missing}; where all run, wait, then see the logs of the followers`,
-        partitions.filter(lacks),
-      ],
-      [
-        'warn',
-        `with more replicas than there are brokers alive (${alive})`,
-        'start or add brokers: until then these cannot be in full sync',
-        partitions.filter(({ replicas }) => replicas.length > alive),
-      ],
-      [
-        'warn',
-        'not led by the preferred leader',
-        'it leads again by itself when it is in sync; relevo cluster elect-preferred does it at once',
-        partitions.filter(({ leader, replicas }) => leader >= 0 && leader !== replicas[0]),
-      ],
-    ];
+      'fail',
+      'without a leader: neither written nor read',
+      `${toLead}: a replica that was in sync must come back`,
+      leaderless,
+    ],
+    [
+      'fail',
+      'with fewer in sync than min.insync.replicas: acks=all is refused',
+      `${toSuffice}, or lower min.insync.replicas of the topic for the time being`,
+      under,
+    ],
+    [
+      'warn',
+      'with a replica that is not in sync',
+      `${toBeWhole}; where all run, wait, then see the logs of the followers`,
+      lacking,
+    ],
+    [
+      'warn',
+      `with more replicas than there are brokers alive (${alive})`,
+      'start or add brokers: until then these cannot be in full sync',
+      partitions.filter(({ replicas }) => replicas.length > alive),
+    ],
+    [
+      'warn',
+      'not led by the preferred leader',
+      'it leads again by itself when it is in sync; relevo cluster elect-preferred does it at once',
+      partitions.filter(({ leader, replicas }) => leader >= 0 && leader !== replicas[0]),
+    ],
+  ];
   return kinds
     .filter(([, , , ill]) => ill.length > 0)
     .map(([status, what, change, ill]) =>
@@ -255,6 +330,25 @@ function ailments(
         change,
       }),
     );
+}
+
+/** Of the brokers that keep replicas of these, those that are down; others would help nothing. */
+function whoToStart(
+  facts: Facts,
+  metadata: ClusterMetadata,
+  partitions: readonly NamedPartition[],
+): string {
+  const gone = goneBrokers(facts, metadata);
+  const running = metadata.brokers
+    .filter(({ id, fenced }) => !fenced && !gone.includes(id))
+    .map(({ id }) => id);
+  // Without a leader those that were in sync last are what it waits for.
+  const wanted = partitions.flatMap(({ leader, isr, replicas }) =>
+    leader < 0 && isr.length > 0 ? isr : replicas.filter((id) => !isr.includes(id)),
+  );
+  const down = sorted(wanted.filter((id) => !running.includes(id)));
+  if (down.length > 0) return `start broker ${down.join(', ')}`;
+  return `see the log of broker ${sorted(wanted).join(', ')}, which runs`;
 }
 
 const named = (partitions: readonly NamedPartition[]): string => {
