@@ -150,11 +150,11 @@ function failed(
   error: Error & { statusCode?: number },
   _: FastifyRequest,
   reply: FastifyReply,
-): FastifyReply {
+): void {
   const status = error.statusCode ?? 500;
   if (status >= 500) console.error(error);
   const message = status < 500 ? error.message : 'the service failed; it is in its log';
-  return reply.code(status).send(refusal(message));
+  void reply.code(status).send(refusal(message));
 }
 
 /** What is no HTTP, or never comes to its end, belongs to no request that could be answered. */
