@@ -70,4 +70,10 @@ check bare --set podDisruptionBudget.enabled=false --set serviceAccount.create=f
 refused 'at least 3' --set replicas=1
 refused 'external.host' --set external.enabled=true
 refused 'soft, hard or none' --set antiAffinity=very
+for key in cluster.id node.id process.roles log.dir controller.quorum.voters listener.http listener.grpc advertised.grpc; do
+  refused "settings must not have $key: the chart sets it itself" --set-string "settings.${key//./\\.}=x"
+done
+refused "replica.* not allowed" --set replica=5
+refused 'want integer' --set replicas=five
+refused 'settings/log.: got object' --set settings.log.retention=1
 echo "$checked renderings checked"

@@ -1,4 +1,8 @@
 /** The microservices of packages/examples on a real cluster. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Relevo } from '@relevo/client';
 import { consumerService } from '@relevo/examples/consumer-service';
@@ -68,7 +72,10 @@ test.each([
   [{ message: 7 }, 'message'],
   [{ message: 'x', key: '' }, 'key'],
   [{ message: 'x', headers: { a: 1 } }, 'headers.a'],
-  [{ message: 'x', nonsense: true }, ''],
+  [{ message: 'x', nonsense: true }, 'nonsense'],
+  [{ message: 'half of \ud83d' }, 'message'],
+  [{ message: 'x', key: '\udc00' }, 'key'],
+  [{ message: 'x', headers: { a: '\ud83dx' } }, 'headers.a'],
   ['{"message": "x"', ''],
   ['"just text"', ''],
 ])('400 for %j, naming the field', async (body, field) => {
@@ -77,6 +84,63 @@ test.each([
   const { errors } = (await answer.json()) as { errors: { field: string; message: string }[] };
   expect(errors.map((error) => error.field)).toContain(field);
   expect(errors.every(({ message }) => message.length > 0)).toBe(true);
+});
+
+test.each([
+  [404, 'GET', 'application/json', undefined],
+  [413, 'POST', 'application/json', JSON.stringify({ message: 'x'.repeat(1024 * 1024) })],
+  [415, 'POST', 'text/plain', 'hello'],
+])('%d has the shape of 400', async (status, method, type, body) => {
+  const answer = await fetch(url, {
+    method,
+    headers: { 'content-type': type },
+    ...(body !== undefined && { body }),
+  });
+  expect(answer.status).toBe(status);
+  expect(await answer.json()).toEqual({ errors: [{ field: '', message: expect.any(String) }] });
+});
+
+test('a half-sent request holds the end up for no more than the grace', async () => {
+  const other = producerService(relevo, { topic: TOPIC, deliveryTimeoutMs: 1_500 });
+  // All addresses of the name have servers of their own.
+  const { port } = new URL(await other.listen('localhost', 0));
+  const socket = connect(Number(port), '127.0.0.1');
+  await once(socket, 'connect');
+  socket.on('error', () => undefined);
+  socket.write(
+    'POST /api/messages HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n' +
+      'Content-Length: 100\r\n\r\n{"mess',
+  );
+  const before = performance.now();
+  await other.close();
+  expect(performance.now() - before).toBeLessThan(4_000);
+});
+
+test('a topic that cannot be made yet is told in the log, again and again', async () => {
+  const file = new URL('../../packages/examples/src/consumer.ts', import.meta.url);
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', '--conditions=@relevo/source', fileURLToPath(file)],
+    {
+      env: {
+        PATH: process.env['PATH'],
+        RELEVO_BROKERS: cluster.bootstrap.join(','),
+        TOPIC: 'too-many-replicas',
+        REPLICATION_FACTOR: '9',
+      },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
+  const ended = once(child, 'exit');
+  let said = '';
+  child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()));
+  const warnings = (): string[] =>
+    said.split('\n').filter((line) => line.includes('INVALID_REPLICATION_FACTOR'));
+  await until('two warnings', () => warnings().length >= 2);
+  expect(warnings()[0]).toMatch(/"level":40.*replication factor 9/);
+  child.kill('SIGTERM');
+  expect(await ended).toEqual([0, null]);
+  expect(warnings().length).toBeLessThan(4);
 });
 
 test('503 with Retry-After while the cluster cannot take it, 202 when it can again', async () => {

@@ -48,4 +48,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not (has .Values.antiAffinity (list "soft" "hard" "none")) -}}
 {{- fail "antiAffinity must be soft, hard or none" -}}
 {{- end -}}
+{{- $own := list "cluster.id" "node.id" "process.roles" "log.dir" "controller.quorum.voters" "listener.http" "listener.grpc" "advertised.grpc" -}}
+{{- range $key := keys .Values.settings | sortAlpha -}}
+{{- if has $key $own -}}
+{{- fail (printf "settings must not have %s: the chart sets it itself" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
