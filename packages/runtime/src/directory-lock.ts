@@ -1,20 +1,18 @@
 /**
- * An exclusive lock on a directory. Where there is flock(1), as on every Debian, it is the kernel's: the
- * directory is locked through a descriptor that this process keeps, so the lock ends with the process, however
- * that ends, stands while the process is frozen, and holds between containers, which see each other's files
- * but not each other's processes. Node.js has no flock(2) of its own; the tool locks what it is handed.
+ * An exclusive lock on a directory, in two parts.
  *
- * Beside it, for people and for systems without the tool, a file `.lock` names the holder by process id and
- * start time, and a lock that outlived its holder (SIGKILL, power cut) is told apart by asking whether that very process still
- * runs; the start time keeps a reused process id from passing for it. A zombie, dead but not yet reaped by its
- * parent, holds no files any more and counts as gone. The file appears whole (written aside, then linked), so
- * that nobody ever reads half a holder.
+ * A socket `.lock.socket` at which the holder listens: whoever can connect to it knows that the holder lives.
+ * It ends with the process, however that ends, stands while the process is frozen (the kernel takes the
+ * connection), and holds between containers, which see each other's files but not each other's processes.
+ *
+ * A file `.lock`, for people, and for systems whose sockets are no files: it names the holder by process id
+ * and start time. A lock that outlived its holder (SIGKILL, power cut) is told apart by asking whether that
+ * very process still runs; the start time keeps a reused process id from passing for it. A zombie, dead but not
+ * yet reaped by its parent, holds no files any more and counts as gone. The file appears whole (written aside,
+ * then linked), so that nobody ever reads half a holder.
  */
-import { spawnSync } from 'node:child_process';
 import {
-  closeSync,
   linkSync,
-  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -27,13 +25,12 @@ import {
 import process from 'node:process';
 import { DiskError } from '@relevo/base/ports';
 import { diskErrorFrom } from './disk-error.ts';
+import { lockSocket } from './lock-socket.ts';
 
 /** Stale locks that may be met in a row, each left by a process that died while we looked. */
 const TAKE_ATTEMPTS_MAX = 5;
 
 const LOCK_FILE = '.lock';
-/** How flock(1) ends when another has the lock. */
-const FLOCK_HELD = 1;
 
 /** What this process holds: the file cannot tell our own second attempt from a stale lock. */
 const held = new Set<string>();
@@ -47,11 +44,14 @@ export function lockDirectory(directory: string): { release(): void } {
   }
   if (held.has(real)) throw refused(directory, `process ${process.pid} (this one)`);
   const path = `${real}/${LOCK_FILE}`;
-  const fd = lockedByKernel(real, path, directory);
+  const socket = lockSocket(real, () => {
+    const pid = contentOf(path)?.split(' ')[0]?.trim();
+    return refused(directory, pid === undefined ? 'another process' : `process ${pid}`);
+  });
   try {
     take(path, directory);
   } catch (thrown) {
-    if (fd !== undefined) closeSync(fd);
+    socket.release();
     throw thrown;
   }
   held.add(real);
@@ -62,27 +62,9 @@ export function lockDirectory(directory: string): { release(): void } {
       released = true;
       held.delete(real);
       rmSync(path, { force: true });
-      if (fd !== undefined) closeSync(fd);
+      socket.release();
     },
   };
-}
-
-/** What to keep open; undefined where the kernel's lock is not to be had. Throws where another has it. */
-function lockedByKernel(real: string, lockPath: string, directory: string): number | undefined {
-  let fd: number;
-  try {
-    fd = openSync(real, 'r');
-  } catch (thrown) {
-    throw diskErrorFrom(thrown, 'lock', directory);
-  }
-  const { status } = spawnSync('flock', ['--nonblock', '--exclusive', '3'], {
-    stdio: ['ignore', 'ignore', 'ignore', fd],
-  });
-  if (status === 0) return fd;
-  closeSync(fd);
-  if (status !== FLOCK_HELD) return undefined;
-  const pid = contentOf(lockPath)?.split(' ')[0];
-  throw refused(directory, pid === undefined ? 'another process' : `process ${pid.trim()}`);
 }
 
 function take(lockPath: string, directory: string): void {
