@@ -27,7 +27,10 @@ export async function libfaketime(): Promise<string> {
   const path = `${into}/usr/lib/${machine}-linux-gnu/faketime`;
   if (existsSync(path)) return path;
   mkdirSync(into, { recursive: true });
-  await run('apt-get', ['download', 'libfaketime'], { cwd: into });
+  const download = (): Promise<unknown> =>
+    run('apt-get', ['download', 'libfaketime'], { cwd: into });
+  // Lists of packages that are missing or old know nothing of it, or of where it was.
+  await download().catch(() => run('apt-get', ['update']).then(download));
   for (const file of readdirSync(into).filter((name) => name.endsWith('.deb'))) {
     await run('dpkg-deb', ['--extract', file, '.'], { cwd: into });
   }
