@@ -1,6 +1,6 @@
+import { VERSION } from '@relevo/base/version';
 import { nodeDescription, type NodeDescription } from '@relevo/rpc/gen/client/metadata';
 import type { NodeConfig } from '../config/node-config.ts';
-import { VERSION } from '@relevo/base/version';
 
 /** What changes while the node runs. */
 export interface NodeState {

@@ -27,13 +27,13 @@ const leading = (world: PartitionWorld, id: number, count = 1): Promise<void> =>
 const events = (world: PartitionWorld, id: number): string[] =>
   world.lines.filter((line) => line.process === `broker-${id}`).map(({ event }) => event);
 
-/** One partition on all three, led by the first, with three records that all of them have. */
-async function replicated(world: PartitionWorld): ReturnType<PartitionWorld['client']> {
+/** One partition on all three, led by the first, with batches of so many records that all of them have. */
+async function replicated(world: PartitionWorld, batches = 1, records = 3): Promise<TestClient> {
   await world.boot(...ALL);
   world.createTopic('orders', [[1, 2, 3]]);
   await leading(world, 1);
   const client = await world.client();
-  await client.produce(1, 'orders', values(3));
+  for (let at = 0; at < batches; at++) await client.produce(1, 'orders', values(records));
   await world.converge('orders', 0, ALL);
   return client;
 }
@@ -181,12 +181,7 @@ describe('a log that fails', () => {
   test('damaged while the broker was down: set aside, and copied anew from the leader', async () => {
     const world = new PartitionWorld();
     await world.run(async () => {
-      await world.boot(...ALL);
-      world.createTopic('orders', [[1, 2, 3]]);
-      await leading(world, 1);
-      const client = await world.client();
-      for (let at = 0; at < 5; at++) await client.produce(1, 'orders', values(20));
-      await world.converge('orders', 0, ALL);
+      await replicated(world, 5, 20);
       // The recovery point is known: what lies below it was durable.
       await world.world.sleep(6000);
       await world.kill(3, 'keep');
@@ -224,15 +219,7 @@ describe('a log whose directory is gone', () => {
     port.rename(`/data/${from}`, `/data/${to}`);
     await port.syncDirectory('/data');
   };
-  const filled = async (world: PartitionWorld): Promise<TestClient> => {
-    await world.boot(...ALL);
-    world.createTopic('orders', [[1, 2, 3]]);
-    await leading(world, 1);
-    const client = await world.client();
-    for (let at = 0; at < 5; at++) await client.produce(1, 'orders', values(20));
-    await world.converge('orders', 0, ALL);
-    return client;
-  };
+  const filled = (world: PartitionWorld): Promise<TestClient> => replicated(world, 5, 20);
   const ends = (world: PartitionWorld, ids: readonly number[]): number[] =>
     ids.map((id) => {
       const { manager } = world.broker(id);
