@@ -15,6 +15,16 @@ const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const CLI = join(ROOT, 'packages', 'cli');
 const PACK = join(CLI, 'dist', 'relevo.cjs');
 
+/** The product has no mutations: what the simulator switches is false for good. */
+const WITHOUT_MUTATIONS = {
+  name: 'without-mutations',
+  setup(build) {
+    build.onLoad({ filter: /packages\/base\/dist\/mutations\.js$/ }, () => ({
+      contents: 'export const isMutated = () => false;',
+    }));
+  },
+};
+
 const { metafile } = await build({
   absWorkingDir: ROOT,
   entryPoints: [join(CLI, 'dist', 'process.js')],
@@ -29,6 +39,7 @@ const { metafile } = await build({
   supported: { 'dynamic-import': false },
   define: { 'import.meta.url': 'packUrl' },
   banner: { js: "const packUrl = require('node:url').pathToFileURL(__filename).href;" },
+  plugins: [WITHOUT_MUTATIONS],
   metafile: true,
   logLevel: 'warning',
 });

@@ -3,15 +3,19 @@
  *
  *     npm run simulate -- --seeds 100 [--from 1] [--bail] [--json FILE]
  *     npm run simulate -- --seed 42 [--verbose]
+ *     npm run simulate -- --scenario NAME --mutation NAME --seeds 100 [--bail]
  *
  * Exit code 1 when a seed fails.
  */
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { failoverRun } from '@relevo/simulation/failover-run';
+import { MUTATIONS } from '@relevo/base/mutations';
+import type { Mutation } from '@relevo/base/mutations';
 import { runSeeds } from '@relevo/simulation/runner';
 import type { SeedOutcome, Summary } from '@relevo/simulation/runner';
+import { SCENARIOS, runScenario } from '@relevo/simulation/scenarios';
+import type { ScenarioName } from '@relevo/simulation/scenarios';
 import type { SimulationFailure } from '@relevo/simulation/world';
 import { printFields } from '@relevo/simulation/world';
 
@@ -30,11 +34,30 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '100' },
     from: { type: 'string', default: '1' },
     seed: { type: 'string' },
+    scenario: { type: 'string', default: 'failover' },
+    mutation: { type: 'string' },
     json: { type: 'string' },
     bail: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
+
+/** The value of an option that takes one of some names. */
+function oneOf<Name extends string>(
+  option: string,
+  names: Readonly<Record<Name, unknown>>,
+  given: string,
+): Name {
+  const name = (Object.keys(names) as Name[]).find((each) => each === given);
+  if (name !== undefined) return name;
+  const known = Object.keys(names).join(', ');
+  process.stderr.write(`--${option} ${given} is not known; known are: ${known}\n`);
+  process.exit(2);
+}
+
+const scenario: ScenarioName = oneOf('scenario', SCENARIOS, values.scenario);
+const mutation: Mutation | undefined =
+  values.mutation === undefined ? undefined : oneOf('mutation', MUTATIONS, values.mutation);
 
 function commit(): string {
   try {
@@ -44,6 +67,13 @@ function commit(): string {
   }
 }
 
+/** The options of this run that a replay needs too. */
+const replayed = (): string =>
+  [
+    ...(values.scenario === 'failover' ? [] : [`--scenario ${values.scenario} `]),
+    ...(values.mutation === undefined ? [] : [`--mutation ${values.mutation} `]),
+  ].join('');
+
 function printFailure(seed: number | string, failure: SimulationFailure): void {
   const lines = [
     '',
@@ -51,7 +81,7 @@ function printFailure(seed: number | string, failure: SimulationFailure): void {
     ...failure.transcript.slice(-TRANSCRIPT_LINES),
     `${failure.cause instanceof Error ? (failure.cause.stack ?? '') : ''}`,
     `seed ${seed}, commit ${commit()}, Node.js ${process.version}`,
-    `replay: npm run simulate -- --seed ${seed}`,
+    `replay: npm run simulate -- ${replayed()}--seed ${seed}`,
     'keep:   add the seed to packages/simulation/test/seeds.json',
     '',
   ];
@@ -81,7 +111,8 @@ function printSummary(summary: Summary): void {
 
 /** One seed, every log line as it comes. */
 async function verboseRun(seed: string): Promise<void> {
-  await failoverRun(seed, {
+  await runScenario(scenario, seed, {
+    mutation,
     onLog: ({ timeMs, process: name, level, event, fields }) => {
       const time = timeMs.toFixed(3).padStart(11);
       process.stdout.write(`${time} ${name.padEnd(10)} ${level} ${event} ${printFields(fields)}\n`);
@@ -99,6 +130,8 @@ if (values.verbose && values.seed !== undefined) {
 }
 const summary = await runSeeds({
   seeds,
+  scenario,
+  mutation,
   repeatEvery: REPEAT_EVERY,
   onSeed,
   hostNowMs,

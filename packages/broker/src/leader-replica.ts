@@ -19,6 +19,7 @@
  */
 import { assert } from '@relevo/base/assert';
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 
 /** What the controller has decided about a partition; the same on every broker at one partition epoch. */
 export interface PartitionState {
@@ -361,7 +362,7 @@ export class LeaderReplica {
 
   /** P3. The minimum over the committed and the pending set; nothing moves below the minimum size. */
   #advance(): boolean {
-    if (!this.hasEnoughInSync) return false;
+    if (!this.hasEnoughInSync && !isMutated('watermark-below-min-isr')) return false;
     let lowest: number = this.#syncedEnd;
     for (const follower of this.#followers) {
       if (follower.holdsBack && follower.syncedEnd < lowest) lowest = follower.syncedEnd;

@@ -1,10 +1,15 @@
 /** Runs many seeds, holds a sample of them against themselves, and sums up. */
-import { failoverRun } from './failover-run.ts';
+import type { Mutation } from '@relevo/base/mutations';
 import type { RunFigures } from './failover-run.ts';
+import { runScenario } from './scenarios.ts';
+import type { ScenarioName } from './scenarios.ts';
 import { SimulationFailure } from './world.ts';
 
 export interface RunnerOptions {
   readonly seeds: readonly (number | string)[];
+  readonly scenario: ScenarioName;
+  /** A mistake to bring back in every run. */
+  readonly mutation?: Mutation | undefined;
   /** Every so-manieth seed is run twice and must take the same course; 0: none. */
   readonly repeatEvery: number;
   readonly onSeed: (outcome: SeedOutcome) => void;
@@ -61,25 +66,25 @@ export async function runSeeds(options: RunnerOptions): Promise<Summary> {
   return summarize(outcomes, repeated);
 }
 
-type HostClocks = Pick<RunnerOptions, 'hostNowMs' | 'hostCpuMs'>;
+type OneRun = Pick<RunnerOptions, 'scenario' | 'mutation' | 'hostNowMs' | 'hostCpuMs'>;
 
-async function runOne(seed: number | string, host: HostClocks): Promise<SeedOutcome> {
-  const startedMs = host.hostNowMs();
-  const startedCpuMs = host.hostCpuMs();
-  const outcome = await failoverRun(seed).then(
+async function runOne(seed: number | string, run: OneRun): Promise<SeedOutcome> {
+  const startedMs = run.hostNowMs();
+  const startedCpuMs = run.hostCpuMs();
+  const outcome = await runScenario(run.scenario, seed, { mutation: run.mutation }).then(
     (figures) => ({ figures, failure: undefined }),
     (error: unknown) => {
       if (!(error instanceof SimulationFailure)) throw error;
       return { figures: undefined, failure: error };
     },
   );
-  const cpuMs = host.hostCpuMs() - startedCpuMs;
-  return { seed, realMs: host.hostNowMs() - startedMs, cpuMs, ...outcome };
+  const cpuMs = run.hostCpuMs() - startedCpuMs;
+  return { seed, realMs: run.hostNowMs() - startedMs, cpuMs, ...outcome };
 }
 
 /** The outcome, or a failure where a second run takes another course than the first. */
-async function repeat(first: SeedOutcome, host: HostClocks): Promise<SeedOutcome> {
-  const second = await runOne(first.seed, host);
+async function repeat(first: SeedOutcome, run: OneRun): Promise<SeedOutcome> {
+  const second = await runOne(first.seed, run);
   const course = ({ figures, failure }: SeedOutcome): string =>
     figures?.fingerprint ?? `${failure?.message}`;
   if (course(first) === course(second)) return first;

@@ -10,6 +10,7 @@
 import { assert } from '@relevo/base/assert';
 import { errorCodeOf, messageOf } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { RpcError } from '@relevo/base/ports';
 import type {
   Channel,
@@ -442,12 +443,14 @@ export class LeaderLink {
   readonly #flush = (): void => {
     const stream = this.#stream;
     if (stream === undefined) return;
-    for (const { handle, role } of this.#toAcknowledge) {
+    for (const { handle, role, partition } of this.#toAcknowledge) {
       this.#positions.push(
         followerPosition({
           handle,
           leaderEpoch: role.replica.leaderEpoch,
-          syncedEndOffset: role.replica.syncedEndOffset,
+          syncedEndOffset: isMutated('follower-reports-unsynced')
+            ? partition.logEndOffset
+            : role.replica.syncedEndOffset,
         }),
       );
     }

@@ -1,0 +1,33 @@
+/**
+ * Known mistakes that the simulator brings back on purpose, to prove that it would catch them. A mutation
+ * is a name here, one `isMutated(name)` at the place where the mistake would be made, and a row in
+ * `packages/simulation/test/mutations.test.ts`: a seed that fails with it and passes without.
+ *
+ * The packed product (deploy/bundle.mjs) is built without this module: there `isMutated` is always false.
+ */
+export type Mutation = 'follower-reports-unsynced' | 'watermark-below-min-isr';
+
+/** What each mistake is. */
+export const MUTATIONS: Readonly<Record<Mutation, string>> = {
+  'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
+  'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',
+};
+
+let active: Mutation | undefined;
+
+/** True while the simulator runs with this mistake in place. Costs one comparison. */
+export const isMutated = (mutation: Mutation): boolean => active === mutation;
+
+/** For the simulator alone: runs `body` with a mistake in place, one at a time. */
+export async function withMutation<Result>(
+  mutation: Mutation | undefined,
+  body: () => Promise<Result>,
+): Promise<Result> {
+  const before = active;
+  active = mutation;
+  try {
+    return await body();
+  } finally {
+    active = before;
+  }
+}

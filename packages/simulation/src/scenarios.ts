@@ -1,0 +1,24 @@
+/** The scenarios that `npm run simulate -- --scenario NAME` can run, each for any seed. */
+import { withMutation } from '@relevo/base/mutations';
+import type { Mutation } from '@relevo/base/mutations';
+import { failoverRun } from './failover-run.ts';
+import type { RunFigures, RunOptions } from './failover-run.ts';
+
+export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
+
+/** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
+export type ScenarioName = 'failover';
+
+export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
+  failover: failoverRun,
+};
+
+/** Rejects with a SimulationFailure that tells what went wrong. */
+export const runScenario = (
+  name: ScenarioName,
+  seed: number | string,
+  options: RunOptions & { readonly mutation?: Mutation | undefined } = {},
+): Promise<RunFigures> => {
+  const scenario = SCENARIOS[name];
+  return withMutation(options.mutation, () => scenario(seed, options));
+};

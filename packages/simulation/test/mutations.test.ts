@@ -1,0 +1,44 @@
+/**
+ * Each known mistake, brought back, is caught: its seed fails with the mutation and passes without. To find
+ * a seed: `npm run simulate -- --scenario NAME --mutation NAME --seeds 200`.
+ */
+import { MUTATIONS } from '@relevo/base/mutations';
+import type { Mutation } from '@relevo/base/mutations';
+import { runScenario } from '@relevo/simulation/scenarios';
+import type { ScenarioName } from '@relevo/simulation/scenarios';
+import { SimulationFailure } from '@relevo/simulation/world';
+import { describe, expect, test } from 'vitest';
+
+interface Caught {
+  readonly mutation: Mutation;
+  readonly scenario: ScenarioName;
+  readonly seed: number;
+  /** A part of what the failure says: it fails for the mistake's sake. */
+  readonly says: RegExp;
+}
+
+/** One line a mutation, sorted by name. */
+const CAUGHT: readonly Caught[] = [
+  { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
+  { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
+];
+
+describe('known mistakes are caught', () => {
+  test('every mutation has a seed', () => {
+    const named = CAUGHT.map(({ mutation }) => mutation);
+    expect([...new Set(named)].sort()).toEqual(Object.keys(MUTATIONS).sort());
+  });
+
+  test.each(CAUGHT.map((row) => [row.mutation, row] as const))(
+    '%s',
+    async (mutation, { scenario, seed, says }) => {
+      const failure = await runScenario(scenario, seed, { mutation }).then(
+        () => undefined,
+        (error: unknown) => error,
+      );
+      expect(failure).toBeInstanceOf(SimulationFailure);
+      expect(String(failure)).toMatch(says);
+      await runScenario(scenario, seed);
+    },
+  );
+});
