@@ -74,6 +74,15 @@ describe('relevo log verify', () => {
     expect(stdout).toMatch(/logs? in order\n$/);
   });
 
+  test('finds the quorum’s log too', async () => {
+    renameSync(join(root, 'data/orders-1'), join(root, 'data/quorum'));
+    const { exitCode, stdout } = await relevo(['log', 'verify', join(root, 'data/quorum')]);
+    expect(exitCode).toBe(0);
+    expect(stdout).toMatch(/^quorum +0 to 20 .*ok$/m);
+    const dumped = await relevo(['log', 'dump', '--records', join(root, 'data/quorum'), '-n', '1']);
+    expect(dumped.stdout).toMatch(/value 0 of partition 1/);
+  });
+
   test('finds the logs below a directory that is named like a partition', async () => {
     renameSync(join(root, 'data'), join(root, 'broker-1'));
     const { exitCode, stdout } = await relevo(['log', 'verify', root]);

@@ -12,6 +12,11 @@ export const SNAPSHOT_SUFFIX = '.snapshot';
 export const DELETED_SUFFIX = '.deleted';
 /** Being written; what bears it was never completed. */
 export const TEMPORARY_SUFFIX = '.tmp';
+/**
+ * Of the data directory: what a controller keeps. A partition's directory ends with a hyphen and a number,
+ * so no topic can be called so that its directory is this one.
+ */
+export const QUORUM_DIRECTORY = 'quorum';
 /** Of the data directory: below these offsets everything was synced. */
 export const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 export const EPOCH_FILE = 'leader-epoch-checkpoint';

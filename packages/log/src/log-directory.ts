@@ -8,6 +8,7 @@
  *     replication-offset-checkpoint     high watermarks
  *     log-start-offset-checkpoint       where logs begin, if not with their first segment
  *     durable-logs                      which logs hold records: such a one is lost if it is missing
+ *     quorum                            what a controller keeps; nothing here reads it
  *
  * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
  * less is read after a crash, and the surer damage is told from a torn tail.
@@ -18,11 +19,13 @@ import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
 import { replaceFileDurably } from './checkpoint-file.ts';
+import { takeOverLayout } from './data-layout.ts';
 import { DurableLogs, lostLogs } from './durable-logs.ts';
 import type { LostLog } from './durable-logs.ts';
 import {
   DELETED_SUFFIX,
   LOG_SUFFIX,
+  QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
   parsePartitionName,
 } from './file-names.ts';
@@ -142,7 +145,7 @@ export class LogDirectory {
     this.#lock = lock;
     this.#cache = new SegmentCache(options.openSegmentsMax);
     this.space = new FreeSpace(disk, root, options.reserveBytes, deps.logger);
-    const { clusterId, directoryId } = takeOwnership(options, disk);
+    const { clusterId, directoryId } = takeOwnership(options, disk, deps.logger);
     this.clusterId = clusterId;
     this.directoryId = directoryId;
     this.wasCleanShutdown = takeCleanMark(root, disk);
@@ -365,15 +368,18 @@ async function forSome<Item>(
 function takeOwnership(
   options: LogDirectoryOptions,
   disk: Disk,
+  logger: Logger,
 ): { readonly clusterId: string; readonly directoryId: Uuid } {
   const { root, brokerId, clusterId, newDirectoryId } = options;
   const found = readMetaProperties(disk, root);
   if (found !== undefined) {
     checkOwner(root, found, { clusterId, nodeId: brokerId });
+    takeOverLayout(disk, root, found, logger);
     return found;
   }
-  if (takeStock(root, disk).length > 0) {
-    const message = `${root} holds partitions but no meta.properties; restore it, or use another`;
+  const isUsed = disk.exists(`${root}/${QUORUM_DIRECTORY}`) || takeStock(root, disk).length > 0;
+  if (isUsed) {
+    const message = `${root} holds data but no meta.properties; restore it, or use another`;
     throw new LogError('foreign', message);
   }
   if (clusterId === undefined) {

@@ -4,7 +4,6 @@ import { brokerId, uuid } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import { LogDirectory } from '@relevo/log/log-directory';
 import type { LogDirectoryOptions } from '@relevo/log/log-directory';
-import type { LogError } from '@relevo/log/log-error';
 import { readMetaProperties } from '@relevo/log/meta-properties';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { crc32c } from '@relevo/record/crc32c';
@@ -16,6 +15,7 @@ import {
   appendValues,
   at,
   config,
+  messageOf,
   newDisk,
   readValues,
   recordingLogger,
@@ -49,16 +49,6 @@ const openLog = (
     nowMs: NOW_MS,
   });
 
-const messageOf = (run: () => unknown): string => {
-  try {
-    run();
-    return 'no error';
-  } catch (error) {
-    const { kind, message } = error as LogError;
-    return `${kind}: ${message}`;
-  }
-};
-
 const text = (disk: SimulatedDisk, name: string): string =>
   utf8Decode(disk.contents(`/data/${name}`));
 
@@ -69,7 +59,7 @@ describe('whose directory it is', () => {
     expect([directory.clusterId, directory.directoryId]).toEqual(['one', DIRECTORY_ID]);
     disk.crash();
     expect(text(disk, 'meta.properties')).toBe(
-      `version=1\ncluster.id=one\nnode.id=1\ndirectory.id=${DIRECTORY_ID}\n`,
+      `version=2\ncluster.id=one\nnode.id=1\ndirectory.id=${DIRECTORY_ID}\n`,
     );
     const again = open(disk, { clusterId: undefined, newDirectoryId: () => OTHER_TOPIC_ID });
     expect([again.clusterId, again.directoryId]).toEqual(['one', DIRECTORY_ID]);
@@ -108,6 +98,7 @@ describe('whose directory it is', () => {
       clusterId: 'x',
       nodeId: 7,
       directoryId: DIRECTORY_ID,
+      isOldLayout: true,
     });
   });
 

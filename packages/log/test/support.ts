@@ -5,6 +5,7 @@ import { utf8Encode } from '@relevo/base/bytes';
 import type { Disk, LogFields, Logger } from '@relevo/base/ports';
 import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
+import type { LogError } from '@relevo/log/log-error';
 import { PartitionLog } from '@relevo/log/partition-log';
 import type { PartitionLogDeps, PartitionLogOptions } from '@relevo/log/log-types';
 import { BatchBuilder, NO_HEADERS } from '@relevo/record/batch-builder';
@@ -160,3 +161,14 @@ export const appendValues = (log: PartitionLog, values: readonly string[], leade
     const result = log.appendAsLeader(batch({ values: [text] }), epoch(leader), NOW_MS);
     return result.baseOffset;
   });
+
+/** Kind and message of the LogError that `run` throws. */
+export const messageOf = (run: () => unknown): string => {
+  try {
+    run();
+    return 'no error';
+  } catch (error) {
+    const { kind, message } = error as LogError;
+    return `${kind}: ${message}`;
+  }
+};

@@ -10,6 +10,7 @@ import type { Disk } from '@relevo/base/ports';
 import { DURABLE_LOGS_FILE, isNotedDurable, lostLogs } from '@relevo/log/durable-logs';
 import {
   LOG_SUFFIX,
+  QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
   offsetFileName,
   parsePartitionName,
@@ -84,7 +85,8 @@ function findLogs(disk: Disk, directory: string): Found {
   const lost: LogReport[] = [];
   const look = (path: string, depth: number): void => {
     const entries = disk.list(path);
-    const isNamedSo = parsePartitionName(basename(path)) !== undefined;
+    const name = basename(path);
+    const isNamedSo = name === QUORUM_DIRECTORY || parsePartitionName(name) !== undefined;
     // `broker-1`, which `relevo start` makes, could be the name of a partition too.
     if (isNamedSo && (segmentBases(disk, path).length > 0 || entries.some(isMetadata))) {
       found.push(path);

@@ -32,7 +32,6 @@ import type { LogConfig } from '@relevo/log/log-config';
 import type { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
 import { Partition } from './partition.ts';
-import { METADATA_DIRECTORY } from '../quorum/quorum-storage.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
 
@@ -346,9 +345,7 @@ export class Reconciler {
       this.forgetLog(name);
     }
     this.#stray = directory.partitions
-      .filter(({ name, topicId, partition }) => {
-        // The controllers' own log looks like a partition's.
-        if (name === METADATA_DIRECTORY) return false;
+      .filter(({ topicId, partition }) => {
         const topic = topicId === undefined ? undefined : image().topicsById.get(topicId);
         return topic?.partitions[partition]?.replicas.includes(localId) !== true;
       })

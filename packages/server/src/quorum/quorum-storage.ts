@@ -1,5 +1,5 @@
 /**
- * What a voter keeps on its disk, in `DATA/__cluster_metadata-0`: its hard state, the newest snapshot, and
+ * What a voter keeps on its disk, in `DATA/quorum`: its hard state, the newest snapshot, and
  * the log after it as an ordinary partition log.
  *
  * Damage is found out at the start and reported; nothing is repaired, and the node does not vote. What
@@ -7,10 +7,11 @@
  * state, never begins after the snapshot's end, and holds no term that the hard state has not seen.
  */
 import { messageOf } from '@relevo/base/errors';
-import { logIndex, term as toTerm, uuid } from '@relevo/base/ids';
-import type { LogIndex, Offset, Uuid } from '@relevo/base/ids';
+import { logIndex, term as toTerm } from '@relevo/base/ids';
+import type { LogIndex, Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
+import { QUORUM_LOG_ID } from '@relevo/log/data-layout';
 import { TEMPORARY_SUFFIX } from '@relevo/log/file-names';
 import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
@@ -30,10 +31,6 @@ import {
   writeStateNow,
 } from './quorum-files.ts';
 import type { StateOwner } from './quorum-files.ts';
-
-/** The name of the log, and the topic id that Kafka gives it. */
-export const METADATA_DIRECTORY = '__cluster_metadata-0';
-const METADATA_TOPIC_ID: Uuid = uuid('AAAAAAAAAAAAAAAAAAAAAQ');
 
 const MIB = 2 ** 20;
 const READ_BYTES = 4 * MIB;
@@ -202,7 +199,7 @@ function openLog(directory: string, deps: QuorumStorageDeps): PartitionLog {
     return PartitionLog.open(
       {
         directory,
-        topicId: METADATA_TOPIC_ID,
+        topicId: QUORUM_LOG_ID,
         config: LOG_CONFIG,
         cleanShutdown: false,
         logStartOffset: FIRST_INDEX,

@@ -20,6 +20,7 @@ import type {
   Timers,
   Transport,
 } from '@relevo/base/ports';
+import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
 import { makeConfiguration } from '@relevo/raft/configuration';
 import type { Configuration, MembershipChange } from '@relevo/raft/configuration';
 import { UNPINNED } from '@relevo/raft/messages';
@@ -32,7 +33,7 @@ import { LeaderWatch } from './leader-watch.ts';
 import { PeerService } from './peer-service.ts';
 import { Peers } from './peers.ts';
 import { QuorumMetrics } from './quorum-metrics.ts';
-import { METADATA_DIRECTORY, QuorumStorage } from './quorum-storage.ts';
+import { QuorumStorage } from './quorum-storage.ts';
 import { ReadyWriter } from './ready-writer.ts';
 import { Snapshots } from './snapshots.ts';
 import { WaitingCalls } from './waiting-calls.ts';
@@ -78,7 +79,7 @@ export interface QuorumOptions {
   readonly nodeId: BrokerId;
   readonly clusterId: string;
   readonly directoryId: Uuid;
-  /** The data directory; the quorum has `__cluster_metadata-0` in it. */
+  /** The data directory; the quorum has `quorum` in it. */
   readonly directory: string;
   /** The first members of a new cluster; later its log says who they are. */
   readonly voters: readonly { readonly id: number; readonly address: string }[];
@@ -184,7 +185,7 @@ export class Quorum {
   async start(): Promise<void> {
     assert(this.#state === 'new', 'a quorum is started once', { state: this.#state });
     const { nodeId, clusterId, directoryId, directory: root } = this.#options;
-    const directory = `${root}/${METADATA_DIRECTORY}`;
+    const directory = `${root}/${QUORUM_DIRECTORY}`;
     const options = { nodeId, clusterId, directoryId, directory };
     const { storage, stored } = await QuorumStorage.open(options, this.#deps);
     if (this.#isStopped()) return storage.close();

@@ -37,7 +37,7 @@ async function reopen(): Promise<void> {
 
 beforeEach(async () => {
   root = mkdtempSync(join(tmpdir(), 'relevo-quorum-'));
-  directory = `${root}/__cluster_metadata-0`;
+  directory = `${root}/quorum`;
   await open();
 });
 

@@ -13,7 +13,7 @@ import { World } from '@relevo/simulation/world';
 import type { LogLine, WorldOptions } from '@relevo/simulation/world';
 
 const DATA = '/data';
-export const METADATA = `${DATA}/__cluster_metadata-0`;
+export const METADATA = `${DATA}/quorum`;
 
 interface Applied {
   readonly index: number;
