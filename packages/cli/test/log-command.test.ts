@@ -32,7 +32,7 @@ beforeEach(async () => {
       clusterId: 'one',
       newDirectoryId: () => uuid('DDDDDDDDDDDDDDDDDDDDDD'),
     },
-    { disk: new NodeDisk(), crc32c, logger: SILENT },
+    { disk: new NodeDisk(), crc32c, logger: SILENT, clock: { monotonicMs: () => 0 } },
   );
   for (const partition of [0, 1]) {
     const log = directory.openLog({

@@ -16,11 +16,11 @@ export interface LogConfig {
   readonly timestampType: 'CreateTime' | 'LogAppendTime';
   /** `sync`: an offset counts as synced after fdatasync. `os`: at once; a power cut loses records. */
   readonly flushMode: 'sync' | 'os';
-  /** `producer.id.expiration.ms`, in log time: a producer silent for as long is forgotten. */
+  /** `producer.id.expiration.ms`: a producer that appends nothing for as long is forgotten. */
   readonly producerIdExpirationMs: number;
   /**
    * `message.timestamp.after.max.ms`: a create time further ahead of the leader's clock is refused;
-   * such a record would be kept too long, and would age everybody else's. Default: 1 h.
+   * such a record would be kept too long. Default: 1 h.
    */
   readonly timestampAfterMaxMs?: number;
 }

@@ -16,7 +16,7 @@
 import { partitionName } from '@relevo/base/ids';
 import type { BrokerId, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
-import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
 import { replaceFileDurably } from './checkpoint-file.ts';
 import { takeOverLayout } from './data-layout.ts';
@@ -67,6 +67,7 @@ export interface LogDirectoryDeps {
   readonly disk: Disk;
   readonly crc32c: Crc32c;
   readonly logger: Logger;
+  readonly clock: Pick<Clock, 'monotonicMs'>;
   readonly codecs?: Decompressor;
 }
 

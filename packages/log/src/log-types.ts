@@ -1,6 +1,6 @@
 /** How a partition log is opened, and what its calls give. */
 import type { Offset } from '@relevo/base/ids';
-import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { FreeSpace } from './free-space.ts';
 import type { LogError } from './log-error.ts';
 import type { WriteCount } from './recent-writes.ts';
@@ -17,6 +17,8 @@ export interface PartitionLogDeps {
   readonly disk: Disk;
   readonly crc32c: Crc32c;
   readonly logger: Logger;
+  /** Tells when producers have been silent for too long; default: never. */
+  readonly clock?: Pick<Clock, 'monotonicMs'>;
   /** Shared by the logs of a broker; each defaults to one of the log's own. */
   readonly cache?: SegmentCache;
   readonly writes?: WriteCount;

@@ -35,6 +35,7 @@ import type {
 } from './log-types.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
+import { duplicateOf } from './producer-state.ts';
 import type { ProducerState } from './producer-state.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
 import { RecoveryPoint } from './recovery-point.ts';
@@ -187,7 +188,7 @@ export class PartitionLog {
     this.#config = config;
   }
 
-  /** The producer state as a snapshot file has it: equal at equal offsets on every replica (I3). */
+  /** As a snapshot file has it: but for producers forgotten, equal at equal offsets everywhere (I3). */
   producerSnapshot(): Uint8Array {
     return encodeSnapshot(this.#producers, this.#deps.crc32c);
   }
@@ -208,14 +209,7 @@ export class PartitionLog {
     const place = { baseOffset: this.#endOffset, leaderEpoch: epoch };
     const header = prepareBatch(batch, place, nowMs, this.#config, this.#deps.crc32c);
     const repeat = this.#producers.check(header);
-    if (repeat !== undefined) {
-      return {
-        kind: 'duplicate',
-        baseOffset: repeat.firstOffset,
-        nextOffset: (repeat.lastOffset + 1) as Offset,
-        timestamp: repeat.timestamp,
-      };
-    }
+    if (repeat !== undefined) return duplicateOf(repeat);
     this.#append(batch, [header]);
     return appended(header.baseOffset, header.nextOffset, batch.length);
   }
@@ -501,6 +495,7 @@ export class PartitionLog {
   applyRetention(nowMs: number, highWatermark: Offset): number {
     this.#health.assertOnline();
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
+    this.#producers.sweep();
     const config = this.#config;
     const active = this.#segments.active;
     if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {

@@ -5,11 +5,15 @@
  *     version int16 (1), crc uint32 (CRC-32C of all that follows), count int32, then per producer
  *       producerId int64, epoch int16, lastSequence int32, lastOffset int64, offsetDelta int32,
  *       timestamp int64, coordinatorEpoch int32 (-1), currentTransactionFirstOffset int64 (-1)
- *     tail: mark "RLV1", logTime int64, then per producer, in the same order
- *       logTime int64, count int8 of batches before the last, and for each, oldest first,
+ *     tail: mark "RLV2", then per producer, in the same order
+ *       count int8 of batches before the last, and for each, oldest first,
  *         firstSequence int32, lastSequence int32, firstOffset int64, lastOffset int64, timestamp int64
  *
- * Kafka remembers one batch per producer over a restart; the tail makes it five.
+ * Kafka remembers one batch per producer over a restart; the tail makes it five. The mark "RLV1" stands
+ * in files of earlier versions: an int64 follows it, and one stands before each count; both are skipped.
+ *
+ * No time of the append is in it: whoever reads a snapshot learns of its batches then, and counts the
+ * expiration from there.
  */
 import { ByteReader, ByteWriter, BytesError } from '@relevo/base/bytes';
 import type { Offset, ProducerEpoch, ProducerId } from '@relevo/base/ids';
@@ -21,22 +25,21 @@ import type { ProducerBatch, ProducerEntry, ProducerState } from './producer-sta
 const VERSION = 1;
 const CRC_AT = 2;
 const BODY_AT = 6;
-const TAIL_MARK = 0x524c5631;
+const TAIL_MARK = 0x524c5632;
+/** With times after it that are not used any more. */
+const OLD_TAIL_MARK = 0x524c5631;
 
-export interface ProducerSnapshot {
-  readonly entries: readonly ProducerEntry[];
-  readonly logTimeMs: number;
-}
+export type SnapshotEntry = Omit<ProducerEntry, 'learntMs'>;
 
 export function encodeSnapshot(state: ProducerState, crc32c: Crc32c): Uint8Array {
   const entries = state.entries();
   const writer = new ByteWriter(64 + entries.length * 256);
   writer.int16(VERSION).uint32(0).int32(entries.length);
   for (const entry of entries) writeEntry(writer, entry);
-  writer.uint32(TAIL_MARK).int64(state.logTimeMs);
+  writer.uint32(TAIL_MARK);
   for (const entry of entries) {
     const older = entry.batches.slice(0, -1);
-    writer.int64(entry.logTimeMs).int8(older.length);
+    writer.int8(older.length);
     for (const batch of older) writeBatch(writer, batch);
   }
   writer.setUint32(CRC_AT, crc32c(writer.written().subarray(BODY_AT)));
@@ -44,24 +47,29 @@ export function encodeSnapshot(state: ProducerState, crc32c: Crc32c): Uint8Array
 }
 
 /** Undefined when the bytes are damaged, or of another version. */
-export function decodeSnapshot(bytes: Uint8Array, crc32c: Crc32c): ProducerSnapshot | undefined {
+export function decodeSnapshot(
+  bytes: Uint8Array,
+  crc32c: Crc32c,
+): readonly SnapshotEntry[] | undefined {
   try {
     const reader = new ByteReader(bytes);
     if (reader.int16() !== VERSION) return undefined;
     if (reader.uint32() !== crc32c(bytes.subarray(BODY_AT))) return undefined;
     const count = reader.int32();
-    const last: ProducerEntry[] = [];
+    const last: SnapshotEntry[] = [];
     for (let index = 0; index < count; index++) last.push(readEntry(reader));
-    if (reader.uint32() !== TAIL_MARK) return undefined;
-    const logTimeMs = reader.int64();
+    const mark = reader.uint32();
+    if (mark !== TAIL_MARK && mark !== OLD_TAIL_MARK) return undefined;
+    const timeBytes = mark === OLD_TAIL_MARK ? 8 : 0;
+    reader.skip(timeBytes);
     for (const entry of last) {
-      entry.logTimeMs = reader.int64();
+      reader.skip(timeBytes);
       const olderCount = reader.int8();
       if (olderCount < 0 || olderCount >= REMEMBERED_BATCHES) return undefined;
       const older = Array.from({ length: olderCount }, () => readBatch(reader));
       entry.batches.unshift(...older);
     }
-    return reader.remaining === 0 ? { entries: last, logTimeMs } : undefined;
+    return reader.remaining === 0 ? last : undefined;
   } catch (error) {
     if (error instanceof BytesError) return undefined;
     throw error;
@@ -78,7 +86,7 @@ function writeEntry(writer: ByteWriter, entry: ProducerEntry): void {
 
 // The CRC has vouched for the values: the brands are granted as they are read.
 
-function readEntry(reader: ByteReader): ProducerEntry {
+function readEntry(reader: ByteReader): SnapshotEntry {
   const producerId = reader.int64() as ProducerId;
   const epoch = reader.int16() as ProducerEpoch;
   const lastSequence = reader.int32();
@@ -94,7 +102,7 @@ function readEntry(reader: ByteReader): ProducerEntry {
     lastOffset,
     timestamp,
   };
-  return { producerId, epoch, batches: [last], logTimeMs: timestamp };
+  return { producerId, epoch, batches: [last] };
 }
 
 function writeBatch(writer: ByteWriter, batch: ProducerBatch): void {

@@ -85,9 +85,9 @@ export class ProducerSnapshots {
     for (let at = this.latest; at !== undefined; at = this.latest) {
       const path = this.#path(at);
       if (at <= atMost) {
-        const snapshot = decodeSnapshot(readFile(disk, path) ?? new Uint8Array(0), crc32c);
-        if (snapshot !== undefined) {
-          state.restore(snapshot.entries, snapshot.logTimeMs);
+        const entries = decodeSnapshot(readFile(disk, path) ?? new Uint8Array(0), crc32c);
+        if (entries !== undefined) {
+          state.restore(entries);
           return at;
         }
         logger.warn('passed over a damaged producer snapshot', { path });

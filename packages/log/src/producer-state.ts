@@ -1,15 +1,21 @@
 /**
  * What the log knows of idempotent producers (KIP-98): the epoch and the last five batches of each, so
  * that a repeat is recognised and a gap refused. It is a function of the log alone, the same on every
- * replica at the same offset (I3). So a producer is forgotten by *log time*, the latest timestamp in the
- * log so far, and never by anybody's clock.
+ * replica at the same offset, but for those that have been forgotten (I3).
+ *
+ * A producer is forgotten when it has been silent for the expiration, on this process' monotonic clock,
+ * since its last batch came to this replica. The timestamps of records play no part: a producer chooses
+ * its own, and may copy records that are days old beside one whose records are new. A replica that did
+ * not see the append (a follower, a log that was opened again) counts from when it learnt of the batch,
+ * so it never forgets sooner than the leader that took it.
  */
 import { assert } from '@relevo/base/assert';
 import { NO_PRODUCER_ID } from '@relevo/base/ids';
 import type { Offset, ProducerEpoch, ProducerId } from '@relevo/base/ids';
-import { NO_TIMESTAMP, SEQUENCE_MAX, sequenceAfter } from '@relevo/record/batch-header';
+import { SEQUENCE_MAX, sequenceAfter } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { LogError } from './log-error.ts';
+import type { Duplicate } from './log-types.ts';
 
 /** As many batches a producer may have in flight, and repeat. */
 export const REMEMBERED_BATCHES = 5;
@@ -29,8 +35,8 @@ export interface ProducerEntry {
   readonly epoch: ProducerEpoch;
   /** Oldest first, at most five, at least one. */
   readonly batches: ProducerBatch[];
-  /** Log time after the last of them. */
-  logTimeMs: number;
+  /** When this replica learnt of the last of them, on the monotonic clock. */
+  learntMs: number;
 }
 
 export type ProducerBatchHeader = Pick<
@@ -47,38 +53,35 @@ export type ProducerBatchHeader = Pick<
 
 export class ProducerState {
   readonly #expirationMs: number;
-  /** Least recently appended first. */
+  readonly #monotonicMs: () => number;
+  /** Least recently appended first, so `learntMs` never falls along it. */
   readonly #entries: Map<ProducerId, ProducerEntry> = new Map();
-  #logTimeMs = NO_TIMESTAMP;
 
-  constructor(expirationMs: number) {
+  constructor(expirationMs: number, monotonicMs: () => number) {
     this.#expirationMs = expirationMs;
+    this.#monotonicMs = monotonicMs;
   }
 
-  /** The latest timestamp in the log so far. */
-  get logTimeMs(): number {
-    return this.#logTimeMs;
-  }
-
+  /** How many take up room here; those that have expired are among them until the next sweep. */
   get size(): number {
     return this.#entries.size;
   }
 
   /** Those that are remembered, least recently appended first. */
   entries(): ProducerEntry[] {
-    return [...this.#entries.values()].filter((entry) => !this.#isExpired(entry));
+    const nowMs = this.#monotonicMs();
+    return [...this.#entries.values()].filter((entry) => !this.#isExpired(entry, nowMs));
   }
 
   /** From a snapshot; in the order that `entries` gave. */
-  restore(entries: readonly ProducerEntry[], logTimeMs: number): void {
+  restore(entries: readonly Omit<ProducerEntry, 'learntMs'>[]): void {
     this.clear();
-    for (const entry of entries) this.#entries.set(entry.producerId, entry);
-    this.#logTimeMs = logTimeMs;
+    const learntMs = this.#monotonicMs();
+    for (const entry of entries) this.#entries.set(entry.producerId, { ...entry, learntMs });
   }
 
   clear(): void {
     this.#entries.clear();
-    this.#logTimeMs = NO_TIMESTAMP;
   }
 
   /**
@@ -88,7 +91,7 @@ export class ProducerState {
    */
   check(batch: ProducerBatchHeader): ProducerBatch | undefined {
     if (batch.producerId === NO_PRODUCER_ID || batch.isControl) return undefined;
-    const entry = this.#live(batch.producerId);
+    const entry = this.#live(batch.producerId, this.#monotonicMs());
     if (entry === undefined) {
       if (batch.baseSequence === 0) return undefined;
       throw new LogError('unknownProducer', `${nameOf(batch)} is not known and must begin at 0`);
@@ -123,10 +126,9 @@ export class ProducerState {
 
   /** Takes a batch that is in the log, whatever it says: batches come in the order of offsets. */
   note(batch: ProducerBatchHeader): void {
-    // Who has expired is judged before this batch moves the time: as `check` saw it.
-    const entry = this.#live(batch.producerId);
-    this.#logTimeMs = Math.max(this.#logTimeMs, batch.maxTimestamp);
     if (batch.producerId === NO_PRODUCER_ID || batch.isControl) return;
+    const learntMs = this.#monotonicMs();
+    const entry = this.#live(batch.producerId, learntMs);
     const noted: ProducerBatch = {
       firstSequence: batch.baseSequence,
       lastSequence: batch.lastSequence,
@@ -138,33 +140,45 @@ export class ProducerState {
     if (entry !== undefined && entry.epoch === batch.producerEpoch) {
       entry.batches.push(noted);
       if (entry.batches.length > REMEMBERED_BATCHES) entry.batches.shift();
-      entry.logTimeMs = this.#logTimeMs;
+      entry.learntMs = learntMs;
       this.#entries.set(batch.producerId, entry);
     } else {
       const { producerId, producerEpoch: epoch } = batch;
-      const fresh = { producerId, epoch, batches: [noted], logTimeMs: this.#logTimeMs };
-      this.#entries.set(producerId, fresh);
+      this.#entries.set(producerId, { producerId, epoch, batches: [noted], learntMs });
     }
-    this.#evict();
+    this.#evict(learntMs);
   }
 
-  #live(producerId: ProducerId): ProducerEntry | undefined {
+  /** Frees the room of those that have expired; to be called now and then where nothing is appended. */
+  sweep(): void {
+    this.#evict(this.#monotonicMs());
+  }
+
+  #live(producerId: ProducerId, nowMs: number): ProducerEntry | undefined {
     const entry = this.#entries.get(producerId);
-    return entry === undefined || this.#isExpired(entry) ? undefined : entry;
+    return entry === undefined || this.#isExpired(entry, nowMs) ? undefined : entry;
   }
 
-  #isExpired(entry: ProducerEntry): boolean {
-    return entry.logTimeMs < this.#logTimeMs - this.#expirationMs;
+  #isExpired(entry: ProducerEntry, nowMs: number): boolean {
+    return entry.learntMs < nowMs - this.#expirationMs;
   }
 
-  /** Log time only grows: the expired are the first ones. */
-  #evict(): void {
+  /** The expired are the first ones. */
+  #evict(nowMs: number): void {
     for (const [producerId, entry] of this.#entries) {
-      if (this.#entries.size <= PRODUCERS_MAX && !this.#isExpired(entry)) return;
+      if (this.#entries.size <= PRODUCERS_MAX && !this.#isExpired(entry, nowMs)) return;
       this.#entries.delete(producerId);
     }
   }
 }
+
+/** What an append that repeats the batch gives. */
+export const duplicateOf = ({ firstOffset, lastOffset, timestamp }: ProducerBatch): Duplicate => ({
+  kind: 'duplicate',
+  baseOffset: firstOffset,
+  nextOffset: (lastOffset + 1) as Offset,
+  timestamp,
+});
 
 /** Whether `sequence` comes before `other`, going round at 2^31-1: within half the circle. */
 function isBefore(sequence: number, other: number): boolean {

@@ -9,7 +9,7 @@
  * it counts.
  */
 import type { Offset, Uuid } from '@relevo/base/ids';
-import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
+import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { ScanEnd } from './batch-scan.ts';
 import { parentOf, readFile, syncFileNow } from './checkpoint-file.ts';
@@ -57,6 +57,8 @@ export interface RecoveryDeps {
   readonly crc32c: Crc32c;
   readonly logger: Logger;
   readonly cache: SegmentCache;
+  /** Tells when producers have been silent for too long; default: never. */
+  readonly clock?: Pick<Clock, 'monotonicMs'>;
 }
 
 export interface RecoveredLog {
@@ -100,7 +102,11 @@ class Recovery {
   constructor(options: RecoveryOptions, deps: RecoveryDeps) {
     this.#options = options;
     this.#deps = deps;
-    this.#producers = new ProducerState(options.config.producerIdExpirationMs);
+    const { clock } = deps;
+    this.#producers = new ProducerState(
+      options.config.producerIdExpirationMs,
+      clock === undefined ? () => 0 : () => clock.monotonicMs(),
+    );
     this.#snapshots = new ProducerSnapshots(options.directory, [], deps);
   }
 

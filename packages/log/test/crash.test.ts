@@ -270,7 +270,7 @@ class History {
   /** Also of batches that retention has taken since. */
   checkProducers(): void {
     if (!this.knowsProducers) return;
-    const state = new ProducerState(DEFAULT_LOG_CONFIG.producerIdExpirationMs);
+    const state = new ProducerState(DEFAULT_LOG_CONFIG.producerIdExpirationMs, () => 0);
     for (const { bytes } of this.batches) state.note(readBatchHeader(bytes));
     expect(this.log.producerSnapshot()).toEqual(encodeSnapshot(state, crc32c));
   }

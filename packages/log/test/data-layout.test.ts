@@ -16,7 +16,7 @@ const DIRECTORY_ID = uuid('DDDDDDDDDDDDDDDDDDDDDD');
 const open = (disk: Disk, logger = recordingLogger()): LogDirectory =>
   LogDirectory.open(
     { root: '/data', brokerId: brokerId(1), clusterId: 'one', newDirectoryId: () => DIRECTORY_ID },
-    { disk, crc32c, logger },
+    { disk, crc32c, clock: { monotonicMs: () => 0 }, logger },
   );
 
 const newDisk = (seed = 1): SimulatedDisk => new SimulatedDisk({ prng: new Prng(seed) });

@@ -13,7 +13,7 @@ import { TimeIndex } from '@relevo/log/time-index';
 import { readBatchHeader } from '@relevo/record/batch-header';
 import { crc32c } from '@relevo/record/crc32c';
 import { readFileSync } from 'node:fs';
-import { NOW_MS, at, batch, epoch } from './support.ts';
+import { at, batch, epoch } from './support.ts';
 
 const growing = (max: number): fc.Arbitrary<number[]> =>
   fc
@@ -164,7 +164,7 @@ describe('checkpoints', () => {
 
 describe('the producer snapshot', () => {
   const filled = (): ProducerState => {
-    const state = new ProducerState(86_400_000);
+    const state = new ProducerState(86_400_000, () => 0);
     let offset = 0;
     for (let round = 0; round < 7; round++) {
       for (const producer of [3, 9, 4]) {
@@ -179,13 +179,19 @@ describe('the producer snapshot', () => {
   test('brings the state back as it was, all five batches of each producer', () => {
     const state = filled();
     const bytes = encodeSnapshot(state, crc32c);
-    const snapshot = decodeSnapshot(bytes, crc32c);
-    expect(snapshot?.logTimeMs).toBe(NOW_MS);
-    const restored = new ProducerState(86_400_000);
-    restored.restore(snapshot?.entries ?? [], snapshot?.logTimeMs ?? 0);
+    const restored = new ProducerState(86_400_000, () => 0);
+    restored.restore(decodeSnapshot(bytes, crc32c) ?? []);
     expect(restored.entries()).toEqual(state.entries());
     expect(restored.entries()[0]?.batches.length).toBe(5);
     expect(encodeSnapshot(restored, crc32c)).toEqual(bytes);
+  });
+
+  test('one of an earlier version, with times in its tail, is read', () => {
+    const state = filled();
+    const bytes = encodeSnapshot(state, crc32c);
+    expect(decodeSnapshot(withTimes(bytes, state.entries().length), crc32c)).toEqual(
+      decodeSnapshot(bytes, crc32c),
+    );
   });
 
   test('any byte changed or missing is noticed', () => {
@@ -198,6 +204,20 @@ describe('the producer snapshot', () => {
     }
   });
 });
+
+/** The same entries (all of five batches) as "RLV1" has them: 8 bytes after the mark, 8 before each count. */
+function withTimes(bytes: Uint8Array, entryCount: number): Uint8Array {
+  const tailAt = 10 + entryCount * 46;
+  const perEntry = 1 + 4 * 32;
+  const time = new Uint8Array(8).fill(7);
+  const parts = [bytes.subarray(0, tailAt), Uint8Array.of(0x52, 0x4c, 0x56, 0x31), time];
+  for (let at = tailAt + 4; at < bytes.length; at += perEntry) {
+    parts.push(time, bytes.subarray(at, at + perEntry));
+  }
+  const old = Uint8Array.from(parts.flatMap((part) => [...part]));
+  new DataView(old.buffer).setUint32(2, crc32c(old.subarray(6)));
+  return old;
+}
 
 describe('names', () => {
   test('segments are named after their base offset, in twenty digits', () => {

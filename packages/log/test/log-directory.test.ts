@@ -32,7 +32,7 @@ function open(disk: SimulatedDisk, changes: Partial<LogDirectoryOptions> = {}): 
       newDirectoryId: () => DIRECTORY_ID,
       ...changes,
     },
-    { disk: disk.port(), crc32c, logger: recordingLogger() },
+    { disk: disk.port(), crc32c, logger: recordingLogger(), clock: { monotonicMs: () => 0 } },
   );
 }
 

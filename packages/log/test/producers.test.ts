@@ -2,6 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
+import { ProducerState } from '@relevo/log/producer-state';
+import { readBatchHeader } from '@relevo/record/batch-header';
 import { NOW_MS, batch, config, epoch, newDisk, openLog, readAll } from './support.ts';
 import type { BatchSpec } from './support.ts';
 
@@ -106,20 +108,61 @@ describe('idempotent producers', () => {
     expect(send(log, { producer: 5, sequence: 1 })).toBe('ok@2');
   });
 
-  test('who is silent for the expiration in log time is forgotten, however long the wall clock says', () => {
-    const log = openLog(newDisk(), { config: config({ producerIdExpirationMs: 1000 }) });
-    send(log, { producer: 1, sequence: 0, timestampMs: NOW_MS - 5000 });
-    send(log, { producer: 2, sequence: 0, timestampMs: NOW_MS - 4000 });
-    expect(send(log, { producer: 1, sequence: 0, timestampMs: NOW_MS })).toBe('repeat@0');
-    send(log, { producer: 2, sequence: 1, timestampMs: NOW_MS - 3999 });
-    expect(send(log, { producer: 1, sequence: 1, timestampMs: NOW_MS })).toBe('unknownProducer');
-    expect(send(log, { producer: 2, sequence: 2, timestampMs: NOW_MS })).toBe('ok@3');
+  const EXPIRING = { config: config({ producerIdExpirationMs: 1000 }) };
+
+  test('who appends nothing for the expiration is forgotten; a repeat is no append', () => {
+    let nowMs = 0;
+    const log = openLog(newDisk(), EXPIRING, { clock: { monotonicMs: () => nowMs } });
+    send(log, { producer: 1, sequence: 0 });
+    nowMs = 600;
+    send(log, { producer: 2, sequence: 0 });
+    nowMs = 1000;
+    expect(send(log, { producer: 1, sequence: 0 })).toBe('repeat@0');
+    nowMs = 1001;
+    expect(send(log, { producer: 1, sequence: 1 })).toBe('unknownProducer');
+    expect(send(log, { producer: 2, sequence: 1 })).toBe('ok@2');
   });
 
-  test('a batch does not make its own producer forgotten', () => {
-    const log = openLog(newDisk(), { config: config({ producerIdExpirationMs: 1000 }) });
-    const first = { sequence: 0, timestampMs: NOW_MS - 5000 };
-    expect(sendAll(log, [first, { sequence: 1 }, first])).toEqual(['ok@0', 'ok@1', 'repeat@0']);
+  test('a backfill is deduplicated, however old its records are beside those of others', () => {
+    const log = openLog(newDisk(), EXPIRING, { clock: { monotonicMs: () => 0 } });
+    const old = { producer: 1, sequence: 0, timestampMs: NOW_MS - 3 * 86_400_000 };
+    expect(send(log, old)).toBe('ok@0');
+    expect(send(log, { producer: 2, sequence: 0, timestampMs: NOW_MS })).toBe('ok@1');
+    expect(send(log, old)).toBe('repeat@0');
+    expect(send(log, { producer: 1, sequence: 1, timestampMs: 0 })).toBe('ok@2');
+  });
+
+  test('a replica counts from when it learnt of a batch: when copied, after a crash, from a snapshot', async () => {
+    let nowMs = 0;
+    const deps = { clock: { monotonicMs: () => nowMs } };
+    const disk = newDisk();
+    const log = openLog(disk, EXPIRING, deps);
+    const first = { producer: 1, sequence: 0 };
+    send(log, first);
+    nowMs = 900;
+    const copy = openLog(newDisk(), EXPIRING, deps);
+    for (const bytes of await readAll(log)) copy.appendAsFollower(bytes, NOW_MS);
+    await log.sync();
+    const recovered = openLog(disk, EXPIRING, deps);
+    nowMs = 1900;
+    expect([send(copy, first), send(recovered, first)]).toEqual(['repeat@0', 'repeat@0']);
+    await recovered.close();
+    nowMs = 2500;
+    const closed = openLog(disk, { ...EXPIRING, cleanShutdown: true }, deps);
+    nowMs = 3500;
+    expect([send(copy, first), send(closed, first)]).toEqual(['ok@1', 'repeat@0']);
+  });
+
+  test('who has expired takes up no room, though nothing is appended any more', () => {
+    let nowMs = 0;
+    const state = new ProducerState(1000, () => nowMs);
+    for (let producer = 0; producer < 100; producer++) {
+      state.note(readBatchHeader(batch({ producer, sequence: 0, baseOffset: producer })));
+    }
+    nowMs = 1001;
+    expect([state.size, state.entries().length]).toEqual([100, 0]);
+    state.sweep();
+    expect(state.size).toBe(0);
   });
 
   test('a repeat is known after a clean restart, a crash, and a failover', async () => {
