@@ -1,7 +1,7 @@
 /**
  * Known mistakes that the simulator brings back on purpose, to prove that it would catch them. A mutation
  * is a name here, one `isMutated(name)` at the place where the mistake would be made, and a row in
- * `packages/simulation/test/mutations.test.ts`: a seed that fails with it and passes without.
+ * `packages/simulation/test/mutations.long.test.ts`: a seed that fails with it and passes without.
  *
  * The packed product (deploy/bundle.mjs) is built without this module: there `isMutated` is always false.
  */

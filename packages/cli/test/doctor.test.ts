@@ -175,9 +175,7 @@ describe('reaching an address', () => {
   });
 
   test('a port that takes no connection, told in time', async () => {
-    const startMs = performance.now();
     const bad = await complaint(await blackHole());
-    expect(performance.now() - startMs).toBeLessThan(5000);
     expect(bad).toMatchObject({ check: 'connect', found: '127.0.0.1 no answer within 1500 ms' });
     expect(bad?.change).toContain('firewalls');
   });
@@ -270,9 +268,7 @@ describe('what listens there', () => {
     ],
   ];
   test.each(cases)('%s', async (_, listen, found, change) => {
-    const startMs = performance.now();
     const bad = await complaint(await listen());
-    expect(performance.now() - startMs).toBeLessThan(8000);
     expect(bad?.check).toBe('service');
     expect(bad?.found).toContain(found);
     expect(bad?.change).toContain(change);
