@@ -69,6 +69,11 @@ export function uuid(value: string): Uuid {
   return value as Uuid;
 }
 
+/** Stands for "no id" in Kafka's formats. */
+export const ZERO_UUID: Uuid = uuid('AAAAAAAAAAAAAAAAAAAAAA');
+/** The id of the quorum's own log, Kafka's. */
+export const QUORUM_LOG_ID: Uuid = uuid('AAAAAAAAAAAAAAAAAAAAAQ');
+
 const BASE64_URL = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
 
 /** Makes an id from 16 bytes, most significant first. */

@@ -156,8 +156,6 @@ export class Admin {
       config: configMap(options.config),
       validateOnly,
       assignment: (options.assignment ?? []).map((replicas) => ({ replicas })),
-      topicId: '',
-      forwarded: false,
     };
     const what = `creating topic "${topic}"`;
     const answer = await this.#change(
@@ -180,7 +178,7 @@ export class Admin {
 
   /** Rejects with UNKNOWN_TOPIC_OR_PARTITION when there is none. */
   async deleteTopic(topic: string, options: AdminCallOptions = {}): Promise<void> {
-    const request = { name: topic, forwarded: false };
+    const request = { name: topic };
     const what = `deleting topic "${topic}"`;
     const { deleteTopic } = AdminService;
     const gone = 'UNKNOWN_TOPIC_OR_PARTITION';
@@ -199,7 +197,7 @@ export class Admin {
     total: number,
     options: AdminCallOptions = {},
   ): Promise<void> {
-    const request = { topic, partitions: total, forwarded: false };
+    const request = { topic, partitions: total };
     const what = `giving topic "${topic}" ${total} partitions`;
     await this.#call(AdminService.createPartitions, request, what, options);
     const { view } = this.#deps.metadata;
@@ -214,7 +212,6 @@ export class Admin {
       topic,
       set: configMap(options.set),
       unset: options.unset ?? [],
-      forwarded: false,
     };
     const what = `changing the settings of topic "${topic}"`;
     await this.#call(AdminService.alterTopicConfig, request, what, options);
@@ -249,7 +246,7 @@ export class Admin {
 
   /** Brokers, controllers and their states, as the active controller sees them. */
   describeCluster(options: AdminCallOptions = {}): Promise<DescribedCluster> {
-    const request = { forwarded: false };
+    const request = {};
     const what = 'describing the cluster';
     return this.#call(AdminService.describeCluster, request, what, options);
   }
@@ -262,7 +259,6 @@ export class Admin {
     const request = {
       topic: options.topic ?? '',
       partitions: options.partitions ?? [],
-      forwarded: false,
     };
     const what = 'electing preferred leaders';
     const { electPreferredLeaders } = AdminService;

@@ -1,6 +1,13 @@
 /** Topics: their names, sizes, placement and settings. */
 import { RelevoError } from '@relevo/base/errors';
-import { NO_BROKER, NO_LEADER_EPOCH, leaderEpoch, partitionEpoch } from '@relevo/base/ids';
+import {
+  NO_BROKER,
+  NO_LEADER_EPOCH,
+  QUORUM_LOG_ID,
+  ZERO_UUID,
+  leaderEpoch,
+  partitionEpoch,
+} from '@relevo/base/ids';
 import type { BrokerId, Uuid } from '@relevo/base/ids';
 import type {
   AlterTopicConfig,
@@ -33,6 +40,14 @@ export const PARTITIONS_PER_TOPIC_MAX = 10_000;
 export const REPLICATION_FACTOR_MAX = 50;
 
 const TOPIC_NAME = /^[A-Za-z0-9._-]+$/;
+/** Names that Kafka's tools and clients know as the cluster's own, and ours to come. */
+const RESERVED_NAMES: ReadonlySet<string> = new Set([
+  '__cluster_metadata',
+  '__consumer_offsets',
+  '__transaction_state',
+  '__share_group_state',
+]);
+const RESERVED_PREFIX = '__relevo_';
 
 export function decideCreateTopic(
   image: ClusterImage,
@@ -41,6 +56,7 @@ export function decideCreateTopic(
 ): Decision<CreateTopicAnswer> {
   const { name, topicId, config } = command;
   checkTopicName(name);
+  checkTopicId(image, command);
   const existing = image.topicsByName.get(name);
   if (existing !== undefined && existing.id === topicId) return alreadyCreated(existing);
   if (existing !== undefined) {
@@ -79,7 +95,7 @@ const alreadyCreated = (topic: TopicImage): Decision<CreateTopicAnswer> => ({
   },
 });
 
-/** Refuses with INVALID_TOPIC_EXCEPTION what Kafka refuses. */
+/** Refuses with INVALID_TOPIC_EXCEPTION what Kafka refuses, and names that the cluster keeps for itself. */
 export function checkTopicName(name: string): void {
   const rule = `a topic name has 1 to ${TOPIC_NAME_MAX} of A-Z a-z 0-9 . _ - and is not . or ..`;
   if (name.length > TOPIC_NAME_MAX) {
@@ -94,6 +110,26 @@ export function checkTopicName(name: string): void {
       `the topic name "${name}" is illegal: ${rule}`,
     );
   }
+  if (RESERVED_NAMES.has(name) || name.startsWith(RESERVED_PREFIX)) {
+    const reserved = [...RESERVED_NAMES, `${RESERVED_PREFIX}*`].join(', ');
+    throw new RelevoError(
+      'INVALID_TOPIC_EXCEPTION',
+      `the topic name "${name}" is reserved for the cluster itself (as are ${reserved}): choose another`,
+    );
+  }
+}
+
+/** An id names one topic for ever: directories and clients tell topics by it. */
+function checkTopicId(image: ClusterImage, { topicId, name }: CreateTopic): void {
+  if (topicId === ZERO_UUID || topicId === QUORUM_LOG_ID) {
+    throw new RelevoError('INVALID_REQUEST', `the topic id ${topicId} is kept for the cluster`);
+  }
+  const holder = image.topicsById.get(topicId);
+  if (holder === undefined || holder.name === name) return;
+  throw new RelevoError(
+    'INVALID_REQUEST',
+    `the topic id ${topicId} is that of "${holder.name}": "${name}" needs an id of its own`,
+  );
 }
 
 function chosenAssignment(

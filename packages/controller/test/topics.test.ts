@@ -1,4 +1,5 @@
 import { RelevoError } from '@relevo/base/errors';
+import { QUORUM_LOG_ID, ZERO_UUID } from '@relevo/base/ids';
 import type { CreateTopic } from '@relevo/controller/commands';
 import { decide } from '@relevo/controller/decide';
 import {
@@ -53,6 +54,18 @@ describe('creating a topic', () => {
     ['no name', { name: '' }, 'INVALID_TOPIC_EXCEPTION', /1 to 249/],
     ['a dot', { name: '.' }, 'INVALID_TOPIC_EXCEPTION', /illegal/],
     ['two dots', { name: '..' }, 'INVALID_TOPIC_EXCEPTION', /illegal/],
+    [
+      'the name of the quorum’s log',
+      { name: '__cluster_metadata' },
+      'INVALID_TOPIC_EXCEPTION',
+      /"__cluster_metadata" is reserved for the cluster itself .*: choose another/,
+    ],
+    ['Kafka’s own', { name: '__consumer_offsets' }, 'INVALID_TOPIC_EXCEPTION', /reserved/],
+    ['Kafka’s own', { name: '__transaction_state' }, 'INVALID_TOPIC_EXCEPTION', /reserved/],
+    ['Kafka’s own', { name: '__share_group_state' }, 'INVALID_TOPIC_EXCEPTION', /reserved/],
+    ['one of ours', { name: '__relevo_groups' }, 'INVALID_TOPIC_EXCEPTION', /reserved/],
+    ['no topic id', { topicId: ZERO_UUID }, 'INVALID_REQUEST', /kept for the cluster/],
+    ['the quorum’s id', { topicId: QUORUM_LOG_ID }, 'INVALID_REQUEST', /kept for the cluster/],
     ['a slash', { name: 'a/b' }, 'INVALID_TOPIC_EXCEPTION', /"a\/b" is illegal/],
     ['a long name', { name: 'x'.repeat(250) }, 'INVALID_TOPIC_EXCEPTION', /250 characters/],
     ['a name taken', { name: 'taken' }, 'TOPIC_ALREADY_EXISTS', /"taken" exists/],
@@ -108,7 +121,26 @@ function thrownBy(run: () => unknown): RelevoError {
   throw new Error('nothing was refused');
 }
 
+describe('names under __', () => {
+  test.each(['__debezium-heartbeat.orders', '__', '__relevo', '__cluster_metadata2'])(
+    '%s may be a topic',
+    (name) => {
+      const cluster = three();
+      cluster.create(name);
+      expect(cluster.topic(name).name).toBe(name);
+    },
+  );
+});
+
 describe('a topic that exists', () => {
+  test('keeps its id from others', () => {
+    const cluster = three();
+    cluster.run(creation('orders', 1));
+    const other = creation('others', 1);
+    expect(() => cluster.run(other)).toThrow(/id A{21}1 is that of "orders": "others" needs an id/);
+    expect(cluster.refusal(other)).toBe('INVALID_REQUEST');
+  });
+
   test('can be deleted and created again under another id', () => {
     const cluster = three();
     const first = cluster.create('orders').id;

@@ -9,8 +9,7 @@
  * directory before anything in it is opened. Every start looks for old names, whatever version it finds:
  * a crash at any step leaves a directory that the next start completes.
  */
-import { uuid } from '@relevo/base/ids';
-import type { Uuid } from '@relevo/base/ids';
+import { QUORUM_LOG_ID } from '@relevo/base/ids';
 import type { Disk, Logger } from '@relevo/base/ports';
 import { QUORUM_DIRECTORY } from './file-names.ts';
 import { LogError } from './log-error.ts';
@@ -20,8 +19,6 @@ import { readTopicId } from './partition-metadata.ts';
 
 /** The quorum's directory in layout 1. */
 const OLD_QUORUM_DIRECTORY = '__cluster_metadata-0';
-/** The topic id in the quorum's log, Kafka's. */
-export const QUORUM_LOG_ID: Uuid = uuid('AAAAAAAAAAAAAAAAAAAAAQ');
 const QUORUM_FILE = /^quorum-state$|\.checkpoint$/;
 
 interface Move {

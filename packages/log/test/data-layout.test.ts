@@ -1,9 +1,8 @@
 /** Data directories of older layouts, and power cuts while they are taken over. */
 import { describe, expect, test } from 'vitest';
 import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
-import { brokerId, uuid } from '@relevo/base/ids';
+import { QUORUM_LOG_ID, brokerId, uuid } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
-import { QUORUM_LOG_ID } from '@relevo/log/data-layout';
 import { LogDirectory } from '@relevo/log/log-directory';
 import { writeTopicId } from '@relevo/log/partition-metadata';
 import { crc32c } from '@relevo/record/crc32c';

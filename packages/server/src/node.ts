@@ -13,7 +13,8 @@ import type { Listener, Ports, Route } from '@relevo/base/ports';
 import { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
 import type { CompressionCodecs } from '@relevo/record/compression';
-import { AdminService, type Execute } from './api/admin-service.ts';
+import { AdminService } from './api/admin-service.ts';
+import { ControllerAdmin, type Execute } from './api/controller-admin.ts';
 import { ControllerCalls } from './api/controller-calls.ts';
 import { describeNode } from './api/describe-node.ts';
 import { MetadataService } from './api/metadata-service.ts';
@@ -145,6 +146,7 @@ class Parts {
   readonly #partitions: PartitionManager | undefined;
   readonly #calls: ControllerCalls;
   readonly #admin: AdminService;
+  readonly #controllerAdmin: ControllerAdmin;
   readonly #metadata: MetadataService;
   readonly #plain: PlainRecords | undefined;
   readonly #listeners: Listener[] = [];
@@ -213,13 +215,20 @@ class Parts {
         return known?.id === nodeId ? undefined : known?.address;
       },
     });
-    this.#admin = new AdminService({
+    this.#controllerAdmin = new ControllerAdmin({
       ...ports,
-      calls: this.#calls,
       execute: this.#execute(),
+      isActive: () => this.#controller?.isActive() ?? false,
       image,
       quorum: () => quorumView(this.#quorum),
       clusterId,
+      topicDefaults: defaults.topic,
+    });
+    this.#admin = new AdminService({
+      ...ports,
+      calls: this.#calls,
+      controller: this.#controllerAdmin,
+      image,
       topicDefaults: defaults.topic,
       assertInformed: () => this.#assertInformed(),
     });
@@ -343,6 +352,7 @@ class Parts {
       ...this.#metadata.routes(),
       ...this.#admin.routes(),
       ...(this.#controller?.routes() ?? []),
+      ...(this.#controller === undefined ? [] : this.#controllerAdmin.routes()),
       ...(this.#quorum?.routes() ?? []),
       ...(this.#partitions?.routes() ?? []),
       ...(this.#plain?.routes() ?? []),

@@ -24,10 +24,6 @@ export interface ControllerCallsDeps {
   readonly controllerAddress: () => string | undefined;
 }
 
-interface Forwardable {
-  readonly forwarded: boolean;
-}
-
 export class ControllerCalls {
   readonly #deps: ControllerCallsDeps;
   #channel: Channel | undefined;
@@ -37,10 +33,10 @@ export class ControllerCalls {
   }
 
   /**
-   * `execute` runs on the active controller. Rejects with what it rejects with, or with NOT_CONTROLLER
-   * when none was found in time. `retryOf` tells `execute` that an earlier try may have been carried out.
+   * `execute` runs where this node is the active controller, else `method` is called there. Rejects with
+   * what that rejects with, or with NOT_CONTROLLER when none was found in time.
    */
-  async call<Request extends Forwardable, Response>(
+  async call<Request, Response>(
     method: Method<Request, Response, 'unary'>,
     request: Request,
     execute: (request: Request) => Promise<Response>,
@@ -53,14 +49,13 @@ export class ControllerCalls {
       if (leftMs <= 0) break;
       try {
         if (this.#deps.isActive()) return await execute(request);
-        if (request.forwarded) throw new RelevoError('NOT_CONTROLLER', 'this node is not active');
         const channel = this.#channelToController();
         if (channel !== undefined) {
           const deadlineMs = Math.min(leftMs, ATTEMPT_DEADLINE_MS);
-          return await channel.call(method, { ...request, forwarded: true }, { deadlineMs });
+          return await channel.call(method, request, { deadlineMs });
         }
       } catch (error) {
-        if (!mayTryAgain(error) || request.forwarded) throw asRelevoError(error);
+        if (!mayTryAgain(error)) throw asRelevoError(error);
         last = messageOf(error);
       }
       const waitMs = backoffMs({ ...DEFAULT_RETRY, maxMs: 250 }, attempt, random);
@@ -94,7 +89,9 @@ function mayTryAgain(error: unknown): boolean {
   if (error instanceof RelevoError) return error.code === 'NOT_CONTROLLER';
   if (!(error instanceof RpcError)) return false;
   if (error.code !== undefined) return error.code === 'NOT_CONTROLLER';
-  return error.status === 'UNAVAILABLE' || error.status === 'CANCELLED';
+  // UNIMPLEMENTED: an older version leads while the brokers are exchanged one by one.
+  const { status } = error;
+  return status === 'UNAVAILABLE' || status === 'CANCELLED' || status === 'UNIMPLEMENTED';
 }
 
 /** What another node said is passed on under its own code. */

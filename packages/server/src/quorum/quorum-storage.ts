@@ -7,11 +7,10 @@
  * state, never begins after the snapshot's end, and holds no term that the hard state has not seen.
  */
 import { messageOf } from '@relevo/base/errors';
-import { logIndex, term as toTerm } from '@relevo/base/ids';
+import { QUORUM_LOG_ID, logIndex, term as toTerm } from '@relevo/base/ids';
 import type { LogIndex, Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
-import { QUORUM_LOG_ID } from '@relevo/log/data-layout';
 import { TEMPORARY_SUFFIX } from '@relevo/log/file-names';
 import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';

@@ -32,10 +32,6 @@ export interface CreateTopicRequest {
   readonly validateOnly: boolean;
   /** Replicas by partition, instead of counts. */
   readonly assignment: readonly ReplicaAssignment[];
-  /** Set between brokers: the id to be given, so that a repeated call makes one topic. */
-  readonly topicId: string;
-  /** Set between brokers: do not forward again. */
-  readonly forwarded: boolean;
 }
 
 /** Makes a CreateTopicRequest; what is left out has proto3's default. */
@@ -46,8 +42,6 @@ export const createTopicRequest = (init: Partial<CreateTopicRequest> = {}): Crea
   config: init.config ?? new Map(),
   validateOnly: init.validateOnly ?? false,
   assignment: init.assignment ?? [],
-  topicId: init.topicId ?? '',
-  forwarded: init.forwarded ?? false,
 });
 
 export const CreateTopicRequestCodec: MessageCodec<CreateTopicRequest> = messageCodec(
@@ -65,8 +59,6 @@ function sizeCreateTopicRequest(message: CreateTopicRequest, encoder: Encoder): 
   if (message.validateOnly) size += 1 + 1;
   for (const item of message.assignment)
     size += 1 + encoder.close(encoder.open(), sizeReplicaAssignment(item, encoder));
-  if (message.topicId !== '') size += 1 + encoder.stringSize(message.topicId);
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -96,14 +88,6 @@ function writeCreateTopicRequest(message: CreateTopicRequest, encoder: Encoder):
     encoder.nested();
     writeReplicaAssignment(item, encoder);
   }
-  if (message.topicId !== '') {
-    encoder.byte(114);
-    encoder.string(message.topicId);
-  }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicRequest {
@@ -113,8 +97,6 @@ function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicReque
   const config = new Map<string, string>();
   let validateOnly: boolean = false;
   const assignment: ReplicaAssignment[] = [];
-  let topicId: string = '';
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -136,27 +118,12 @@ function readCreateTopicRequest(decoder: Decoder, end: number): CreateTopicReque
       case 50:
         assignment.push(readReplicaAssignment(decoder, decoder.end()));
         break;
-      case 114:
-        topicId = decoder.string();
-        break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return {
-    name,
-    partitions,
-    replicationFactor,
-    config,
-    validateOnly,
-    assignment,
-    topicId,
-    forwarded,
-  };
+  return { name, partitions, replicationFactor, config, validateOnly, assignment };
 }
 
 export interface ReplicaAssignment {
@@ -282,13 +249,11 @@ function readCreateTopicResponse(decoder: Decoder, end: number): CreateTopicResp
 
 export interface DeleteTopicRequest {
   readonly name: string;
-  readonly forwarded: boolean;
 }
 
 /** Makes a DeleteTopicRequest; what is left out has proto3's default. */
 export const deleteTopicRequest = (init: Partial<DeleteTopicRequest> = {}): DeleteTopicRequest => ({
   name: init.name ?? '',
-  forwarded: init.forwarded ?? false,
 });
 
 export const DeleteTopicRequestCodec: MessageCodec<DeleteTopicRequest> = messageCodec(
@@ -300,7 +265,6 @@ export const DeleteTopicRequestCodec: MessageCodec<DeleteTopicRequest> = message
 function sizeDeleteTopicRequest(message: DeleteTopicRequest, encoder: Encoder): number {
   let size = 0;
   if (message.name !== '') size += 1 + encoder.stringSize(message.name);
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -309,30 +273,22 @@ function writeDeleteTopicRequest(message: DeleteTopicRequest, encoder: Encoder):
     encoder.byte(10);
     encoder.string(message.name);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readDeleteTopicRequest(decoder: Decoder, end: number): DeleteTopicRequest {
   let name: string = '';
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
       case 10:
         name = decoder.string();
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { name, forwarded };
+  return { name };
 }
 
 export interface DeleteTopicResponse {
@@ -385,7 +341,6 @@ export interface CreatePartitionsRequest {
   readonly topic: string;
   /** The new total; it can only grow. */
   readonly partitions: number;
-  readonly forwarded: boolean;
 }
 
 /** Makes a CreatePartitionsRequest; what is left out has proto3's default. */
@@ -394,7 +349,6 @@ export const createPartitionsRequest = (
 ): CreatePartitionsRequest => ({
   topic: init.topic ?? '',
   partitions: init.partitions ?? 0,
-  forwarded: init.forwarded ?? false,
 });
 
 export const CreatePartitionsRequestCodec: MessageCodec<CreatePartitionsRequest> = messageCodec(
@@ -407,7 +361,6 @@ function sizeCreatePartitionsRequest(message: CreatePartitionsRequest, encoder: 
   let size = 0;
   if (message.topic !== '') size += 1 + encoder.stringSize(message.topic);
   if (message.partitions !== 0) size += 1 + int32Size(message.partitions);
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -420,16 +373,11 @@ function writeCreatePartitionsRequest(message: CreatePartitionsRequest, encoder:
     encoder.byte(16);
     encoder.int32(message.partitions);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readCreatePartitionsRequest(decoder: Decoder, end: number): CreatePartitionsRequest {
   let topic: string = '';
   let partitions: number = 0;
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -439,15 +387,12 @@ function readCreatePartitionsRequest(decoder: Decoder, end: number): CreateParti
       case 16:
         partitions = decoder.int32();
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, partitions, forwarded };
+  return { topic, partitions };
 }
 
 export interface CreatePartitionsResponse {
@@ -504,7 +449,6 @@ export interface AlterTopicConfigRequest {
   readonly set: ReadonlyMap<string, string>;
   /** Back to the default. */
   readonly unset: readonly string[];
-  readonly forwarded: boolean;
 }
 
 /** Makes a AlterTopicConfigRequest; what is left out has proto3's default. */
@@ -514,7 +458,6 @@ export const alterTopicConfigRequest = (
   topic: init.topic ?? '',
   set: init.set ?? new Map(),
   unset: init.unset ?? [],
-  forwarded: init.forwarded ?? false,
 });
 
 export const AlterTopicConfigRequestCodec: MessageCodec<AlterTopicConfigRequest> = messageCodec(
@@ -528,7 +471,6 @@ function sizeAlterTopicConfigRequest(message: AlterTopicConfigRequest, encoder: 
   if (message.topic !== '') size += 1 + encoder.stringSize(message.topic);
   for (const [key, value] of message.set) size += 1 + mapEntrySize(key, value, encoder);
   for (const item of message.unset) size += 1 + encoder.stringSize(item);
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -545,17 +487,12 @@ function writeAlterTopicConfigRequest(message: AlterTopicConfigRequest, encoder:
     encoder.byte(26);
     encoder.string(item);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readAlterTopicConfigRequest(decoder: Decoder, end: number): AlterTopicConfigRequest {
   let topic: string = '';
   const set = new Map<string, string>();
   const unset: string[] = [];
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -568,15 +505,12 @@ function readAlterTopicConfigRequest(decoder: Decoder, end: number): AlterTopicC
       case 26:
         unset.push(decoder.string());
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, set, unset, forwarded };
+  return { topic, set, unset };
 }
 
 export interface AlterTopicConfigResponse {}
@@ -835,16 +769,10 @@ function readDescribeTopicsResponse(decoder: Decoder, end: number): DescribeTopi
   return { topics };
 }
 
-export interface DescribeClusterRequest {
-  readonly forwarded: boolean;
-}
+export interface DescribeClusterRequest {}
 
 /** Makes a DescribeClusterRequest; what is left out has proto3's default. */
-export const describeClusterRequest = (
-  init: Partial<DescribeClusterRequest> = {},
-): DescribeClusterRequest => ({
-  forwarded: init.forwarded ?? false,
-});
+export const describeClusterRequest = (): DescribeClusterRequest => ({});
 
 export const DescribeClusterRequestCodec: MessageCodec<DescribeClusterRequest> = messageCodec(
   sizeDescribeClusterRequest,
@@ -852,33 +780,22 @@ export const DescribeClusterRequestCodec: MessageCodec<DescribeClusterRequest> =
   readDescribeClusterRequest,
 );
 
-function sizeDescribeClusterRequest(message: DescribeClusterRequest, _encoder: Encoder): number {
-  let size = 0;
-  if (message.forwarded) size += 1 + 1;
-  return size;
+function sizeDescribeClusterRequest(_message: DescribeClusterRequest, _encoder: Encoder): number {
+  return 0;
 }
 
-function writeDescribeClusterRequest(message: DescribeClusterRequest, encoder: Encoder): void {
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
-}
+function writeDescribeClusterRequest(_message: DescribeClusterRequest, _encoder: Encoder): void {}
 
 function readDescribeClusterRequest(decoder: Decoder, end: number): DescribeClusterRequest {
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { forwarded };
+  return {};
 }
 
 export interface QuorumVoter {
@@ -1318,7 +1235,6 @@ export interface ElectPreferredLeadersRequest {
   readonly topic: string;
   /** Empty: all partitions of the topic. */
   readonly partitions: readonly number[];
-  readonly forwarded: boolean;
 }
 
 /** Makes a ElectPreferredLeadersRequest; what is left out has proto3's default. */
@@ -1327,7 +1243,6 @@ export const electPreferredLeadersRequest = (
 ): ElectPreferredLeadersRequest => ({
   topic: init.topic ?? '',
   partitions: init.partitions ?? [],
-  forwarded: init.forwarded ?? false,
 });
 
 export const ElectPreferredLeadersRequestCodec: MessageCodec<ElectPreferredLeadersRequest> =
@@ -1349,7 +1264,6 @@ function sizeElectPreferredLeadersRequest(
     for (const item of message.partitions) packed += int32Size(item);
     size += 1 + encoder.close(place, packed);
   }
-  if (message.forwarded) size += 1 + 1;
   return size;
 }
 
@@ -1366,10 +1280,6 @@ function writeElectPreferredLeadersRequest(
     encoder.nested();
     for (const item of message.partitions) encoder.int32(item);
   }
-  if (message.forwarded) {
-    encoder.byte(120);
-    encoder.bool(message.forwarded);
-  }
 }
 
 function readElectPreferredLeadersRequest(
@@ -1378,7 +1288,6 @@ function readElectPreferredLeadersRequest(
 ): ElectPreferredLeadersRequest {
   let topic: string = '';
   const partitions: number[] = [];
-  let forwarded: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -1391,15 +1300,12 @@ function readElectPreferredLeadersRequest(
       case 18:
         for (const packed = decoder.end(); decoder.at < packed;) partitions.push(decoder.int32());
         break;
-      case 120:
-        forwarded = decoder.bool();
-        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, partitions, forwarded };
+  return { topic, partitions };
 }
 
 export interface ElectionResult {
