@@ -338,12 +338,8 @@ export class ModelBroker {
       route(MetadataService.getMetadata, (request) => this.#getMetadata(request.topics)),
       route(MetadataService.watchMetadata, (_request, stream) => this.#watch(stream)),
       route(ProduceService.stream, (stream) => this.#produceStream(stream)),
-      route(ProduceService.initProducerId, ({ producerId, producerEpoch }) =>
-        Promise.resolve(
-          producerId < 0
-            ? { producerId: this.#cluster.nextProducerId(), producerEpoch: 0 }
-            : { producerId, producerEpoch: producerEpoch + 1 },
-        ),
+      route(ProduceService.initProducerId, () =>
+        Promise.resolve({ producerId: this.#cluster.nextProducerId(), producerEpoch: 0 }),
       ),
       route(FetchService.stream, (stream) => this.#fetchStream(stream)),
       route(FetchService.listOffsets, ({ partitions }) =>

@@ -70,7 +70,7 @@ export interface PartitionImage {
   readonly uncleanEpoch: LeaderEpoch;
 }
 
-/** Before the first record. Broker epochs begin at 1, producer ids at 0. */
+/** Before the first record. Broker epochs begin at 1, producer ids at 1: 0 is never given out. */
 export const EMPTY_IMAGE: ClusterImage = {
   index: 0 as LogIndex,
   term: 0 as Term,

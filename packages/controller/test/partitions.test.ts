@@ -143,7 +143,7 @@ describe('preferred leaders', () => {
 test('producer ids come in blocks that never meet', () => {
   const cluster = withTopic();
   const request = { kind: 'allocateProducerIds', ...cluster.named(2) } as const;
-  expect(cluster.run(request)).toEqual({ first: 0, count: 1000 });
-  expect(cluster.run(request)).toEqual({ first: 1000, count: 1000 });
-  expect(cluster.image.nextProducerId).toBe(2000);
+  expect(cluster.run(request)).toEqual({ first: 1, count: 1000 });
+  expect(cluster.run(request)).toEqual({ first: 1001, count: 1000 });
+  expect(cluster.image.nextProducerId).toBe(2001);
 });

@@ -10,6 +10,7 @@ import { brokerId, uuidFromBytes } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Listener, Ports, Route } from '@relevo/base/ports';
+import type { ClusterImage } from '@relevo/controller/image';
 import { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
 import type { CompressionCodecs } from '@relevo/record/compression';
@@ -366,12 +367,14 @@ class Parts {
   }
 
   #makePlainRecords(): PlainRecords {
-    const producerIds = new ProducerIds(() => this.#allocateProducerIds());
+    const image = (): ClusterImage => this.#publisher.image();
+    const allocate = (): Promise<ProducerIdBlock> => this.#allocateProducerIds();
+    const producerIds = new ProducerIds({ allocate, image });
     return new PlainRecords({
       ...this.#ports,
-      image: () => this.#publisher.image(),
+      image,
       topicDefaults: clusterDefaultsOf(this.#config).topic,
-      initProducerId: (request) => producerIds.init(request),
+      newProducerId: () => producerIds.take(),
     });
   }
 

@@ -330,7 +330,7 @@ describe('commands', () => {
         client.allocateProducerIds(broker, { deadlineMs: 2000 }),
         client.allocateProducerIds(broker, { deadlineMs: 2000 }),
       ]);
-      expect(new Set(blocks.map(({ first }) => first))).toEqual(new Set([0, 1000]));
+      expect(new Set(blocks.map(({ first }) => first))).toEqual(new Set([1, 1001]));
       const stale = { ...broker, brokerEpoch: 99 as never };
       const refused = client.allocateProducerIds(stale, { deadlineMs: 2000 });
       await expect(refused).rejects.toMatchObject({ code: 'STALE_BROKER_EPOCH' });

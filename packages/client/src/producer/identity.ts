@@ -1,18 +1,20 @@
 /**
- * The producer's id and epoch. Asked for once, before the first batch; asked for anew (the epoch grows)
- * when a partition lost count of its sequence.
+ * The producer's id and epoch. The id is asked for once, before the first batch. When a partition lost
+ * count of its sequence, the producer goes on under the next epoch of its id (KIP-360): what is still on
+ * its way under the last one is refused from then on. The id is its own, so it counts the epoch up by
+ * itself; where that cannot be it asks for another id.
  */
 import type { ProducerEpoch, ProducerId } from '@relevo/base/ids';
 import { producerEpoch, producerId } from '@relevo/base/ids';
 import type { Logger } from '@relevo/base/ports';
-import { ProduceService } from '@relevo/rpc/gen/client/produce';
+import { ProduceService, initProducerIdRequest } from '@relevo/rpc/gen/client/produce';
 import type { AnyBroker } from '../any-broker.ts';
-import { CallFailure } from '../any-broker.ts';
 import { callError } from '../errors.ts';
 import type { ClientError } from '../errors.ts';
 
 /** Batches wait for it: a broker that hangs is not waited for. */
 const ATTEMPT_MS = 1_000;
+const EPOCH_MAX = 32_767;
 
 export interface ProducerIdentity {
   readonly producerId: ProducerId;
@@ -54,9 +56,12 @@ export class IdentitySource {
     return this.#current;
   }
 
-  /** Asks for a later epoch than `stale`, unless there is one already. */
-  renew(stale: ProducerIdentity): void {
-    if (this.#current === stale) void this.#ask(stale);
+  /**
+   * Gets another identity than `stale`, unless there is one already: the next epoch, or another id where
+   * somebody else has used this one (`isTaken`).
+   */
+  renew(stale: ProducerIdentity, isTaken: boolean): void {
+    if (this.#current === stale) void this.#ask(stale, isTaken);
   }
 
   close(): void {
@@ -64,11 +69,14 @@ export class IdentitySource {
     this.#abort.abort();
   }
 
-  async #ask(stale: ProducerIdentity | undefined): Promise<void> {
+  async #ask(stale: ProducerIdentity | undefined, isTaken = false): Promise<void> {
     if (this.#asking || this.#closed) return;
     this.#asking = true;
     try {
-      this.#current = await this.#init(stale);
+      // Awaited in any case: `onReady` is not called from within `renew`.
+      this.#current = await (stale === undefined || isTaken || stale.producerEpoch >= EPOCH_MAX
+        ? this.#init()
+        : Promise.resolve(nextEpochOf(stale)));
     } catch (error) {
       if (!this.#closed) this.#events.onFailed(callError('getting a producer id', error));
       return;
@@ -76,39 +84,27 @@ export class IdentitySource {
       this.#asking = false;
     }
     if (this.#closed) return;
-    if (stale !== undefined) this.#logger.info('producer epoch bumped', { ...this.#current });
+    if (stale !== undefined) this.#logger.info('producer goes on anew', { ...this.#current });
     this.#events.onReady();
   }
 
-  async #init(stale: ProducerIdentity | undefined): Promise<ProducerIdentity> {
+  async #init(): Promise<ProducerIdentity> {
     const options = {
       what: 'getting a producer id',
       timeoutMs: this.#timeoutMs,
       attemptMs: ATTEMPT_MS,
       signal: this.#abort.signal,
     };
-    const request = {
-      producerId: stale?.producerId ?? -1,
-      producerEpoch: stale?.producerEpoch ?? -1,
+    const { initProducerId } = ProduceService;
+    const made = await this.#anyBroker.call(initProducerId, initProducerIdRequest(), options);
+    return {
+      producerId: producerId(made.producerId),
+      producerEpoch: producerEpoch(made.producerEpoch),
     };
-    try {
-      const { initProducerId } = ProduceService;
-      const { response } = await this.#anyBroker.attempt(initProducerId, request, options);
-      return {
-        producerId: producerId(response.producerId),
-        producerEpoch: producerEpoch(response.producerEpoch),
-      };
-    } catch (thrown) {
-      if (!(thrown instanceof CallFailure)) throw thrown;
-      const failure = callError(options.what, thrown.error);
-      if (stale !== undefined && LOST_IDENTITY.has(failure.code)) return this.#init(undefined);
-      throw failure;
-    }
   }
 }
 
-/** The id cannot be carried on, a new one can be had: an earlier bump's answer was lost, or it expired. */
-const LOST_IDENTITY: ReadonlySet<string> = new Set([
-  'INVALID_PRODUCER_EPOCH',
-  'UNKNOWN_PRODUCER_ID',
-]);
+const nextEpochOf = (stale: ProducerIdentity): ProducerIdentity => ({
+  producerId: stale.producerId,
+  producerEpoch: producerEpoch(stale.producerEpoch + 1),
+});

@@ -464,7 +464,7 @@ export class PartitionWriter implements ChannelUser {
     for (const sent of this.#queue.slice(0, this.#inFlight)) sent.isInDoubt = false;
     this.#rewind();
     this.#stale = identity;
-    this.#context.identity?.renew(identity);
+    this.#context.identity?.renew(identity, code === 'INVALID_PRODUCER_EPOCH');
   }
 
   #onRetriable(code: ErrorCode, answer: ProduceResponse): void {

@@ -20,11 +20,7 @@ import type {
   ListOffsetsRequest,
   ListOffsetsResponse,
 } from '@relevo/rpc/gen/client/fetch';
-import type {
-  InitProducerIdRequest,
-  InitProducerIdResponse,
-  ProduceRequest,
-} from '@relevo/rpc/gen/client/produce';
+import type { ProduceRequest } from '@relevo/rpc/gen/client/produce';
 import type {
   AlterPartitionsRequest,
   AlterPartitionsResponse,
@@ -123,7 +119,10 @@ export class PartitionManager {
     const reviewIsr = (partition: Partition): void => this.#reviewIsr(partition);
     const shared = { ...deps, turn, metrics, table, localId, clusterId, image, reviewIsr };
     const brokerEpoch = (): BrokerEpoch => deps.brokerEpoch() ?? NOT_REGISTERED;
-    this.#producerIds = new ProducerIds(() => this.#allocateProducerIds());
+    this.#producerIds = new ProducerIds({
+      allocate: () => this.#allocateProducerIds(),
+      image: deps.image,
+    });
     this.#produce = new ProduceService({
       ...shared,
       producerIds: this.#producerIds,
@@ -188,9 +187,9 @@ export class PartitionManager {
     return this.#fetch.listOffsets(request);
   }
 
-  /** See `ProducerIds.init`. */
-  initProducerId(request: InitProducerIdRequest): Promise<InitProducerIdResponse> {
-    return this.#producerIds.init(request);
+  /** A producer id that nobody else has. For callers on this broker. */
+  newProducerId(): Promise<number> {
+    return this.#producerIds.take();
   }
 
   status(): PartitionsStatus {

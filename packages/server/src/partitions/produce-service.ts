@@ -17,7 +17,7 @@
 import { defined } from '@relevo/base/assert';
 import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
-import { NO_LEADER_EPOCH } from '@relevo/base/ids';
+import { NO_LEADER_EPOCH, NO_PRODUCER_ID } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { route } from '@relevo/base/ports';
 import type {
@@ -30,6 +30,7 @@ import type {
   Timers,
 } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
+import { isProducerIdIssued } from '@relevo/controller/producer-id-commands';
 import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { BatchError } from '@relevo/record/batch-error';
@@ -130,6 +131,7 @@ export class ProduceService {
       };
       const header = validateBatch(batch, 0, batch.length, this.#deps.crc32c, limits);
       checkKind(header);
+      this.#checkProducer(header);
       const arrivedMs = this.#deps.clock.monotonicMs();
       if (header.compression === 'none' && !this.#lanes.isBusy(partition)) {
         this.#append(request, reply, partition, arrivedMs);
@@ -247,6 +249,24 @@ export class ProduceService {
       throw new RelevoError('NOT_ENOUGH_REPLICAS', message);
     }
     return led;
+  }
+
+  /**
+   * An id that is yet to be given out must not be written under: its holder's first batch would be taken
+   * for a repeat, acknowledged and lost (I0).
+   */
+  #checkProducer({ producerId }: BatchHeader): void {
+    if (producerId === NO_PRODUCER_ID) return;
+    const image = this.#deps.image();
+    if (isProducerIdIssued(image, producerId)) return;
+    // Another broker may have given it out a moment ago.
+    const isToCome = producerId >= image.nextProducerId;
+    throw new RelevoError(
+      isToCome ? 'LEADER_NOT_AVAILABLE' : 'UNKNOWN_PRODUCER_ID',
+      `producer id ${producerId} has not been given to anybody as far as this broker knows, nothing was ` +
+        'written: use one from InitProducerId' +
+        (isToCome ? '; if it is from there, try again shortly' : ''),
+    );
   }
 
   #append(

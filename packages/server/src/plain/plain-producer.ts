@@ -18,8 +18,6 @@ import {
   ProduceService as methods,
   produceRequest,
   sendResponse,
-  type InitProducerIdRequest,
-  type InitProducerIdResponse,
   type PlainRecord,
   type ProduceRequest,
   type ProduceResponse,
@@ -47,7 +45,8 @@ export interface PlainProducerDeps {
   readonly image: () => ClusterImage;
   /** Of the cluster, for what a topic does not set. */
   readonly topicDefaults: TopicSettings;
-  readonly initProducerId: (request: InitProducerIdRequest) => Promise<InitProducerIdResponse>;
+  /** One that nobody else has. */
+  readonly newProducerId: () => Promise<number>;
 }
 
 /** Of one call, for one batch. */
@@ -320,9 +319,7 @@ export class PlainProducer {
   }
 
   async #newProducer(): Promise<NonNullable<Lane['producer']>> {
-    const none = { producerId: -1, producerEpoch: -1 };
-    const made = await this.#deps.initProducerId(none);
-    return { id: made.producerId, epoch: made.producerEpoch, sequence: 0 };
+    return { id: await this.#deps.newProducerId(), epoch: 0, sequence: 0 };
   }
 
   #leaderAddress(lane: Lane): string | undefined {

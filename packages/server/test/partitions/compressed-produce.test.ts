@@ -1,7 +1,6 @@
 /** Compressed batches: unpacked and checked before they are appended, and never overtaken. */
 import { gzipSync } from 'node:zlib';
 import { errorCodeOf } from '@relevo/base/errors';
-import type { ProducerEpoch, ProducerId } from '@relevo/base/ids';
 import type { CompressionCodecs } from '@relevo/record/compression';
 import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
@@ -106,11 +105,10 @@ test.each<[string, string, (client: TestClient) => Uint8Array]>([
 );
 
 describe('while a batch is unpacked', () => {
-  const producer = { producerId: 7 as ProducerId, producerEpoch: 0 as ProducerEpoch };
-
   test('those of its producer that come after it keep their places, packed or not', () =>
     scene(async (world, client, codecs) => {
       const { prng } = world.world;
+      const producer = await client.producer(1);
       codecs.wait = () => world.world.sleep(prng.between(0, 30));
       const sent: Promise<ProduceResponse>[] = [];
       for (let sequence = 0; sequence < 200; sequence += 2) {
@@ -132,6 +130,7 @@ describe('while a batch is unpacked', () => {
 
   test('a refused one lets those after it meet the hole, and others go on', () =>
     scene(async (_world, client, codecs) => {
+      const producer = await client.producer(1);
       const release = codecs.hold();
       const at = (baseSequence: number): typeof producer & { baseSequence: number } => ({
         ...producer,

@@ -6,7 +6,15 @@
 import { gzipSync } from 'node:zlib';
 import { utf8Decode } from '@relevo/base/bytes';
 import { ERRORS, RelevoError } from '@relevo/base/errors';
-import { brokerEpoch, brokerId, logIndex, term, uuidFromBytes } from '@relevo/base/ids';
+import {
+  brokerEpoch,
+  brokerId,
+  logIndex,
+  producerEpoch,
+  producerId,
+  term,
+  uuidFromBytes,
+} from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId, Offset, Uuid } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
 import type { Listener, MessageStream, Ports } from '@relevo/base/ports';
@@ -31,7 +39,11 @@ import { BATCH_OVERHEAD, readBatchHeader } from '@relevo/record/batch-header';
 import { unpackRecords } from '@relevo/record/records';
 import { FetchService, fetchPartition, fetchRequest } from '@relevo/rpc/gen/client/fetch';
 import type { FetchPartition, FetchRequest, FetchResponse } from '@relevo/rpc/gen/client/fetch';
-import { ProduceService, produceRequest } from '@relevo/rpc/gen/client/produce';
+import {
+  ProduceService,
+  initProducerIdRequest,
+  produceRequest,
+} from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import { alterPartitionsResponse } from '@relevo/rpc/gen/cluster/controller';
 import type { AlterPartitionsRequest } from '@relevo/rpc/gen/cluster/controller';
@@ -385,6 +397,25 @@ export class TestClient {
   constructor(world: PartitionWorld, ports: Ports) {
     this.#world = world;
     this.ports = ports;
+  }
+
+  /** A producer of its own, which broker `id` and the leaders know of. */
+  async producer(
+    id: number,
+  ): Promise<Required<Pick<BatchOptions, 'producerId' | 'producerEpoch'>>> {
+    const channel = this.ports.transport.dial(`broker-${id}:9093`);
+    const { initProducerId } = ProduceService;
+    const made = await channel.call(initProducerId, initProducerIdRequest(), { deadlineMs: 1000 });
+    channel.close();
+    const issued = (): boolean =>
+      [...this.#world.brokers.values()].every(
+        ({ image }) => image.nextProducerId > made.producerId,
+      );
+    await this.#world.world.until('all know of the producer', issued, 1000);
+    return {
+      producerId: producerId(made.producerId),
+      producerEpoch: producerEpoch(made.producerEpoch),
+    };
   }
 
   /** A batch of records with these values. */

@@ -1,9 +1,14 @@
 import { errorCodeOf } from '@relevo/base/errors';
-import type { ProducerEpoch, ProducerId } from '@relevo/base/ids';
+import { producerEpoch, producerId } from '@relevo/base/ids';
 import { FetchService, listOffsetsRequest } from '@relevo/rpc/gen/client/fetch';
-import { ProduceService } from '@relevo/rpc/gen/client/produce';
-import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
+import { ProduceService, initProducerIdRequest } from '@relevo/rpc/gen/client/produce';
+import type {
+  InitProducerIdRequest,
+  InitProducerIdResponse,
+  ProduceResponse,
+} from '@relevo/rpc/gen/client/produce';
 import { describe, expect, test } from 'vitest';
+import { outcomeOf } from '../plain/plain-world.ts';
 import { PartitionWorld } from './partition-world.ts';
 import type { TestClient } from './partition-world.ts';
 
@@ -157,7 +162,7 @@ describe('acknowledgements', () => {
 
   test('of a repeated batch name the first offset, and wait for it like any other', () =>
     single(async (world, client) => {
-      const producer = { producerId: 7 as ProducerId, producerEpoch: 0 as ProducerEpoch };
+      const producer = await client.producer(1);
       const batch = (sequence: number): Uint8Array =>
         client.batch(values(2), { ...producer, baseSequence: sequence });
       const answers = await Promise.all([
@@ -217,24 +222,62 @@ test('producers are held back while too much is in hand, and go on afterwards', 
   });
 });
 
-test('producer ids come from blocks, and an epoch is bumped for who asks', () =>
-  single(async (_, client) => {
-    const channel = client.ports.transport.dial('broker-1:9093');
-    const init = (producerId: number, producerEpoch: number): ReturnType<typeof channel.call> =>
-      channel.call(
-        ProduceService.initProducerId,
-        { producerId, producerEpoch },
-        { deadlineMs: 1000 },
+describe('a producer id', () => {
+  const noMore = { deadlineMs: 1000 };
+
+  test('is given to one caller, whatever is left out of the requests', () =>
+    single(async (world, client) => {
+      const channel = client.ports.transport.dial('broker-1:9093');
+      const ask = (init: Partial<InitProducerIdRequest>): Promise<InitProducerIdResponse> =>
+        channel.call(ProduceService.initProducerId, initProducerIdRequest(init), noMore);
+      const many = await Promise.all(
+        Array.from({ length: 60 }, (_, at) =>
+          ask(at % 2 === 0 ? {} : { producerId: -1, producerEpoch: -1 }),
+        ),
       );
-    const many = await Promise.all(Array.from({ length: 50 }, () => init(-1, -1)));
-    const ids = many.map((answer) => (answer as { producerId: number }).producerId);
-    expect(new Set(ids).size).toBe(50);
-    expect(await init(3, 4)).toEqual({ producerId: 3, producerEpoch: 5 });
-    const worn = (await init(3, 32_767)) as { producerId: number; producerEpoch: number };
-    expect(worn.producerEpoch).toBe(0);
-    expect(ids).not.toContain(worn.producerId);
-    await expect(init(3, -1)).rejects.toThrow('give both');
-  }));
+      const ids = many.map((answer) => answer.producerId);
+      expect(new Set(ids).size).toBe(60);
+      expect(Math.min(...ids)).toBe(1);
+      expect(new Set(many.map(({ producerEpoch }) => producerEpoch))).toEqual(new Set([0]));
+      const issued = (): boolean => world.broker(1).image.nextProducerId > 1;
+      await world.world.until('the broker knows of the block', issued, 1000);
+      const taken = 'INVALID_PRODUCER_EPOCH: producer id 1 is taken';
+      const cases: [Partial<InitProducerIdRequest>, string][] = [
+        [{ producerId: 1, producerEpoch: 0 }, taken],
+        [{ producerId: 1, producerEpoch: 7 }, taken],
+        [{ producerId: 1 }, taken],
+        [{ producerId: 0, producerEpoch: 0 }, 'UNKNOWN_PRODUCER_ID: producer id 0 has not'],
+        [
+          { producerId: 9e9, producerEpoch: 3 },
+          'UNKNOWN_PRODUCER_ID: producer id 9000000000 has not',
+        ],
+        [{ producerId: -2, producerEpoch: 0 }, 'UNKNOWN_PRODUCER_ID: producer id -2 has not'],
+        [{ producerEpoch: 0 }, 'INVALID_REQUEST: producer epoch 0 without an id'],
+      ];
+      for (const [init, expected] of cases) expect(await outcomeOf(ask(init))).toContain(expected);
+    }));
+
+  test('that nobody was given is not written under', () =>
+    single(async (world, client) => {
+      const { producerId: given } = await client.producer(1);
+      const under = (id: number): Promise<ProduceResponse> =>
+        client.produce(
+          1,
+          'orders',
+          client.batch(values(1), {
+            producerId: producerId(id),
+            producerEpoch: producerEpoch(0),
+            baseSequence: 0,
+          }),
+        );
+      const toCome = await under(world.image.nextProducerId);
+      expect(code(toCome)).toBe('LEADER_NOT_AVAILABLE');
+      expect(toCome.message).toContain('use one from InitProducerId');
+      expect(code(await under(0))).toBe('UNKNOWN_PRODUCER_ID');
+      expect(world.partition(1, 'orders').logEndOffset).toBe(0);
+      expect(await under(given)).toMatchObject({ error: 0, baseOffset: 0 });
+    }));
+});
 
 describe('a fetch', () => {
   test('waits for something to read, and not longer than it says', () =>

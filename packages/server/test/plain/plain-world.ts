@@ -13,7 +13,7 @@ export const plainDeps = (world: PartitionWorld, { ports }: TestClient): PlainPr
   ...ports,
   image: () => world.image,
   topicDefaults: TOPIC_DEFAULTS,
-  initProducerId: (request) => world.broker(1).manager.initProducerId(request),
+  newProducerId: () => world.broker(1).manager.newProducerId(),
 });
 
 export class PlainSender {

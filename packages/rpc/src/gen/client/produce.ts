@@ -673,18 +673,24 @@ function readSendResponse(decoder: Decoder, end: number): SendResponse {
   return { receipts };
 }
 
+/**
+ * An id is given out once, and never again: a request that names one (other than -1) is refused, with
+ * UNKNOWN_PRODUCER_ID where no broker has given it out, else with INVALID_PRODUCER_EPOCH. As in Kafka for
+ * callers without a transactional id (KIP-360), whoever holds an id counts its epoch up by itself.
+ */
 export interface InitProducerIdRequest {
-  /** To bump the epoch of an id that is held already; -1, -1 for a new id. */
-  readonly producerId: number;
-  readonly producerEpoch: number;
+  /** Absent or -1: a new id. */
+  readonly producerId: number | undefined;
+  /** Absent or -1. */
+  readonly producerEpoch: number | undefined;
 }
 
 /** Makes a InitProducerIdRequest; what is left out has proto3's default. */
 export const initProducerIdRequest = (
   init: Partial<InitProducerIdRequest> = {},
 ): InitProducerIdRequest => ({
-  producerId: init.producerId ?? 0,
-  producerEpoch: init.producerEpoch ?? 0,
+  producerId: init.producerId,
+  producerEpoch: init.producerEpoch,
 });
 
 export const InitProducerIdRequestCodec: MessageCodec<InitProducerIdRequest> = messageCodec(
@@ -695,25 +701,25 @@ export const InitProducerIdRequestCodec: MessageCodec<InitProducerIdRequest> = m
 
 function sizeInitProducerIdRequest(message: InitProducerIdRequest, _encoder: Encoder): number {
   let size = 0;
-  if (message.producerId !== 0) size += 1 + sint64Size(message.producerId);
-  if (message.producerEpoch !== 0) size += 1 + sint32Size(message.producerEpoch);
+  if (message.producerId !== undefined) size += 1 + sint64Size(message.producerId);
+  if (message.producerEpoch !== undefined) size += 1 + sint32Size(message.producerEpoch);
   return size;
 }
 
 function writeInitProducerIdRequest(message: InitProducerIdRequest, encoder: Encoder): void {
-  if (message.producerId !== 0) {
+  if (message.producerId !== undefined) {
     encoder.byte(8);
     encoder.sint64(message.producerId);
   }
-  if (message.producerEpoch !== 0) {
+  if (message.producerEpoch !== undefined) {
     encoder.byte(16);
     encoder.sint32(message.producerEpoch);
   }
 }
 
 function readInitProducerIdRequest(decoder: Decoder, end: number): InitProducerIdRequest {
-  let producerId: number = 0;
-  let producerEpoch: number = 0;
+  let producerId: number | undefined = undefined;
+  let producerEpoch: number | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -732,7 +738,12 @@ function readInitProducerIdRequest(decoder: Decoder, end: number): InitProducerI
 }
 
 export interface InitProducerIdResponse {
+  /** From 1 on: 0 is nobody's. */
   readonly producerId: number;
+  /**
+   * 0. Its holder may go on under the next epoch (up to 32,767) at any time, with sequences from 0 in every
+   * partition: what was sent under an earlier epoch and has not arrived is refused from then on.
+   */
   readonly producerEpoch: number;
 }
 
@@ -801,7 +812,9 @@ export interface ProduceService {
    * much waits for a leader already; nothing was written.
    */
   readonly send: Method<SendRequest, SendResponse, 'unary'>;
-  /** Gives an idempotent producer its id and epoch. Any broker answers. */
+  /**
+   * Gives an idempotent producer an id that nobody else has or will have, with epoch 0. Any broker answers.
+   */
   readonly initProducerId: Method<InitProducerIdRequest, InitProducerIdResponse, 'unary'>;
 }
 export const ProduceService: ProduceService = {
