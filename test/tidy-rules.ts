@@ -192,7 +192,7 @@ const packagesHaveReadmes: Rule = (files) =>
     return (readme ?? '').length > 200 ? [] : [`packages/${name}/README.md: missing or empty`];
   });
 
-const FILE_NAME = /^[a-z0-9]+(-[a-z0-9]+)*(\.(test|config|d))?\.(ts|mjs)$/;
+const FILE_NAME = /^[a-z0-9]+(-[a-z0-9]+)*(\.(test|long\.test|config|d))?\.(ts|mjs)$/;
 const FOLDER_NAME = /^\.?[a-z0-9]+(-[a-z0-9]+)*$/;
 
 const namesAreKebabCase: Rule = (files) =>

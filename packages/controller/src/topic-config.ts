@@ -4,6 +4,7 @@
  * in its configuration (`TopicDefaults`).
  */
 import { RelevoError } from '@relevo/base/errors';
+import { BATCH_BYTES_MAX } from '@relevo/base/limits';
 import { nearest } from '@relevo/base/nearest';
 
 export type CleanupPolicy = 'delete';
@@ -23,7 +24,7 @@ export interface TopicSettings {
   readonly flushMode: FlushMode;
   /** Bytes of log between two entries of the offset index. Default: 4,096. */
   readonly indexIntervalBytes: number;
-  /** The largest batch. Default: 1 MiB. */
+  /** The largest batch, bytes, 1 KiB to 8 MiB. Default: 1 MiB. */
   readonly maxMessageBytes: number;
   /** Default: CreateTime. */
   readonly messageTimestampType: TimestampType;
@@ -88,7 +89,7 @@ const SETTINGS: ReadonlyMap<string, Setting> = new Map([
   ['compression.type', oneOf('compressionType', 'producer')],
   ['flush.mode', oneOf('flushMode', 'sync', 'os')],
   ['index.interval.bytes', integer('indexIntervalBytes', 0, INT32_MAX)],
-  ['max.message.bytes', integer('maxMessageBytes', 1 * KIB, 64 * MIB)],
+  ['max.message.bytes', integer('maxMessageBytes', 1 * KIB, BATCH_BYTES_MAX)],
   ['message.timestamp.type', oneOf('messageTimestampType', 'CreateTime', 'LogAppendTime')],
   ['min.insync.replicas', integer('minInsyncReplicas', 1, 32_767)],
   ['retention.bytes', integer('retentionBytes', -1, SAFE_MAX)],
@@ -151,7 +152,10 @@ export function topicSettings(
 }
 
 function valueOf(setting: Setting, value: string): unknown {
-  if (setting.kind.type === 'integer') return Number(value);
+  // The range may have become narrower since the value was set.
+  if (setting.kind.type === 'integer') {
+    return Math.min(Math.max(Number(value), setting.kind.min), setting.kind.max);
+  }
   return setting.field === 'uncleanLeaderElectionEnable' ? value === 'true' : value;
 }
 

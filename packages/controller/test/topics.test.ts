@@ -1,3 +1,4 @@
+import { BATCH_BYTES_MAX } from '@relevo/base/limits';
 import { RelevoError } from '@relevo/base/errors';
 import { QUORUM_LOG_ID, ZERO_UUID } from '@relevo/base/ids';
 import type { CreateTopic } from '@relevo/controller/commands';
@@ -7,6 +8,7 @@ import {
   TOPIC_SETTING_NAMES,
   describeTopicSettings,
   minInSync,
+  checkTopicSetting,
   topicSettings,
 } from '@relevo/controller/topic-config';
 import { describe, expect, test } from 'vitest';
@@ -192,6 +194,16 @@ describe('settings', () => {
     const config = new Map(all.map(({ name, value }) => [name, value]));
     cluster.create('orders', { config });
     expect(topicSettings(cluster.topic('orders').config)).toEqual(TOPIC_DEFAULTS);
+  });
+
+  test('no batch may be larger than the wire takes, and what was set before is held to it', () => {
+    const name = 'max.message.bytes';
+    expect(() => checkTopicSetting(name, String(BATCH_BYTES_MAX))).not.toThrow();
+    expect(() => checkTopicSetting(name, String(BATCH_BYTES_MAX + 1))).toThrow(
+      `set it to a whole number from 1024 to ${BATCH_BYTES_MAX}`,
+    );
+    const before = new Map([[name, String(64 * 1024 * 1024)]]);
+    expect(topicSettings(before).maxMessageBytes).toBe(BATCH_BYTES_MAX);
   });
 
   test('those of the topic win over those of the node', () => {

@@ -1,8 +1,9 @@
 /** The named limits of the gRPC transport, and what they come to as options of @grpc/grpc-js. */
 import type { ChannelOptions } from '@grpc/grpc-js';
+import { RPC_MESSAGE_BYTES_MAX } from '@relevo/base/limits';
 
-/** The largest message taken or sent: eight 1 MiB batches and what goes around them. */
-export const MESSAGE_BYTES_MAX: number = 8 * 1024 * 1024 + 64 * 1024;
+/** The largest message taken or sent. */
+export const MESSAGE_BYTES_MAX: number = RPC_MESSAGE_BYTES_MAX;
 /** `send` answers false when more is queued on a stream. */
 export const STREAM_QUEUE_BYTES: number = 8 * 1024 * 1024;
 /** Bytes under way on a stream, and on a connection, before the receiver must have taken some. */

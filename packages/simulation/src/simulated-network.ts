@@ -4,6 +4,7 @@
  * runs on top (channels, streams) sees what TCP would show it and nothing more: a refusal, a reset, or
  * silence.
  */
+import { RPC_MESSAGE_BYTES_MAX } from '@relevo/base/limits';
 import type { Transport } from '@relevo/base/ports';
 import type { Prng } from './prng.ts';
 import type { EventOwner, Scheduler } from './scheduler.ts';
@@ -135,7 +136,7 @@ export class SimulatedNetwork {
     this.#profile = options.profile ?? DEFAULT_LINK;
     this.windowBytes = options.windowBytes ?? 2 ** 20;
     this.bufferBytesMax = options.bufferBytesMax ?? 2 ** 20;
-    this.messageBytesMax = options.messageBytesMax ?? 8 * 2 ** 20 + 2 ** 16;
+    this.messageBytesMax = options.messageBytesMax ?? RPC_MESSAGE_BYTES_MAX;
     this.connectTimeoutMs = options.connectTimeoutMs ?? 5_000;
     this.keepaliveMs = options.keepaliveMs ?? 10_000;
     this.#laneCount = options.lanes ?? 1;

@@ -1,3 +1,4 @@
+import { BATCH_BYTES_MAX } from '@relevo/base/limits';
 import { COMPRESSION_TYPES } from '@relevo/record/compression';
 import type { CompressionType } from '@relevo/record/compression';
 import { ClientError } from '../errors.ts';
@@ -118,8 +119,6 @@ const MIB = 1024 * KIB;
 const ACKS = { all: -1, leader: 1, none: 0 } as const;
 /** The broker remembers the last five batches of a producer (invariant I2). */
 const MAX_IN_FLIGHT = 5;
-/** A gRPC message takes no more. */
-const MESSAGE_BYTES_MAX = 8 * MIB;
 const DAY_MS = 86_400_000;
 
 const NAMES: NamesOf<ProducerOptions<never, never>> = {
@@ -152,7 +151,7 @@ export function producerSettings<Key, Value>(
   checkMethods('value', options.value, ['serialize']);
   checkFunction('onDelivery', options.onDelivery);
   const { batchBytes = 64 * KIB, bufferBytes = 32 * MIB } = options;
-  wholeWithin('batchBytes', batchBytes, KIB, MESSAGE_BYTES_MAX);
+  wholeWithin('batchBytes', batchBytes, KIB, BATCH_BYTES_MAX);
   const { maxRecordBytes = Math.max(batchBytes, MIB), maxInFlight = MAX_IN_FLIGHT } = options;
   const { deliveryTimeoutMs = 120_000, requestTimeoutMs = 10_000 } = options;
   return {
@@ -160,7 +159,7 @@ export function producerSettings<Key, Value>(
     idempotent,
     lingerMs: within('lingerMs', options.lingerMs ?? 5, 0, 60_000),
     batchBytes,
-    maxRecordBytes: wholeWithin('maxRecordBytes', maxRecordBytes, batchBytes, MESSAGE_BYTES_MAX),
+    maxRecordBytes: wholeWithin('maxRecordBytes', maxRecordBytes, batchBytes, BATCH_BYTES_MAX),
     bufferBytes: wholeWithin('bufferBytes', bufferBytes, batchBytes, 2 ** 36),
     compression: oneOf('compression', options.compression ?? 'none', COMPRESSION_TYPES),
     deliveryTimeoutMs: within('deliveryTimeoutMs', deliveryTimeoutMs, 1, DAY_MS),

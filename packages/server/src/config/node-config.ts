@@ -3,6 +3,7 @@
  * variables (`.` becomes `_`), flags. Keys bear Kafka's names where the meaning is Kafka's. Nested YAML is
  * flattened with dots, so `log: { dir: x }` and `log.dir: x` say the same.
  */
+import { BATCH_BYTES_MAX } from '@relevo/base/limits';
 import { nearest } from '@relevo/base/nearest';
 import type { ListenerAddress } from '@relevo/controller/records';
 import { z } from 'zod';
@@ -128,7 +129,7 @@ const fields = {
   'min.insync.replicas': integer(1, 32_767).default(2),
   'unclean.leader.election.enable': boolean.default(false),
   'flush.mode': z.enum(['sync', 'os']).default('sync'),
-  'message.max.bytes': integer(1 * KIB, 64 * MIB).default(MIB),
+  'message.max.bytes': integer(1 * KIB, BATCH_BYTES_MAX).default(MIB),
   'log.segment.bytes': integer(64 * KIB, 2 * GIB - 1).default(GIB),
   'log.roll.ms': integer(1000, Number.MAX_SAFE_INTEGER).default(7 * 24 * 3600 * 1000),
   'log.index.interval.bytes': integer(0, 2 ** 31 - 1).default(4 * KIB),
@@ -201,7 +202,7 @@ export interface NodeConfig {
   readonly 'unclean.leader.election.enable': boolean;
   /** `sync`: fsync before every acknowledgement; `os`: leave it to the system (Kafka's way). Default: sync. */
   readonly 'flush.mode': 'sync' | 'os';
-  /** The largest batch. Default: 1 MiB. */
+  /** The largest batch, 1 KiB to 8 MiB. Default: 1 MiB. */
   readonly 'message.max.bytes': number;
   /** Default: 1 GiB. */
   readonly 'log.segment.bytes': number;

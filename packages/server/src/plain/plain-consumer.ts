@@ -30,6 +30,7 @@ import {
 } from '@relevo/rpc/gen/client/fetch';
 import { recordHeader } from '@relevo/rpc/gen/client/produce';
 import type { Transport } from '@relevo/base/ports';
+import { inMessages } from './consumed-messages.ts';
 import type { LeaderCalls } from './leader-calls.ts';
 
 const FETCH_WAIT_MS = 2000;
@@ -255,9 +256,15 @@ export class PlainConsumer {
     const left = maxRecords === 0 ? records.length : maxRecords - this.#sent;
     const some = records.slice(0, Math.max(0, left));
     if (this.#ended) return;
-    if (some.length > 0) {
-      this.#sent += some.length;
-      if (!this.#stream.send(consumedRecords({ records: some }))) this.#blocked = true;
+    const name = partitionName(this.#topic.name, position.partition);
+    const { messages, tooLarge } = inMessages(some, name);
+    for (const message of messages) {
+      this.#sent += message.length;
+      if (!this.#stream.send(consumedRecords({ records: message }))) this.#blocked = true;
+    }
+    if (tooLarge !== undefined) {
+      this.#end(tooLarge);
+      return;
     }
     // What comes before the damage is sent all the same, and may be all that is wanted.
     if (damage !== undefined && !this.#isDone()) throw damage;
