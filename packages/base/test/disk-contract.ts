@@ -160,6 +160,16 @@ function fileContract(on: On): void {
 }
 
 function directoryContract(on: On): void {
+  on('names have up to 255 bytes', (disk, root) => {
+    const most = 'x'.repeat(255);
+    disk.makeDirectory(`${root}/${most}`);
+    disk.open(`${root}/${most}/${most}`, 'create').close();
+    expect(codeOf(() => disk.makeDirectory(`${root}/${most}y`))).toBe('IO');
+    expect(codeOf(() => disk.open(`${root}/${most}y`, 'create'))).toBe('IO');
+    expect(codeOf(() => disk.rename(`${root}/${most}`, `${root}/${most}y`))).toBe('IO');
+    expect(disk.list(root).map(({ name }) => name)).toEqual([most]);
+  });
+
   on('directories are made with their parents and listed sorted by name', (disk, root) => {
     disk.makeDirectory(`${root}/x/y/z`);
     disk.makeDirectory(`${root}/x/y/z`);

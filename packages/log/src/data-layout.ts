@@ -2,7 +2,8 @@
  * The layout of a data directory, and how an older one is taken over.
  *
  *     layout 1   the quorum's files lay in `__cluster_metadata-0`, among the directories of partitions
- *     layout 2   they lie in `quorum`, a name that no partition's directory can have
+ *     layout 2   they lie in `quorum`, a name that no partition's directory can have, and directories of
+ *                topics with long names are called otherwise (`partition-directory.ts`)
  *
  * A take-over first writes the new version into `meta.properties`, so that a program that knows layout 1
  * only does not begin an empty quorum's log beside the moved one. Then it renames, and syncs the data
@@ -11,11 +12,12 @@
  */
 import { QUORUM_LOG_ID } from '@relevo/base/ids';
 import type { Disk, Logger } from '@relevo/base/ports';
-import { QUORUM_DIRECTORY } from './file-names.ts';
+import { QUORUM_DIRECTORY, parsePartitionName } from './file-names.ts';
 import { LogError } from './log-error.ts';
 import { writeMetaProperties } from './meta-properties.ts';
 import type { FoundProperties } from './meta-properties.ts';
-import { readTopicId } from './partition-metadata.ts';
+import { isOrdinaryTopic, partitionDirectory } from './partition-directory.ts';
+import { readTopicId, replaceMetadataNow } from './partition-metadata.ts';
 
 /** The quorum's directory in layout 1. */
 const OLD_QUORUM_DIRECTORY = '__cluster_metadata-0';
@@ -24,6 +26,8 @@ const QUORUM_FILE = /^quorum-state$|\.checkpoint$/;
 interface Move {
   readonly from: string;
   readonly to: string;
+  /** Of a partition. */
+  readonly topic?: string;
 }
 
 /**
@@ -40,7 +44,14 @@ export function takeOverLayout(
   for (const move of moves) refuseTaken(disk, root, move);
   if (found.isOldLayout) writeMetaProperties(disk, root, found);
   if (moves.length === 0) return;
-  for (const { from, to } of moves) disk.rename(`${root}/${from}`, `${root}/${to}`);
+  for (const { from, to, topic } of moves) {
+    const topicId = readTopicId(disk, `${root}/${from}`);
+    // The topic's name is written down before the directory's name ceases to tell it.
+    if (topic !== undefined && topicId !== undefined) {
+      replaceMetadataNow(disk, `${root}/${from}`, { topicId, topic });
+    }
+    disk.rename(`${root}/${from}`, `${root}/${to}`);
+  }
   disk.syncDirectoryNow(root);
   logger.info('the data directory was brought to the present layout', {
     directory: root,
@@ -52,6 +63,12 @@ function movesOf(disk: Disk, root: string): Move[] {
   const moves: Move[] = [];
   if (isOldQuorum(disk, `${root}/${OLD_QUORUM_DIRECTORY}`)) {
     moves.push({ from: OLD_QUORUM_DIRECTORY, to: QUORUM_DIRECTORY });
+  }
+  for (const { name, directory } of disk.list(root)) {
+    const parsed = directory ? parsePartitionName(name) : undefined;
+    if (parsed === undefined || isOrdinaryTopic(parsed.topic)) continue;
+    const { topic, partition } = parsed;
+    moves.push({ from: name, to: partitionDirectory(topic, partition), topic });
   }
   return moves;
 }

@@ -28,6 +28,7 @@ import {
 } from './file-names.ts';
 import { GroupCommit } from './group-commit.ts';
 import { decodeOffsets } from './offset-checkpoint.ts';
+import { deletedDirectory, identifyPartition, partitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 
 /** In a data directory in which a log has held records. */
@@ -123,16 +124,23 @@ export function lostLogs(disk: Disk, root: string): LostLog[] {
   const lost: LostLog[] = [];
   for (const [name, topicId] of readNotes(disk, root).notes) {
     const parsed = parsePartitionName(name);
+    if (parsed === undefined) continue;
+    const directory = partitionDirectory(parsed.topic, parsed.partition);
+    const beginning = deletedDirectory(directory, undefined).slice(0, -DELETED_SUFFIX.length);
     const isDeleted = directories.some(
-      (each) => each.name.startsWith(`${name}.`) && each.name.endsWith(DELETED_SUFFIX),
+      (each) => each.name.startsWith(beginning) && each.name.endsWith(DELETED_SUFFIX),
     );
-    const isThere = directories.some((each) => each.name === name);
-    if (parsed === undefined || isDeleted) continue;
-    if (isThere && !isEmpty(disk, `${root}/${name}`)) continue;
+    if (isDeleted) continue;
+    const isThere = directories.some((each) => each.name === directory);
+    if (isThere && !isEmpty(disk, `${root}/${directory}`)) continue;
     lost.push({ name, ...parsed, topicId, recoveryPoint: recoveryPoints.get(name) });
   }
   return lost.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
+
+/** The names of all logs that the data directory's files tell of. */
+export const knownLogs = (disk: Disk, root: string): ReadonlySet<string> =>
+  new Set([...readNotes(disk, root).notes.keys(), ...readRecoveryPoints(disk, root).keys()]);
 
 /** Nothing of a log is in the directory. */
 const isEmpty = (disk: Disk, directory: string): boolean =>
@@ -141,8 +149,11 @@ const isEmpty = (disk: Disk, directory: string): boolean =>
 /** The log in `directory` is noted in the data directory around it, if that is one. */
 export function isNotedDurable(disk: Disk, directory: string): boolean {
   const slash = directory.lastIndexOf('/');
-  const bytes = readFile(disk, `${directory.slice(0, slash)}/${DURABLE_LOGS_FILE}`);
-  return decodeNotes(bytes)?.has(directory.slice(slash + 1)) === true;
+  const root = directory.slice(0, slash);
+  const notes = decodeNotes(readFile(disk, `${root}/${DURABLE_LOGS_FILE}`));
+  if (notes === undefined) return false;
+  const found = identifyPartition(disk, root, directory.slice(slash + 1), notes.keys());
+  return found !== undefined && notes.has(found.name);
 }
 
 interface Notes {
@@ -156,7 +167,10 @@ function readNotes(disk: Disk, root: string): Notes {
   if (written !== undefined) return { notes: written, isWritten: true };
   const notes = new Map<string, Uuid | undefined>();
   for (const [name, offset] of readRecoveryPoints(disk, root)) {
-    if (offset > 0) notes.set(name, readTopicId(disk, `${root}/${name}`));
+    const parsed = offset > 0 ? parsePartitionName(name) : undefined;
+    if (parsed === undefined) continue;
+    const directory = partitionDirectory(parsed.topic, parsed.partition);
+    notes.set(name, readTopicId(disk, `${root}/${directory}`));
   }
   return { notes, isWritten: false };
 }

@@ -10,6 +10,8 @@ export const TIME_INDEX_SUFFIX = '.timeindex';
 export const SNAPSHOT_SUFFIX = '.snapshot';
 /** Renamed to be removed; whatever bears it is removed at start. */
 export const DELETED_SUFFIX = '.deleted';
+/** A directory that is kept for people to look at. */
+export const SET_ASIDE_SUFFIX = '.set-aside';
 /** Being written; what bears it was never completed. */
 export const TEMPORARY_SUFFIX = '.tmp';
 /**
@@ -26,7 +28,7 @@ export const TRUNCATION_FILE = 'truncation-checkpoint';
 
 const OFFSET_DIGITS = 20;
 const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot)$/;
-const PARTITION_NAME = /^([A-Za-z0-9._-]{1,249})-(\d{1,10})$/;
+const PARTITION_NAME = /^([A-Za-z0-9._-]{1,249})-(0|[1-9]\d{0,9})$/;
 
 /** `00000000000000000042.log` */
 export const offsetFileName = (offset: number, suffix: string): string =>
@@ -43,7 +45,7 @@ export function parseOffsetFileName(
   return { offset: offset as Offset, suffix: match[2] ?? '' };
 }
 
-/** Topic and partition of a directory's name, or undefined when it is no partition's. */
+/** Topic and partition of a partition's name, or undefined for any other text. */
 export function parsePartitionName(
   name: string,
 ): { readonly topic: string; readonly partition: number } | undefined {

@@ -20,7 +20,7 @@ import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
 import { replaceFileDurably } from './checkpoint-file.ts';
 import { takeOverLayout } from './data-layout.ts';
-import { DurableLogs, lostLogs } from './durable-logs.ts';
+import { DurableLogs, knownLogs, lostLogs } from './durable-logs.ts';
 import type { LostLog } from './durable-logs.ts';
 import {
   DELETED_SUFFIX,
@@ -35,6 +35,13 @@ import { LogError } from './log-error.ts';
 import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
 import { OffsetCheckpoint } from './offset-checkpoint.ts';
 import type { PartitionOffsets } from './offset-checkpoint.ts';
+import {
+  deletedDirectory,
+  identifyPartition,
+  isOrdinaryTopic,
+  partitionDirectory,
+} from './partition-directory.ts';
+import type { PartitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 import { PartitionLog } from './partition-log.ts';
 import { WriteCount } from './recent-writes.ts';
@@ -69,16 +76,6 @@ export interface LogDirectoryDeps {
   readonly logger: Logger;
   readonly clock: Pick<Clock, 'monotonicMs'>;
   readonly codecs?: Decompressor;
-}
-
-/** A partition's directory as it was found. */
-export interface PartitionDirectory {
-  /** `orders-3` */
-  readonly name: string;
-  readonly topic: string;
-  readonly partition: number;
-  /** Undefined: it has no intact metadata, so nothing in it was ever synced. */
-  readonly topicId: Uuid | undefined;
 }
 
 export interface OpenLogOptions {
@@ -173,7 +170,11 @@ export class LogDirectory {
     const { topic, partition, onOffline, ...rest } = options;
     const name = partitionName(topic, partition);
     if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open already`);
-    const directory = `${this.root}/${name}`;
+    if (parsePartitionName(name) === undefined) {
+      const message = `"${topic}" cannot be the name of a topic: it has no log in ${this.root}`;
+      throw new LogError('foreign', message);
+    }
+    const directory = this.pathOf(name);
     const heldRecords = this.#durableLogs.has(name, options.topicId);
     if (!heldRecords && !this.#deps.disk.exists(directory)) this.#forget(name);
     this.#outOfOrder.add(name);
@@ -182,6 +183,7 @@ export class LogDirectory {
       {
         ...rest,
         directory,
+        topic: isOrdinaryTopic(topic) ? undefined : topic,
         cleanShutdown: this.wasCleanShutdown,
         heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),
@@ -215,10 +217,17 @@ export class LogDirectory {
     this.#outOfOrder.delete(name);
     const struck = this.#durableLogs.strike(name);
     try {
-      if (!this.#deps.disk.exists(`${this.root}/${name}`)) this.#forget(name);
+      if (!this.#deps.disk.exists(this.pathOf(name))) this.#forget(name);
     } finally {
       await struck;
     }
+  }
+
+  /** The directory of the partition of that name, whether it is there or not. */
+  pathOf(name: string): string {
+    const parsed = parsePartitionName(name);
+    if (parsed === undefined) throw new RangeError(`"${name}" is no name of a partition`);
+    return `${this.root}/${partitionDirectory(parsed.topic, parsed.partition)}`;
   }
 
   /** The log, if it is open. */
@@ -249,11 +258,13 @@ export class LogDirectory {
     }
     if (parsePartitionName(name) === undefined) return;
     const { disk } = this.#deps;
-    const directory = `${this.root}/${name}`;
+    const directory = this.pathOf(name);
     if (disk.exists(directory)) {
-      disk.rename(directory, directory + DELETED_SUFFIX);
+      const deleted = deletedDirectory(directory, readTopicId(disk, directory));
+      disk.removeTree(deleted);
+      disk.rename(directory, deleted);
       await disk.syncDirectory(this.root);
-      disk.removeTree(directory + DELETED_SUFFIX);
+      disk.removeTree(deleted);
     }
     await this.#durableLogs.strike(name);
   }
@@ -410,12 +421,12 @@ function sweep(root: string, disk: Disk): void {
 /** The partitions' directories. */
 function takeStock(root: string, disk: Disk): PartitionDirectory[] {
   const found: PartitionDirectory[] = [];
+  const known = knownLogs(disk, root);
   for (const { name, directory } of disk.list(root)) {
-    const parsed = parsePartitionName(name);
-    if (!directory || parsed === undefined) continue;
-    const topicId = readTopicId(disk, `${root}/${name}`);
-    const isLog = topicId !== undefined || holdsSegments(disk, `${root}/${name}`);
-    if (isLog) found.push({ name, ...parsed, topicId });
+    const partition = directory ? identifyPartition(disk, root, name, known) : undefined;
+    if (partition === undefined) continue;
+    const isLog = partition.topicId !== undefined || holdsSegments(disk, `${root}/${name}`);
+    if (isLog) found.push(partition);
   }
   return found;
 }

@@ -15,7 +15,6 @@ import { DiskError } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
-import { DELETED_SUFFIX } from './file-names.ts';
 import { EpochFile } from './epoch-file.ts';
 import { checkFollowerBatches, segmentRuns } from './follower-batches.ts';
 import { GroupCommit } from './group-commit.ts';
@@ -33,6 +32,7 @@ import type {
   PartitionLogOptions,
   SegmentInfo,
 } from './log-types.ts';
+import { deletedDirectory } from './partition-directory.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
 import { duplicateOf } from './producer-state.ts';
@@ -572,7 +572,7 @@ export class PartitionLog {
   /** Removes the log with all its files. Its directory's name is free when this returns. */
   delete(): Promise<void> {
     this.#health.close();
-    const deleted = `${this.directory}.${this.topicId}${DELETED_SUFFIX}`;
+    const deleted = deletedDirectory(this.directory, this.topicId);
     this.#deps.disk.removeTree(deleted);
     this.#deps.disk.rename(this.directory, deleted);
     return this.#removeAll(deleted);

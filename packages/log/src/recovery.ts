@@ -41,6 +41,8 @@ import { judgeTail } from './torn-tail.ts';
 export interface RecoveryOptions {
   readonly directory: string;
   readonly topicId: Uuid;
+  /** To be kept in `partition.metadata`, where the directory's name does not tell it. */
+  readonly topic?: string | undefined;
   readonly config: LogConfig;
   /** The broker stopped in order: every log was closed. */
   readonly cleanShutdown: boolean;
@@ -135,9 +137,9 @@ class Recovery {
   // ----------------------------------------------------------------------------- a new log
 
   #create(): RecoveredLog {
-    const { directory, topicId, logStartOffset } = this.#options;
+    const { directory, topicId, topic, logStartOffset } = this.#options;
     this.#deps.disk.makeDirectory(directory);
-    writeTopicId(this.#deps.disk, directory, topicId);
+    writeTopicId(this.#deps.disk, directory, topicId, topic);
     const segment = this.#segment(logStartOffset ?? ZERO);
     segment.create();
     return this.#result([segment], false, logStartOffset ?? ZERO);

@@ -32,6 +32,7 @@ import type { LostLog } from './durable-logs.ts';
 import { LeaderEpochCache } from './leader-epoch-cache.ts';
 import { decodeOffsets } from './offset-checkpoint.ts';
 import { OffsetIndex } from './offset-index.ts';
+import { identifyPartition, partitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 import { decodeSnapshot } from './producer-snapshot.ts';
 import { loweredRecoveryPoint } from './recovery-point.ts';
@@ -79,8 +80,10 @@ export interface StoredBatch {
 /** What the data directory's checkpoint, and the log's own file, say of the log in `directory`. */
 export function recoveryPointOf(disk: Disk, directory: string): Offset | undefined {
   const slash = directory.lastIndexOf('/');
-  const bytes = readFile(disk, `${directory.slice(0, slash)}/${RECOVERY_POINTS_FILE}`);
-  const stated = decodeOffsets(bytes)?.get(directory.slice(slash + 1));
+  const root = directory.slice(0, slash);
+  const points = decodeOffsets(readFile(disk, `${root}/${RECOVERY_POINTS_FILE}`));
+  const found = identifyPartition(disk, root, directory.slice(slash + 1), points?.keys());
+  const stated = found && points?.get(found.name);
   if (stated === undefined || !disk.exists(`${directory}/${TRUNCATION_FILE}`)) return stated;
   return Math.min(stated, loweredRecoveryPoint(disk, directory)) as Offset;
 }
@@ -140,7 +143,7 @@ export interface VerifyOptions {
 
 /** The report on a log that is gone; `root` is its data directory. */
 export function reportOfLost(root: string, log: LostLog): LogReport {
-  const directory = `${root}/${log.name}`;
+  const directory = `${root}/${partitionDirectory(log.topic, log.partition)}`;
   const held =
     log.recoveryPoint === undefined || log.recoveryPoint === 0
       ? 'records in it were synced'

@@ -4,6 +4,7 @@ import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
 import { QUORUM_LOG_ID, brokerId, uuid } from '@relevo/base/ids';
 import type { Disk } from '@relevo/base/ports';
 import { LogDirectory } from '@relevo/log/log-directory';
+import { identifyPartition, partitionDirectory } from '@relevo/log/partition-directory';
 import { writeTopicId } from '@relevo/log/partition-metadata';
 import { crc32c } from '@relevo/record/crc32c';
 import { Prng } from '@relevo/simulation/prng';
@@ -27,6 +28,8 @@ function write(disk: Disk, path: string, text: string): void {
   file.close();
 }
 
+const LONG = `orders.${'x'.repeat(200)}`;
+
 /** All of it durable, as an older version left it. */
 function oldDirectory(disk: Disk): void {
   disk.makeDirectory('/data');
@@ -38,6 +41,12 @@ function oldDirectory(disk: Disk): void {
   write(disk, '/data/__cluster_metadata-0/quorum-state', 'the state');
   write(disk, '/data/__cluster_metadata-0/00000000000000000000.log', 'the log');
   disk.syncDirectoryNow('/data/__cluster_metadata-0');
+  for (const name of [`${LONG}-7`, 'orders-0']) {
+    disk.makeDirectory(`/data/${name}`);
+    write(disk, `/data/${name}/partition.metadata`, `version: 0\ntopic_id: ${OTHER_TOPIC_ID}`);
+    write(disk, `/data/${name}/00000000000000000000.log`, name);
+    disk.syncDirectoryNow(`/data/${name}`);
+  }
   disk.syncDirectoryNow('/data');
 }
 
@@ -70,7 +79,8 @@ describe('a data directory whose quorum lies among the partitions', () => {
     oldDirectory(disk.port());
     const logger = recordingLogger();
     const directory = open(disk.port(), logger);
-    expect(directory.partitions).toEqual([]);
+    const partitions = directory.partitions.map(({ topic, partition }) => `${topic}-${partition}`);
+    expect(partitions.sort()).toEqual(['orders-0', `${LONG}-7`]);
     const files = disk.port().list('/data/quorum');
     expect(files.map(({ name }) => name)).toContain('quorum-state');
     expect(disk.port().exists('/data/__cluster_metadata-0')).toBe(false);
@@ -100,6 +110,13 @@ describe('a data directory whose quorum lies among the partitions', () => {
         expect(utf8Decode(disk.contents('/data/quorum/quorum-state'))).toBe('the state');
         const log = '/data/quorum/00000000000000000000.log';
         expect(utf8Decode(disk.contents(log))).toBe('the log');
+        for (const [topic, partition] of [['orders', 0] as const, [LONG, 7] as const]) {
+          const directory = partitionDirectory(topic, partition);
+          const path = `/data/${directory}/00000000000000000000.log`;
+          expect(utf8Decode(disk.contents(path))).toBe(`${topic}-${partition}`);
+          const found = identifyPartition(disk.port(), '/data', directory);
+          expect(found).toMatchObject({ topic, partition, topicId: OTHER_TOPIC_ID });
+        }
         expect(utf8Decode(disk.contents('/data/meta.properties'))).toMatch(/^version=2\n/);
       }
     }
@@ -125,6 +142,8 @@ describe('a data directory whose quorum lies among the partitions', () => {
   test('gets its mark of a clean shutdown after a crash, when all partitions were closed', async () => {
     const disk = newDisk();
     oldDirectory(disk.port());
+    disk.port().removeTree('/data/orders-0');
+    disk.port().removeTree(`/data/${LONG}-7`);
     await open(disk.port()).close(new Map());
     expect(open(disk.port()).wasCleanShutdown).toBe(true);
   });

@@ -231,6 +231,7 @@ describe('names', () => {
   test('a partition’s directory is its topic and number', () => {
     expect(parsePartitionName('my-topic-12')).toEqual({ topic: 'my-topic', partition: 12 });
     expect(parsePartitionName('orders')).toBeUndefined();
+    expect(parsePartitionName('orders-03')).toBeUndefined();
     expect(parsePartitionName('orders-3.AAAA.deleted')).toBeUndefined();
   });
 });

@@ -397,7 +397,7 @@ describe('what is in the directory', () => {
     disk.port().makeDirectory('/data/raft-0');
     disk.port().makeDirectory('/data/old-1.AAAAAAAAAAAAAAAAAAAAAA.deleted/x');
     await directory.close(new Map());
-    expect(open(disk).partitions).toEqual([
+    expect(open(disk).partitions).toMatchObject([
       { name: 'my-topic-3', topic: 'my-topic', partition: 3, topicId: OTHER_TOPIC_ID },
       { name: 'orders-0', topic: 'orders', partition: 0, topicId: TOPIC_ID },
     ]);

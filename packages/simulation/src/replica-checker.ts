@@ -1,6 +1,9 @@
 /** Reads partition logs straight from simulated disks and holds the replicas against each other (P1). */
+import { assert } from '@relevo/base/assert';
 import { bytesEqual, concatBytes } from '@relevo/base/bytes';
 import { partitionName } from '@relevo/base/ids';
+import { parsePartitionName } from '@relevo/log/file-names';
+import { partitionDirectory } from '@relevo/log/partition-directory';
 import { partsOf } from './simulated-disk.ts';
 import type { SimulatedDisk } from './simulated-disk.ts';
 
@@ -17,10 +20,16 @@ interface StoredBatch {
 
 /** The whole batches of a partition on one disk, in order; a torn tail is left out. */
 export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string): StoredBatch[] {
-  const directory = `${dataDir}/${name}`;
+  const directory = directoryOf(dataDir, name);
   if (disk.lookup(directory) === undefined) return [];
   const files = disk.list(directory).filter((entry) => entry.name.endsWith('.log'));
   return batchesIn(concatBytes(files.map((entry) => disk.contents(`${directory}/${entry.name}`))));
+}
+
+function directoryOf(dataDir: string, name: string): string {
+  const parsed = parsePartitionName(name);
+  assert(parsed !== undefined, 'a log has the name of a partition', { name });
+  return `${dataDir}/${partitionDirectory(parsed.topic, parsed.partition)}`;
 }
 
 function batchesIn(bytes: Uint8Array): StoredBatch[] {
@@ -39,7 +48,7 @@ function batchesIn(bytes: Uint8Array): StoredBatch[] {
 
 /** The offset after the last whole batch that a power cut could not take from this disk. */
 export function durableEnd(disk: SimulatedDisk, dataDir: string, name: string): number {
-  const directory = disk.image.durable(partsOf(`${dataDir}/${name}`));
+  const directory = disk.image.durable(partsOf(directoryOf(dataDir, name)));
   if (directory?.kind !== 'directory') return 0;
   let end = 0;
   for (const [fileName, node] of [...directory.durable].sort(([a], [b]) => (a < b ? -1 : 1))) {

@@ -3,7 +3,7 @@ import { assert } from '@relevo/base/assert';
 import { DiskError } from '@relevo/base/ports';
 import type { DirectoryEntry, Disk, DiskFile } from '@relevo/base/ports';
 import { DirectoryNode, FileNode } from './disk-image.ts';
-import { missing, partsOf } from './simulated-disk.ts';
+import { checkName, missing, partsOf } from './simulated-disk.ts';
 import type { SimulatedDisk } from './simulated-disk.ts';
 import type { EventOwner } from './scheduler.ts';
 
@@ -57,6 +57,7 @@ export class SimulatedDiskPort implements Disk {
       let node = directory.visible.get(name);
       if (node?.kind === 'file') throw new DiskError('EXISTS', path, `${name} is a file`);
       if (node === undefined) {
+        checkName(path, name);
         node = new DirectoryNode();
         this.#disk.image.rename([{ directory, name, node }]);
       }

@@ -4,6 +4,7 @@
  * still has it); a power cut is `crash`. Latencies, errors, failed syncs, a full and a hung disk are
  * switched on from outside.
  */
+import { utf8Encode } from '@relevo/base/bytes';
 import { DiskError } from '@relevo/base/ports';
 import type { DirectoryEntry, Disk, DiskErrorCode } from '@relevo/base/ports';
 import { DirectoryNode, DiskImage } from './disk-image.ts';
@@ -197,6 +198,7 @@ export class SimulatedDisk {
     const parts = partsOf(path);
     const name = parts.pop();
     if (name === undefined) throw new DiskError('DENIED', path, 'the root has no name to change');
+    checkName(path, name);
     return { directory: this.directory(`/${parts.join('/')}`), name };
   }
 
@@ -301,6 +303,16 @@ export class SimulatedDisk {
 
 export const partsOf = (path: string): string[] =>
   path.split('/').filter((part) => part !== '' && part !== '.');
+
+/** What the usual file systems take. */
+const NAME_BYTES_MAX = 255;
+
+/** For a name that is to be made. */
+export function checkName(path: string, name: string): void {
+  const { length } = utf8Encode(name);
+  if (length <= NAME_BYTES_MAX) return;
+  throw new DiskError('IO', path, `a name in ${path} has ${length} bytes: ENAMETOOLONG`);
+}
 
 export const missing = (path: string): DiskError =>
   new DiskError('NOT_FOUND', path, `${path} does not exist`);

@@ -3,7 +3,7 @@
  * only read.
  */
 import { existsSync } from 'node:fs';
-import { basename, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { Command } from 'commander';
 import { messageOf } from '@relevo/base/errors';
 import type { Disk } from '@relevo/base/ports';
@@ -13,8 +13,8 @@ import {
   QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
   offsetFileName,
-  parsePartitionName,
 } from '@relevo/log/file-names';
+import { identifyPartition, isPartitionDirectory } from '@relevo/log/partition-directory';
 import {
   recoveryPointOf,
   reportOfLost,
@@ -86,7 +86,7 @@ function findLogs(disk: Disk, directory: string): Found {
   const look = (path: string, depth: number): void => {
     const entries = disk.list(path);
     const name = basename(path);
-    const isNamedSo = name === QUORUM_DIRECTORY || parsePartitionName(name) !== undefined;
+    const isNamedSo = name === QUORUM_DIRECTORY || isPartitionDirectory(name);
     // `broker-1`, which `relevo start` makes, could be the name of a partition too.
     if (isNamedSo && (segmentBases(disk, path).length > 0 || entries.some(isMetadata))) {
       found.push(path);
@@ -206,8 +206,10 @@ async function dump(
       if (left === 0 || !out.open) break;
       context.signal.throwIfAborted();
       left--;
-      if ('header' in item) await showBatch(context, log, item, options.records === true);
-      else showEnd(context, log, item);
+      if ('header' in item) {
+        const records = options.records === true ? await recordsOf(disk, path, item) : undefined;
+        showBatch(context, log, item, records);
+      } else showEnd(context, log, item);
       if ('header' in item ? item.error !== undefined : true) damages++;
     }
   }
@@ -243,16 +245,18 @@ function* batchesOf(disk: Disk, path: string, from: number): Generator<StoredBat
   }
 }
 
-async function showBatch(
+type JsonRecord = Readonly<Record<string, unknown>>;
+
+/** `records`: undefined where they are not asked for. */
+function showBatch(
   { out }: CommandContext,
   log: string,
   batch: StoredBatch,
-  withRecords: boolean,
-): Promise<void> {
+  records: readonly JsonRecord[] | undefined,
+): void {
   const { header, error } = batch;
-  const records = withRecords && error === undefined ? await recordsOf(batch, log) : [];
   if (out.json) {
-    out.line(JSON.stringify({ ...batchJson(log, batch), ...(withRecords && { records }) }));
+    out.line(JSON.stringify({ ...batchJson(log, batch), ...(records && { records }) }));
     return;
   }
   const producer =
@@ -271,7 +275,7 @@ async function showBatch(
       `${header.sizeInBytes} bytes at ${batch.position} of ${basename(batch.path)}  ` +
       (error === undefined ? 'crc ok' : `DAMAGED: ${error.message}`),
   );
-  for (const record of records) out.line(`  ${JSON.stringify(record)}`);
+  for (const record of records ?? []) out.line(`  ${JSON.stringify(record)}`);
 }
 
 const batchJson = (log: string, batch: StoredBatch): Readonly<Record<string, unknown>> => {
@@ -299,11 +303,16 @@ const batchJson = (log: string, batch: StoredBatch): Readonly<Record<string, unk
   };
 };
 
+/** None of a batch that is damaged. */
 async function recordsOf(
-  { bytes }: StoredBatch,
-  log: string,
-): Promise<Readonly<Record<string, unknown>>[]> {
-  const { topic, partition } = parsePartitionName(basename(log)) ?? { topic: log, partition: 0 };
+  disk: Disk,
+  path: string,
+  { bytes, error }: StoredBatch,
+): Promise<JsonRecord[]> {
+  if (error !== undefined) return [];
+  const name = basename(path);
+  const found = identifyPartition(disk, dirname(path), name);
+  const { topic, partition } = found ?? { topic: name, partition: 0 };
   const records = await unpackRecords(bytes, 0, codecs, UNPACKED_BYTES_MAX);
   return records.map(({ offset, timestamp, key, value, headers }) =>
     recordJson({ topic, partition, offset, timestamp, key, value, headers }),

@@ -31,6 +31,8 @@ import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
 import type { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
+import { setAsideDirectory } from '@relevo/log/partition-directory';
+import { readTopicId } from '@relevo/log/partition-metadata';
 import { Partition } from './partition.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -269,9 +271,9 @@ export class Reconciler {
   /** Renames the directory of a log that is not open, durably. */
   setAside(name: string, why: string): void {
     const { disk, directory, clock, logger } = this.#deps;
-    const from = `${directory.root}/${name}`;
+    const from = directory.pathOf(name);
     if (!disk.exists(from)) return;
-    const to = `${from}.${clock.wallMs()}.set-aside`;
+    const to = setAsideDirectory(from, readTopicId(disk, from), clock.wallMs());
     disk.rename(from, to);
     disk.syncDirectoryNow(directory.root);
     logger.warn('a partition directory was set aside', { from, to, why });
