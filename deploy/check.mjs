@@ -16,7 +16,17 @@ const STEPS = {
   types: () => tool('tsc', '-b'),
   /** Bugs, floating promises, and what the layers may not touch (.oxlintrc.json). */
   lint: () => tool('oxlint', '--type-aware', '--report-unused-disable-directives'),
-  format: () => tool('prettier', '--check', '--log-level', 'warn', '.'),
+  format: () =>
+    tool(
+      'prettier',
+      '--check',
+      '--cache',
+      '--cache-strategy',
+      'content',
+      '--log-level',
+      'warn',
+      '.',
+    ),
   /** Unused files, exports and dependencies (knip.json). */
   dead: () => tool('knip', '--no-progress', '--no-config-hints'),
   /** The generated code is what the generator gives today. */

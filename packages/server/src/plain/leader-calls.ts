@@ -43,6 +43,12 @@ export class LeaderCalls<Request extends Correlated, Response extends Correlated
     });
   }
 
+  /** The connection to a broker, for other calls to it: it is closed when the stream on it ends. */
+  channel(address: string): Channel {
+    if (this.#closed) throw stopping();
+    return (this.#lines.get(address) ?? this.#open(address)).channel;
+  }
+
   close(): void {
     this.#closed = true;
     for (const [address, line] of this.#lines) {

@@ -1,6 +1,6 @@
 /**
- * One `Consume` call: fetches from the leaders of its partitions, one request under way per partition,
- * and sends what it decodes. It fetches no faster than the caller takes.
+ * One `Consume` call: fetches from the leaders of its partitions, one want under way for each, and sends
+ * what it decodes. It fetches no faster than the caller takes.
  */
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
 import { NO_BROKER, partitionName } from '@relevo/base/ids';
@@ -18,7 +18,6 @@ import {
   FetchService as methods,
   consumedRecords,
   fetchPartition,
-  fetchRequest,
   listOffsetsPartition,
   listOffsetsRequest,
   type ConsumedRecord,
@@ -29,12 +28,10 @@ import {
   type FetchResponse,
 } from '@relevo/rpc/gen/client/fetch';
 import { recordHeader } from '@relevo/rpc/gen/client/produce';
-import type { Transport } from '@relevo/base/ports';
 import { inMessages } from './consumed-messages.ts';
 import type { LeaderCalls } from './leader-calls.ts';
+import type { LeaderFetches } from './leader-fetches.ts';
 
-const FETCH_WAIT_MS = 2000;
-const FETCH_BYTES = 1024 * 1024;
 const PARTITION_BYTES = 256 * 1024;
 const LOOKUP_DEADLINE_MS = 5000;
 const RETRY = { initialMs: 20, maxMs: 500, factor: 2, jitter: 0.2 };
@@ -44,9 +41,9 @@ const LATEST = -1;
 export interface PlainConsumerDeps {
   readonly timers: Timers;
   readonly random: Random;
-  readonly transport: Transport;
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
+  readonly fetches: LeaderFetches;
   readonly image: () => ClusterImage;
 }
 
@@ -146,22 +143,30 @@ export class PlainConsumer {
   }
 
   async #ask(address: string, positions: readonly Position[]): Promise<void> {
+    const lookUp = positions.filter((position) => this.#needsLookUp(position));
     try {
-      const lookUp = positions.filter((position) => this.#needsLookUp(position));
       if (lookUp.length > 0) await this.#lookUp(address, lookUp);
-      const known = positions.filter((position) => !this.#needsLookUp(position));
-      const open = known.filter((position) => !this.#isAtEnd(position));
-      if (open.length > 0) await this.#fetch(address, open);
-      const unknown = positions.filter((position) => this.#needsLookUp(position));
-      for (const position of known) position.busy = false;
-      if (unknown.length > 0) this.#later(unknown);
-      this.#go();
     } catch (error) {
-      if (error instanceof RelevoError) this.#fail(error);
-      else if (!(error instanceof RpcError)) this.#fail(asRelevoError(error));
-      else if (error.status === 'DATA_LOSS') this.#end(error);
-      else this.#later(positions);
+      this.#failedWith(error, positions);
+      return;
     }
+    if (this.#ended) return;
+    const unknown = positions.filter((position) => this.#needsLookUp(position));
+    for (const position of positions) {
+      if (unknown.includes(position)) continue;
+      if (this.#isAtEnd(position)) position.busy = false;
+      else this.#fetch(address, position);
+    }
+    if (unknown.length > 0) this.#later(unknown);
+    this.#go();
+  }
+
+  #failedWith(error: unknown, positions: readonly Position[]): void {
+    if (this.#ended) return;
+    if (error instanceof RelevoError) this.#fail(error);
+    else if (!(error instanceof RpcError)) this.#fail(asRelevoError(error));
+    else if (error.status === 'DATA_LOSS') this.#end(error);
+    else this.#later(positions);
   }
 
   #needsLookUp(position: Position): boolean {
@@ -173,7 +178,7 @@ export class PlainConsumer {
   /** Where to begin, and with `stop_at_end` where to stop. */
   async #lookUp(address: string, positions: readonly Position[]): Promise<void> {
     const { from, stopAtEnd } = this.#request;
-    const channel = this.#deps.transport.dial(address);
+    const channel = this.#deps.calls.channel(address);
     const ask = async (timestampMs: number): Promise<Map<number, number>> => {
       const { partitions } = await channel.call(
         methods.listOffsets,
@@ -198,47 +203,43 @@ export class PlainConsumer {
         }),
       );
     };
-    try {
-      const latest = await ask(LATEST);
-      const begin =
-        from.case === 'earliest' || from.case === 'timestampMs'
-          ? await ask(from.case === 'earliest' ? EARLIEST : from.value)
-          : latest;
-      for (const position of positions) {
-        const end = latest.get(position.partition);
-        const start = begin.get(position.partition);
-        if (end === undefined || start === undefined) continue;
-        // No record is so late: begin with what comes.
-        position.offset ??= start < 0 ? end : start;
-        if (stopAtEnd) position.endOffset ??= end;
-      }
-    } finally {
-      channel.close();
+    const latest = await ask(LATEST);
+    const begin =
+      from.case === 'earliest' || from.case === 'timestampMs'
+        ? await ask(from.case === 'earliest' ? EARLIEST : from.value)
+        : latest;
+    for (const position of positions) {
+      const end = latest.get(position.partition);
+      const start = begin.get(position.partition);
+      if (end === undefined || start === undefined) continue;
+      // No record is so late: begin with what comes.
+      position.offset ??= start < 0 ? end : start;
+      if (stopAtEnd) position.endOffset ??= end;
     }
   }
 
-  async #fetch(address: string, positions: readonly Position[]): Promise<void> {
-    const response = await this.#deps.calls.call(address, (correlationId) =>
-      fetchRequest({
-        correlationId,
-        maxWaitMs: FETCH_WAIT_MS,
-        minBytes: 1,
-        maxBytes: FETCH_BYTES,
-        partitions: positions.map(({ partition, offset }) =>
-          fetchPartition({
-            topicId: this.#topic.id,
-            partition,
-            leaderEpoch: -1,
-            offset: offset ?? 0,
-            maxBytes: PARTITION_BYTES,
-          }),
-        ),
-      }),
-    );
-    for (const fetched of response.partitions) {
-      const position = positions.find(({ partition }) => partition === fetched.partition);
-      if (position !== undefined) await this.#take(position, fetched);
-    }
+  /** The partitions are answered one by one, as there is something of each. */
+  #fetch(address: string, position: Position): void {
+    const failed = (error: unknown): void => this.#failedWith(error, [position]);
+    const taken = (): void => {
+      position.busy = false;
+      this.#go();
+    };
+    const at = fetchPartition({
+      topicId: this.#topic.id,
+      partition: position.partition,
+      leaderEpoch: -1,
+      offset: position.offset ?? 0,
+      maxBytes: PARTITION_BYTES,
+    });
+    this.#deps.fetches.fetch(address, at, {
+      isGone: () => this.#ended,
+      wantsEmpty: !position.isInLog,
+      fetched: (answer) => {
+        this.#take(position, answer).then(taken).catch(failed);
+      },
+      failed,
+    });
   }
 
   async #take(position: Position, fetched: FetchedPartition): Promise<void> {

@@ -7,6 +7,7 @@ import type { CompressionCodecs } from '@relevo/record/compression';
 import { FetchService, type FetchRequest, type FetchResponse } from '@relevo/rpc/gen/client/fetch';
 import { ProduceService } from '@relevo/rpc/gen/client/produce';
 import { LeaderCalls } from './leader-calls.ts';
+import { LeaderFetches } from './leader-fetches.ts';
 import { PlainConsumer } from './plain-consumer.ts';
 import { PlainProducer, type PlainProducerDeps } from './plain-producer.ts';
 
@@ -17,13 +18,15 @@ export interface PlainRecordsDeps extends PlainProducerDeps {
 export class PlainRecords {
   readonly #deps: PlainRecordsDeps;
   readonly #producer: PlainProducer;
-  readonly #fetches: LeaderCalls<FetchRequest, FetchResponse>;
+  readonly #calls: LeaderCalls<FetchRequest, FetchResponse>;
+  readonly #fetches: LeaderFetches;
   readonly #consumers = new Set<PlainConsumer>();
 
   constructor(deps: PlainRecordsDeps) {
     this.#deps = deps;
     this.#producer = new PlainProducer(deps);
-    this.#fetches = new LeaderCalls(deps.transport, FetchService.stream);
+    this.#calls = new LeaderCalls(deps.transport, FetchService.stream);
+    this.#fetches = new LeaderFetches({ timers: deps.timers, calls: this.#calls });
   }
 
   routes(): Route[] {
@@ -31,7 +34,7 @@ export class PlainRecords {
       route(ProduceService.send, (request) => this.#producer.send(request)),
       route(FetchService.consume, (request, stream) => {
         const consumer = new PlainConsumer(
-          { ...this.#deps, calls: this.#fetches },
+          { ...this.#deps, calls: this.#calls, fetches: this.#fetches },
           request,
           stream,
         );
@@ -51,6 +54,6 @@ export class PlainRecords {
   close(): void {
     for (const consumer of this.#consumers) consumer.stop();
     this.#producer.close();
-    this.#fetches.close();
+    this.#calls.close();
   }
 }

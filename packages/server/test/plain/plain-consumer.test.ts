@@ -3,12 +3,34 @@ import type { Offset } from '@relevo/base/ids';
 import type { MessageStream, RpcError } from '@relevo/base/ports';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
 import { FetchService, consumeRequest } from '@relevo/rpc/gen/client/fetch';
-import type { ConsumedRecords, ConsumeRequest } from '@relevo/rpc/gen/client/fetch';
+import type {
+  ConsumedRecords,
+  ConsumeRequest,
+  FetchRequest,
+  FetchResponse,
+} from '@relevo/rpc/gen/client/fetch';
 import { LeaderCalls } from '@relevo/server/plain/leader-calls';
+import { LeaderFetches } from '@relevo/server/plain/leader-fetches';
 import { PlainConsumer } from '@relevo/server/plain/plain-consumer';
 import { expect, test } from 'vitest';
 import type { PartitionWorld, TestClient } from '../partitions/partition-world.ts';
 import { withOrders } from './plain-world.ts';
+
+/** A stream to a caller that takes all at once. */
+const streamInto = (
+  values: string[],
+  onEnd: (error: RpcError | undefined) => void = () => undefined,
+): MessageStream<ConsumedRecords> => ({
+  send: ({ records }) => {
+    values.push(...records.map(({ value }) => utf8Decode(value ?? new Uint8Array(0))));
+    return true;
+  },
+  queuedBytes: () => 0,
+  end: () => onEnd(undefined),
+  cancel: onEnd,
+  pause: () => undefined,
+  resume: () => undefined,
+});
 
 /** What a call gave until it ended. */
 async function consume(
@@ -19,23 +41,14 @@ async function consume(
   const values: string[] = [];
   let ended = false;
   let failure: RpcError | undefined;
-  const stream: MessageStream<ConsumedRecords> = {
-    send: ({ records }) => {
-      values.push(...records.map(({ value }) => utf8Decode(value ?? new Uint8Array(0))));
-      return true;
-    },
-    queuedBytes: () => 0,
-    end: () => (ended = true),
-    cancel: (error) => {
-      failure = error;
-      ended = true;
-    },
-    pause: () => undefined,
-    resume: () => undefined,
-  };
+  const stream = streamInto(values, (error) => {
+    failure = error;
+    ended = true;
+  });
   const calls = new LeaderCalls(ports.transport, FetchService.stream);
+  const fetches = new LeaderFetches({ timers: ports.timers, calls });
   const consumer = new PlainConsumer(
-    { ...ports, codecs: simulatedCodecs, calls, image: () => world.image },
+    { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image },
     consumeRequest({
       topic: 'orders',
       from: { case: 'earliest', value: true },
@@ -100,4 +113,72 @@ test('an offset that is not in the log is refused with the bounds of the log', (
     expect(atEnd).toEqual({ values: [], error: undefined });
     const before = await consume(world, client, { from: { case: 'offset', value: 2 } });
     expect(before).toEqual({ values: ['c'], error: undefined });
+  }));
+
+class CountedCalls extends LeaderCalls<FetchRequest, FetchResponse> {
+  count = 0;
+
+  override call(
+    address: string,
+    request: (correlationId: number) => FetchRequest,
+  ): Promise<FetchResponse> {
+    this.count += 1;
+    return super.call(address, request);
+  }
+}
+
+test('many idle calls cost a leader a few requests, and each gets what comes next', () =>
+  withOrders([1], async (world, client) => {
+    const { ports } = client;
+    const calls = new CountedCalls(ports.transport, FetchService.stream);
+    const fetches = new LeaderFetches({ timers: ports.timers, calls });
+    const deps = { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image };
+    const got = new Map<number, string[]>();
+    const consumers = Array.from({ length: 500 }, (_, index) => {
+      const values: string[] = [];
+      got.set(index, values);
+      const request = consumeRequest({ topic: 'orders', from: { case: 'latest', value: true } });
+      return new PlainConsumer(deps, request, streamInto(values));
+    });
+    for (const consumer of consumers) {
+      consumer.start();
+      await world.world.sleep(0.5);
+    }
+    await world.world.sleep(1_000);
+    calls.count = 0;
+    await world.world.sleep(20_000);
+    // One request that is renewed each two seconds; those that are left from the start join it.
+    expect(calls.count).toBeLessThan(50);
+
+    for (const value of ['a', 'b']) await client.produce(1, 'orders', [value]);
+    const all = (): boolean => [...got.values()].every((values) => values.length === 2);
+    await world.world.until('each has both records', all, 1_000);
+    expect(new Set([...got.values()].map((values) => values.join()))).toEqual(new Set(['a,b']));
+
+    // Those that are gone are asked for no more.
+    for (const consumer of consumers) consumer.stop();
+    await world.world.sleep(5_000);
+    calls.count = 0;
+    await world.world.sleep(10_000);
+    expect(calls.count).toBe(0);
+    calls.close();
+  }));
+
+test('two offsets of a partition are both served', () =>
+  withOrders([1], async (world, client) => {
+    const { ports } = client;
+    await client.produce(1, 'orders', ['a', 'b', 'c', 'd']);
+    const calls = new LeaderCalls(ports.transport, FetchService.stream);
+    const fetches = new LeaderFetches({ timers: ports.timers, calls });
+    const deps = { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image };
+    const read = [0, 1, 2, 3].map((value) => {
+      const values: string[] = [];
+      const request = consumeRequest({ topic: 'orders', from: { case: 'offset', value } });
+      new PlainConsumer(deps, request, streamInto(values)).start();
+      return values;
+    });
+    const all = (): boolean => read.every((values) => values.at(-1) === 'd');
+    await world.world.until('each has read to the end', all, 1_000);
+    expect(read.map((values) => values.join(''))).toEqual(['abcd', 'bcd', 'cd', 'd']);
+    calls.close();
   }));
