@@ -40,6 +40,8 @@ export interface WaitingProduce {
   readonly leaderEpoch: LeaderEpoch;
   readonly bytes: number;
   readonly logAppendTimeMs: number;
+  /** Of the batch that this one repeats; undefined: it repeats none. */
+  readonly repeatedTimestampMs: number | undefined;
   readonly arrivedMs: number;
   readonly reply: ProduceReply;
   readonly answer: AnswerProduce;

@@ -293,6 +293,7 @@ export class ProduceService {
       leaderEpoch: result.kind === 'duplicate' ? epochOf(log, baseOffset) : replica.leaderEpoch,
       bytes: batch.length,
       logAppendTimeMs,
+      repeatedTimestampMs: result.kind === 'duplicate' ? result.timestamp : undefined,
       arrivedMs,
       reply,
       answer: this.#answer,
@@ -315,6 +316,7 @@ export class ProduceService {
     this.#release(waiting.bytes);
     metrics.produceSeconds.observe((clock.monotonicMs() - waiting.arrivedMs) / 1000);
     const { correlationId, baseOffset, leaderEpoch, logAppendTimeMs, reply } = waiting;
+    const { repeatedTimestampMs } = waiting;
     if (error === 'NONE') {
       const role = partition.leader;
       if (waiting.acks === 0) return;
@@ -325,6 +327,7 @@ export class ProduceService {
         baseOffset,
         leaderEpoch,
         logAppendTimeMs,
+        repeatedTimestampMs,
         logStartOffset: partition.logStartOffset,
         syncedOn: role?.replica.syncedOn(endOffset) ?? [],
         currentLeader: undefined,

@@ -78,6 +78,7 @@ export class PlainConsumer {
     this.#deps = deps;
     this.#request = request;
     this.#stream = stream;
+    checkFrom(request);
     const topic = deps.image().topicsByName.get(request.topic);
     if (topic === undefined) {
       const message = `topic "${request.topic}" does not exist: create it with relevo topic create`;
@@ -364,6 +365,15 @@ export class PlainConsumer {
     const leader = image.topicsById.get(this.#topic.id)?.partitions[partition]?.leader ?? NO_BROKER;
     return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
   }
+}
+
+function checkFrom({ from }: ConsumeRequest): void {
+  if ((from.case !== 'earliest' && from.case !== 'latest') || from.value) return;
+  const other = from.case === 'earliest' ? 'leave it out to begin with what comes' : 'leave it out';
+  throw new RelevoError(
+    'INVALID_REQUEST',
+    `${from.case} is false, which says nothing of where to begin: set it to true, or ${other}`,
+  );
 }
 
 /** Trying again would meet it again. */

@@ -119,7 +119,7 @@ export interface BatchProducer {
 }
 
 export function buildBatch(
-  jobs: readonly Job[],
+  jobs: readonly Pick<Job, 'records'>[],
   producer: BatchProducer,
   crc32c: Crc32c,
 ): Uint8Array {

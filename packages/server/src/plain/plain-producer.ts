@@ -26,6 +26,8 @@ import {
   type SendResponse,
 } from '@relevo/rpc/gen/client/produce';
 import { LeaderCalls } from './leader-calls.ts';
+import { NumberedSends, numbersOf } from './numbered-sends.ts';
+import type { Numbers } from './numbered-sends.ts';
 import { buildBatch, jobRecord, runsOf } from './plain-jobs.ts';
 import type { Call, Job, JobRecord } from './plain-jobs.ts';
 import { Held, JobQueue, assertRoomInAll } from './plain-queue.ts';
@@ -99,11 +101,13 @@ export class PlainProducer {
   readonly #calls: LeaderCalls<ProduceRequest, ProduceResponse>;
   readonly #lanes = new Map<string, Lane>();
   readonly #held = new Held();
+  readonly #numbered: NumberedSends;
   #turn = 0;
 
   constructor(deps: PlainProducerDeps) {
     this.#deps = deps;
     this.#calls = new LeaderCalls(deps.transport, methods.stream);
+    this.#numbered = new NumberedSends({ ...deps, calls: this.#calls });
   }
 
   close(): void {
@@ -117,15 +121,17 @@ export class PlainProducer {
       const message = `acks is ${acks}: use -1 (all in-sync replicas) or 1 (the leader)`;
       throw new RelevoError('INVALID_REQUIRED_ACKS', message);
     }
-    if (records.length > SEND_RECORDS_MAX) {
-      const message = `${records.length} records in one call: send at most ${SEND_RECORDS_MAX}`;
+    if (records.length === 0 || records.length > SEND_RECORDS_MAX) {
+      const message = `${records.length} records in one call: send from 1 to ${SEND_RECORDS_MAX}`;
       throw new RelevoError('INVALID_REQUEST', message);
     }
+    const numbers = numbersOf(request, acks);
     const topic = this.#topic(request.topic);
     // 0 is what callers send who set every field, and have no wish here.
     const timeoutMs = Math.min(request.timeoutMs || SEND_TIMEOUT_DEFAULT_MS, SEND_TIMEOUT_MAX_MS);
     const { clock, timers } = this.#deps;
     const call: Call = { acks, endMs: clock.monotonicMs() + timeoutMs };
+    if (numbers !== undefined) return this.#sendNumbered(topic, call.endMs, records, numbers);
     const jobs = this.#enqueue(topic, call, records);
     // What waits behind others is answered in time, and what is left of a call that failed is not begun.
     const timer = timers.after(timeoutMs, () => jobs.forEach((each) => each.giveUp()));
@@ -141,6 +147,40 @@ export class PlainProducer {
     } finally {
       timer.cancel();
       for (const each of jobs) each.giveUp();
+    }
+  }
+
+  async #sendNumbered(
+    topic: TopicImage,
+    endMs: number,
+    records: readonly PlainRecord[],
+    { producer, partition }: Numbers,
+  ): Promise<SendResponse> {
+    const placed = records.map((record) => ({ ...record, partition }));
+    const [portion, second] = this.#portions(topic, placed);
+    if (portion === undefined || second !== undefined) {
+      const message =
+        `the records of a numbered call go into one batch, and these are above what "${topic.name}" ` +
+        'takes (max.message.bytes): send fewer in one call';
+      throw new RelevoError('MESSAGE_TOO_LARGE', message);
+    }
+    const lane = this.#lane(topic, partition);
+    assertRoomInAll(this.#held, [portion]);
+    lane.queue.assertRoomFor([portion]);
+    lane.queue.hold(portion);
+    try {
+      const { topicId } = lane;
+      const send = { topicId, topic: topic.name, partition, producer, endMs };
+      const response = await this.#numbered.write({ ...send, records: portion.records });
+      const receipts = receiptsOf(partition, portion.records, response);
+      // Without a timestamp of its own a record has the one that the first call was given.
+      const stored =
+        records[0]?.timestampMs === undefined ? response.repeatedTimestampMs : undefined;
+      if (stored === undefined) return sendResponse({ receipts });
+      return sendResponse({ receipts: receipts.map((each) => ({ ...each, timestampMs: stored })) });
+    } finally {
+      lane.queue.release([portion]);
+      this.#forgetIfDeleted(lane);
     }
   }
 
@@ -234,8 +274,13 @@ export class PlainProducer {
       lane.queue.release(jobs);
     }
     lane.busy = false;
-    // A deleted topic's lanes go; a live one's keep their producer.
-    if (!this.#deps.image().topicsById.has(lane.topicId)) this.#lanes.delete(lane.key);
+    this.#forgetIfDeleted(lane);
+  }
+
+  /** A deleted topic's lanes go; a live one's keep their producer. */
+  #forgetIfDeleted(lane: Lane): void {
+    if (lane.busy || this.#deps.image().topicsById.has(lane.topicId)) return;
+    this.#lanes.delete(lane.key);
   }
 
   /**
@@ -379,16 +424,19 @@ function partitionOf(topic: TopicImage, record: PlainRecord, unkeyed: number): n
 }
 
 function settle(lane: Lane, jobs: readonly Job[], response: ProduceResponse): void {
-  let offset = response.baseOffset;
-  for (const job of jobs) {
-    job.resolve(
-      job.records.map((record): Receipt => ({
-        partition: lane.partition,
-        offset: offset++,
-        leaderEpoch: response.leaderEpoch,
-        timestampMs: response.logAppendTimeMs >= 0 ? response.logAppendTimeMs : record.timestampMs,
-        syncedOn: response.syncedOn,
-      })),
-    );
+  let baseOffset = response.baseOffset;
+  for (const { records, resolve } of jobs) {
+    resolve(receiptsOf(lane.partition, records, { ...response, baseOffset }));
+    baseOffset += records.length;
   }
 }
+
+const receiptsOf = (
+  partition: number,
+  records: readonly JobRecord[],
+  { baseOffset, leaderEpoch, logAppendTimeMs, syncedOn }: ProduceResponse,
+): Receipt[] =>
+  records.map(({ timestampMs: own }, at): Receipt => {
+    const timestampMs = logAppendTimeMs >= 0 ? logAppendTimeMs : own;
+    return { partition, offset: baseOffset + at, leaderEpoch, timestampMs, syncedOn };
+  });

@@ -63,9 +63,14 @@ export class JobQueue {
 
   push(job: Job): void {
     this.#queue.push(job);
+    this.hold(job);
+  }
+
+  /** Counts what is written past the queue, until it is released. */
+  hold(weight: Weight): void {
     this.#jobs += 1;
-    this.#bytes += costOf(job);
-    this.#all.bytes += costOf(job);
+    this.#bytes += costOf(weight);
+    this.#all.bytes += costOf(weight);
   }
 
   /** Jobs that make one batch; to be released when they are settled. May be none. */
@@ -95,7 +100,7 @@ export class JobQueue {
     this.#withdrawn = 0;
   }
 
-  release(jobs: readonly Job[]): void {
+  release(jobs: readonly Weight[]): void {
     for (const job of jobs) {
       this.#jobs -= 1;
       this.#bytes -= costOf(job);

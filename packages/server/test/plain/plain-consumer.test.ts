@@ -14,7 +14,7 @@ import { LeaderFetches } from '@relevo/server/plain/leader-fetches';
 import { PlainConsumer } from '@relevo/server/plain/plain-consumer';
 import { expect, test } from 'vitest';
 import type { PartitionWorld, TestClient } from '../partitions/partition-world.ts';
-import { withOrders } from './plain-world.ts';
+import { outcomeOf, withOrders } from './plain-world.ts';
 
 /** A stream to a caller that takes all at once. */
 const streamInto = (
@@ -182,3 +182,10 @@ test('two offsets of a partition are both served', () =>
     expect(read.map((values) => values.join(''))).toEqual(['abcd', 'bcd', 'cd', 'd']);
     calls.close();
   }));
+
+test.each(['earliest', 'latest'] as const)('%s: false says nothing, and is refused', (from) =>
+  withOrders([1], async (world, client) => {
+    const call = consume(world, client, { from: { case: from, value: false } });
+    expect(await outcomeOf(call)).toContain(`INVALID_REQUEST: ${from} is false`);
+  }),
+);

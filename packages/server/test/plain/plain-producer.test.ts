@@ -65,7 +65,10 @@ describe('the records of one call', () => {
 
   test('fill batches up to the limit, whatever they are made of', async () => {
     const bytes = fc.integer({ min: 0, max: 900 });
-    const sizes = fc.array(fc.array(bytes, { maxLength: 60 }), { minLength: 1, maxLength: 4 });
+    const sizes = fc.array(fc.array(bytes, { minLength: 1, maxLength: 60 }), {
+      minLength: 1,
+      maxLength: 4,
+    });
     await fc.assert(
       fc.asyncProperty(sizes, (calls) =>
         withOrders(

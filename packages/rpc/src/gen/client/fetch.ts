@@ -409,9 +409,9 @@ export interface ConsumeRequest {
   readonly stopAtEnd: boolean;
 }
 export type ConsumeRequestFrom =
-  /** true: from the log's start. */
+  /** true: from the log's start. false is refused. */
   | { readonly case: 'earliest'; readonly value: boolean }
-  /** true: what comes after now. The default. */
+  /** true: what comes after now. The default. false is refused. */
   | { readonly case: 'latest'; readonly value: boolean }
   /**
    * In every partition named. OUT_OF_RANGE (OFFSET_OUT_OF_RANGE) where it is before the log's start

@@ -154,6 +154,8 @@ export interface ProduceResponse {
   readonly syncedOn: readonly number[];
   /** With NOT_LEADER_OR_FOLLOWER, FENCED_LEADER_EPOCH and the like. */
   readonly currentLeader: CurrentLeader | undefined;
+  /** Where the batch repeats one that was there already: the latest timestamp of that. */
+  readonly repeatedTimestampMs: number | undefined;
 }
 
 /** Makes a ProduceResponse; what is left out has proto3's default. */
@@ -167,6 +169,7 @@ export const produceResponse = (init: Partial<ProduceResponse> = {}): ProduceRes
   logStartOffset: init.logStartOffset ?? 0,
   syncedOn: init.syncedOn ?? [],
   currentLeader: init.currentLeader,
+  repeatedTimestampMs: init.repeatedTimestampMs,
 });
 
 export const ProduceResponseCodec: MessageCodec<ProduceResponse> = messageCodec(
@@ -193,6 +196,8 @@ function sizeProduceResponse(message: ProduceResponse, encoder: Encoder): number
   if (message.currentLeader !== undefined)
     size +=
       1 + encoder.close(encoder.open(), CurrentLeaderCodec.size(message.currentLeader, encoder));
+  if (message.repeatedTimestampMs !== undefined)
+    size += 1 + sint64Size(message.repeatedTimestampMs);
   return size;
 }
 
@@ -235,6 +240,10 @@ function writeProduceResponse(message: ProduceResponse, encoder: Encoder): void 
     encoder.nested();
     CurrentLeaderCodec.write(message.currentLeader, encoder);
   }
+  if (message.repeatedTimestampMs !== undefined) {
+    encoder.byte(80);
+    encoder.sint64(message.repeatedTimestampMs);
+  }
 }
 
 function readProduceResponse(decoder: Decoder, end: number): ProduceResponse {
@@ -247,6 +256,7 @@ function readProduceResponse(decoder: Decoder, end: number): ProduceResponse {
   let logStartOffset: number = 0;
   const syncedOn: number[] = [];
   let currentLeader: CurrentLeader | undefined = undefined;
+  let repeatedTimestampMs: number | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -280,6 +290,9 @@ function readProduceResponse(decoder: Decoder, end: number): ProduceResponse {
       case 74:
         currentLeader = CurrentLeaderCodec.read(decoder, decoder.end());
         break;
+      case 80:
+        repeatedTimestampMs = decoder.sint64();
+        break;
       default:
         decoder.skip(tag);
     }
@@ -295,6 +308,7 @@ function readProduceResponse(decoder: Decoder, end: number): ProduceResponse {
     logStartOffset,
     syncedOn,
     currentLeader,
+    repeatedTimestampMs,
   };
 }
 
@@ -450,11 +464,36 @@ function readPlainRecord(decoder: Decoder, end: number): PlainRecord {
 
 export interface SendRequest {
   readonly topic: string;
+  /** At least one, at most 10,000. */
   readonly records: readonly PlainRecord[];
   /** -1 (all) when absent. */
   readonly acks: number | undefined;
   /** How long the broker tries, in ms: 30,000 when absent or 0; 300,000 at most, and for more. */
   readonly timeoutMs: number | undefined;
+  /**
+   * The four below, all of them, make a numbered call: it may be repeated as it is, through any broker, after
+   * any failure and any failover or restart of brokers, and its records are written once; each repeat gets
+   * the first receipt. What tells a repeat is the producer and its sequence in the partition's log, which
+   * remembers a producer's last five calls, and its producers for producer.id.expiration.ms (a day) after
+   * their last one; of an earlier repeat ALREADY_EXISTS (DUPLICATE_SEQUENCE_NUMBER) says that it was
+   * written. The records go into one batch (max.message.bytes), with acks -1. Either each of them bears a
+   * timestamp_ms or none.
+   *
+   * From InitProducerId.
+   */
+  readonly producerId: number | undefined;
+  /**
+   * From InitProducerId, or the next one whenever the holder of the id likes: sequences begin at 0 again.
+   */
+  readonly producerEpoch: number | undefined;
+  /** Where the records go, whatever their keys. */
+  readonly partition: number | undefined;
+  /**
+   * Of the first record: 0 in the first call of a producer (and epoch) for a partition, then how many records
+   * it has written there before; after 2,147,483,647 comes 0. Where a call before it is missing:
+   * FAILED_PRECONDITION (OUT_OF_ORDER_SEQUENCE_NUMBER).
+   */
+  readonly sequence: number | undefined;
 }
 
 /** Makes a SendRequest; what is left out has proto3's default. */
@@ -463,6 +502,10 @@ export const sendRequest = (init: Partial<SendRequest> = {}): SendRequest => ({
   records: init.records ?? [],
   acks: init.acks,
   timeoutMs: init.timeoutMs,
+  producerId: init.producerId,
+  producerEpoch: init.producerEpoch,
+  partition: init.partition,
+  sequence: init.sequence,
 });
 
 export const SendRequestCodec: MessageCodec<SendRequest> = messageCodec(
@@ -478,6 +521,10 @@ function sizeSendRequest(message: SendRequest, encoder: Encoder): number {
     size += 1 + encoder.close(encoder.open(), sizePlainRecord(item, encoder));
   if (message.acks !== undefined) size += 1 + sint32Size(message.acks);
   if (message.timeoutMs !== undefined) size += 1 + uint32Size(message.timeoutMs);
+  if (message.producerId !== undefined) size += 1 + int64Size(message.producerId);
+  if (message.producerEpoch !== undefined) size += 1 + int32Size(message.producerEpoch);
+  if (message.partition !== undefined) size += 1 + int32Size(message.partition);
+  if (message.sequence !== undefined) size += 1 + int32Size(message.sequence);
   return size;
 }
 
@@ -499,6 +546,22 @@ function writeSendRequest(message: SendRequest, encoder: Encoder): void {
     encoder.byte(32);
     encoder.uint32(message.timeoutMs);
   }
+  if (message.producerId !== undefined) {
+    encoder.byte(40);
+    encoder.int64(message.producerId);
+  }
+  if (message.producerEpoch !== undefined) {
+    encoder.byte(48);
+    encoder.int32(message.producerEpoch);
+  }
+  if (message.partition !== undefined) {
+    encoder.byte(56);
+    encoder.int32(message.partition);
+  }
+  if (message.sequence !== undefined) {
+    encoder.byte(64);
+    encoder.int32(message.sequence);
+  }
 }
 
 function readSendRequest(decoder: Decoder, end: number): SendRequest {
@@ -506,6 +569,10 @@ function readSendRequest(decoder: Decoder, end: number): SendRequest {
   const records: PlainRecord[] = [];
   let acks: number | undefined = undefined;
   let timeoutMs: number | undefined = undefined;
+  let producerId: number | undefined = undefined;
+  let producerEpoch: number | undefined = undefined;
+  let partition: number | undefined = undefined;
+  let sequence: number | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -521,12 +588,24 @@ function readSendRequest(decoder: Decoder, end: number): SendRequest {
       case 32:
         timeoutMs = decoder.uint32();
         break;
+      case 40:
+        producerId = decoder.int64();
+        break;
+      case 48:
+        producerEpoch = decoder.int32();
+        break;
+      case 56:
+        partition = decoder.int32();
+        break;
+      case 64:
+        sequence = decoder.int32();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, records, acks, timeoutMs };
+  return { topic, records, acks, timeoutMs, producerId, producerEpoch, partition, sequence };
 }
 
 export interface Receipt {
@@ -807,9 +886,10 @@ export interface ProduceService {
   readonly stream: Method<ProduceRequest, ProduceResponse, 'bidi'>;
   /**
    * Writes plain records through any broker, which writes to the leaders: a batch or more (see
-   * max.message.bytes) for each partition. A call that fails may have written some of them; one that is
-   * repeated by its caller after an unknown outcome may write twice. RESOURCE_EXHAUSTED (THROTTLED): too
-   * much waits for a leader already; nothing was written.
+   * max.message.bytes) for each partition. A call that fails may have written some of them. One that is
+   * repeated by its caller after an unknown outcome may write twice, unless it is numbered (see producer_id
+   * in SendRequest): then a repeat writes nothing, and is given the first receipt. RESOURCE_EXHAUSTED
+   * (THROTTLED): too much waits for a leader already; nothing was written.
    */
   readonly send: Method<SendRequest, SendResponse, 'unary'>;
   /**
