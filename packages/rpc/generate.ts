@@ -8,6 +8,7 @@
 import { mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Audience } from '@relevo/base/ports';
 import { format } from 'prettier';
 import protobuf from 'protobufjs';
 import { fileDescriptors } from './descriptors.ts';
@@ -120,6 +121,7 @@ function serviceSource(service: protobuf.Service, imports: Imports): string {
     );
     values.push(
       `${name}: { path: '/${fullName(service)}/${method.name}', kind: '${kind}', ` +
+        `audience: '${audienceOf(service)}', ` +
         `request: ${codec(request)}, response: ${codec(response)} },`,
     );
   }
@@ -129,6 +131,10 @@ function serviceSource(service: protobuf.Service, imports: Imports): string {
     `export const ${name}: ${name} = {\n${values.join('\n')}\n};\n`
   );
 }
+
+/** The protobuf package decides: `relevo.cluster.…` is for the nodes of the cluster alone. */
+const audienceOf = (service: protobuf.Service): Audience =>
+  fullName(service).startsWith('relevo.cluster.') ? 'cluster' : 'client';
 
 function kindOf(method: protobuf.Method): string {
   if (method.requestStream && !method.responseStream) {

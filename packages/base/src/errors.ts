@@ -37,6 +37,7 @@ export type ErrorCode =
   | 'NOT_ENOUGH_REPLICAS'
   | 'NOT_ENOUGH_REPLICAS_AFTER_APPEND'
   | 'INVALID_REQUIRED_ACKS'
+  | 'CLUSTER_AUTHORIZATION_FAILED'
   | 'INVALID_TIMESTAMP'
   | 'TOPIC_ALREADY_EXISTS'
   | 'INVALID_PARTITIONS'
@@ -104,6 +105,12 @@ export const ERRORS: Readonly<Record<ErrorCode, ErrorFacts>> = {
     'appended, then the in-sync set shrank; outcome unknown',
   ),
   INVALID_REQUIRED_ACKS: facts(21, false, 'INVALID_ARGUMENT', 'acks must be 0, 1 or -1 (all)'),
+  CLUSTER_AUTHORIZATION_FAILED: facts(
+    31,
+    false,
+    'PERMISSION_DENIED',
+    'the call is for the nodes of the cluster, and the caller has not proved to be that node',
+  ),
   INVALID_TIMESTAMP: facts(32, false, 'INVALID_ARGUMENT', 'the timestamp is out of range'),
   TOPIC_ALREADY_EXISTS: facts(36, false, 'ALREADY_EXISTS', 'a topic of that name exists'),
   INVALID_PARTITIONS: facts(37, false, 'INVALID_ARGUMENT', 'the partition count is not possible'),

@@ -4,6 +4,7 @@
  * randomness, files or sockets anywhere above this line.
  */
 import type { GrpcStatus, ErrorCode } from './errors.ts';
+import type { BrokerId } from './ids.ts';
 
 export interface Clock {
   /** Milliseconds that never go back; fractions allowed; the origin means nothing. */
@@ -42,6 +43,9 @@ export interface Logger {
 
 /** CRC-32C (Castagnoli) of `bytes`, as an unsigned 32-bit number. */
 export type Crc32c = (bytes: Uint8Array) => number;
+
+/** HMAC-SHA-256 (RFC 2104) of `bytes` under `key`: 32 bytes. */
+export type HmacSha256 = (key: Uint8Array, bytes: Uint8Array) => Uint8Array;
 
 // ---------------------------------------------------------------------------------------------- Disk
 
@@ -119,10 +123,17 @@ export interface Codec<Message> {
 
 export type MethodKind = 'unary' | 'serverStream' | 'bidi';
 
+/**
+ * For whom a method is. `client`: anybody who reaches the listener. `cluster`: the nodes of the cluster
+ * alone; it is served on the cluster's listeners only, and its callers prove that they belong to it.
+ */
+export type Audience = 'client' | 'cluster';
+
 export interface Method<Request, Response, Kind extends MethodKind = MethodKind> {
   /** `/relevo.v1.Metadata/GetMetadata` */
   readonly path: string;
   readonly kind: Kind;
+  readonly audience: Audience;
   readonly request: Codec<Request>;
   readonly response: Codec<Response>;
 }
@@ -214,6 +225,8 @@ export interface PeerInfo {
   readonly authority: string;
   /** The name of the listener that it came to. */
   readonly listener: string;
+  /** The node of the cluster that the caller has proved to be; undefined: it has proved nothing. */
+  readonly member?: BrokerId | undefined;
 }
 
 export type UnaryHandler<Request, Response> = (
@@ -332,4 +345,5 @@ export interface Ports {
   readonly logger: Logger;
   readonly metrics: Metrics;
   readonly crc32c: Crc32c;
+  readonly hmacSha256: HmacSha256;
 }

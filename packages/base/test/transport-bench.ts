@@ -46,6 +46,7 @@ export const detailOf = (code: number): Uint8Array =>
 const method = <Kind extends MethodKind>(kind: Kind): Method<string, string, Kind> => ({
   path: `/relevo.test.v1.Contract/${kind}`,
   kind,
+  audience: 'client',
   request: text,
   response: text,
 });

@@ -7,7 +7,7 @@
  * exactly these.
  *
  * Only the controller writes records, and it has checked them; what contradicts the image here is a bug
- * or a damaged log, and asserts (K6).
+ * or a forgery, and asserts (K6).
  */
 import { assert, unreachable } from '@relevo/base/assert';
 import { NO_BROKER, NO_LEADER_EPOCH } from '@relevo/base/ids';
@@ -23,6 +23,8 @@ import type {
   TopicCreationRecord,
   TopicSettingRecord,
 } from './records.ts';
+
+const EPOCH_MAX = 2 ** 31 - 1;
 
 export interface PartitionDelta {
   readonly topic: TopicImage;
@@ -203,11 +205,15 @@ export class ImageDelta {
   #register(record: BrokerRegistrationRecord): void {
     const { kind: _, brokerId, brokerEpoch, ...rest } = record;
     const known = this.#broker(brokerId);
-    assert(known === undefined || brokerEpoch > known.epoch, 'broker epochs grow', {
-      broker: brokerId,
-      was: known?.epoch,
-      record: brokerEpoch,
-    });
+    assert(
+      brokerEpoch >= 1 && (known === undefined || brokerEpoch > known.epoch),
+      'broker epochs grow',
+      {
+        broker: brokerId,
+        was: known?.epoch,
+        record: brokerEpoch,
+      },
+    );
     this.#setBroker({
       id: brokerId,
       epoch: brokerEpoch,
@@ -318,6 +324,11 @@ export class ImageDelta {
     assert(
       !record.unclean || (leader !== undefined && after.isr.length === 1),
       'an unclean change names a leader, or nobody, and leaves one in sync',
+      { topic: draft.name, partition },
+    );
+    assert(
+      leaderEpoch <= EPOCH_MAX && after.partitionEpoch <= EPOCH_MAX,
+      'an epoch fits into 32 bits',
       { topic: draft.name, partition },
     );
     this.#check(draft, partition, after);

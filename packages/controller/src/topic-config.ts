@@ -80,6 +80,7 @@ const oneOf = (field: keyof TopicSettings, ...values: string[]): Setting => ({
   kind: { type: 'oneOf', values },
 });
 
+const INTEGER = /^-?\d{1,16}$/;
 const SAFE_MAX = Number.MAX_SAFE_INTEGER;
 const INT32_MAX = 2 ** 31 - 1;
 
@@ -116,7 +117,7 @@ export function checkTopicSetting(name: string, value: string): void {
       `${name} cannot be "${value}": set it to ${kind.values.join(' or ')}`,
     );
   }
-  const number = /^-?\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+  const number = INTEGER.test(value) ? Number(value) : Number.NaN;
   if (number >= kind.min && number <= kind.max) return;
   throw new RelevoError(
     'INVALID_CONFIG',
@@ -144,18 +145,21 @@ export function topicSettings(
   const settings: Record<string, unknown> = { ...defaults };
   for (const [name, value] of config) {
     const setting = SETTINGS.get(name);
-    // A newer controller may know more settings than this node.
-    if (setting !== undefined) settings[setting.field] = valueOf(setting, value);
+    // A newer controller may know more settings than this node, and other values.
+    const known = setting === undefined ? undefined : valueOf(setting, value);
+    if (setting !== undefined && known !== undefined) settings[setting.field] = known;
   }
   // Each field was given a value of its type by `valueOf`, from a text that was checked.
   return settings as unknown as TopicSettings;
 }
 
 function valueOf(setting: Setting, value: string): unknown {
-  // The range may have become narrower since the value was set.
   if (setting.kind.type === 'integer') {
+    if (!INTEGER.test(value)) return undefined;
+    // The range may have become narrower since the value was set.
     return Math.min(Math.max(Number(value), setting.kind.min), setting.kind.max);
   }
+  if (!setting.kind.values.includes(value)) return undefined;
   return setting.field === 'uncleanLeaderElectionEnable' ? value === 'true' : value;
 }
 

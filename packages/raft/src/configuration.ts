@@ -176,8 +176,14 @@ export const encodeConfiguration = (configuration: Configuration): Uint8Array =>
 /** Throws a RangeError or SyntaxError on anything that `encodeConfiguration` does not write. */
 export function decodeConfiguration(bytes: Uint8Array): Configuration {
   const parsed: unknown = JSON.parse(utf8Decode(bytes));
-  const { voters, learners } = fieldsOf(parsed);
-  return makeConfiguration(decodeMembers(voters), decodeMembers(learners));
+  const fields = fieldsOf(parsed);
+  const voters = decodeMembers(fields.voters);
+  const learners = decodeMembers(fields.learners);
+  const ids = new Set([...voters, ...learners].map(({ id }) => id));
+  if (ids.size < voters.length + learners.length) {
+    throw new RangeError('a configuration entry names a member twice');
+  }
+  return makeConfiguration(voters, learners);
 }
 
 const fieldsOf = (value: unknown): Readonly<Record<string, unknown>> & ConfigurationFields => {

@@ -21,6 +21,7 @@ import {
 import type { Random } from '@relevo/base/ports';
 import { findMember, isReplica, isVoter, type Configuration } from './configuration.ts';
 import { ConfigurationHistory } from './configuration-history.ts';
+import { TERM_MAX } from './message-check.ts';
 import type { Entry, Message, MessageBody, ReplicaKey, Snapshot } from './messages.ts';
 import { drawWaitMs, type RaftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
@@ -183,7 +184,7 @@ export class Core {
    * removes it would neither stand nor vote for a shorter log (thesis, 4.2.2).
    */
   get electable(): boolean {
-    if (this.installing !== undefined) return false;
+    if (this.installing !== undefined || this.term >= TERM_MAX) return false;
     if (isVoter(this.configuration, this.self)) return true;
     return this.changePending && isVoter(this.configurations.at(this.commit), this.self);
   }

@@ -20,6 +20,7 @@ import * as follower from './follower.ts';
 import * as leader from './leader.ts';
 import { appendOwn, leadsForSure } from './leader-state.ts';
 import { changeMembership, type MembershipResult } from './membership.ts';
+import { contradictionOf, flawOfMessage } from './message-check.ts';
 import {
   UNPINNED,
   type Entry,
@@ -138,6 +139,14 @@ export class RaftNode {
   }
 
   // -------------------------------------------------------------------------------------------- Messages
+
+  /**
+   * Why a message from a network may not be given to `step`; undefined: it may. Changes nothing. The caller
+   * sees to it that the sender is who the message says.
+   */
+  problemWith(message: Message): string | undefined {
+    return flawOfMessage(message) ?? contradictionOf(this.#core, message);
+  }
 
   /** Takes in a message. What is not for this replica, or out of date, has no effect. */
   step(message: Message, nowMs: number): void {

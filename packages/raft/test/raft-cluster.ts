@@ -283,6 +283,8 @@ export class RaftCluster {
       return;
     }
     this.#trace(describeMessage(message));
+    const problem = replica.node.problemWith(message);
+    if (problem !== undefined) throw new Error(`an honest message was refused: ${problem}`);
     replica.node.step(message, this.nowMs);
     this.pump(replica);
   }

@@ -7,7 +7,7 @@ import type { Server, ServiceDefinition, UntypedServiceImplementation } from '@g
 import type { PackageDefinition } from '@grpc/proto-loader';
 import { messageOf } from '@relevo/base/errors';
 import { RpcError, route } from '@relevo/base/ports';
-import type { Codec, Logger, MessageStream, Route } from '@relevo/base/ports';
+import type { Codec, Logger, MessageStream, Method, Route } from '@relevo/base/ports';
 import { fromGrpcFailure } from './grpc-status.ts';
 import { asBuffer } from './grpc-stream.ts';
 
@@ -38,9 +38,10 @@ const bytes: Codec<Uint8Array> = { encode: (value) => value, decode: (value) => 
 const method = <Kind extends Route['kind']>(
   path: string,
   kind: Kind,
-): { path: string; kind: Kind; request: Codec<Uint8Array>; response: Codec<Uint8Array> } => ({
+): Method<Uint8Array, Uint8Array, Kind> => ({
   path,
   kind,
+  audience: 'client',
   request: bytes,
   response: bytes,
 });
@@ -52,12 +53,14 @@ interface DescribeDeps {
   readonly load?: (services: readonly string[]) => Promise<Handlers>;
 }
 
-/** Routes that tell of those given, and of themselves. */
+/** Routes that tell of those given that are for clients, and of themselves. */
 export function describingRoutes(
   routes: readonly Route[],
   { logger, load = loadHandlers }: DescribeDeps,
 ): readonly Route[] {
-  const services = [...new Set(routes.map(({ method: { path } }) => path.split('/')[1] ?? ''))];
+  // What is for the cluster's own nodes is no news for callers.
+  const open = routes.filter((each) => each.method.audience === 'client');
+  const services = [...new Set(open.map(({ method: { path } }) => path.split('/')[1] ?? ''))];
   let loaded: Promise<Handlers> | undefined;
   const handlerOf = async (path: string): Promise<Handler> => {
     loaded ??= load(services);

@@ -4,6 +4,7 @@ import { CryptoRandom, NodeTimers, SystemClock } from './clock.ts';
 import { crc32c } from './crc32c.ts';
 import { NodeDisk } from './disk.ts';
 import { GrpcTransport } from './grpc-transport.ts';
+import { hmacSha256 } from './hmac.ts';
 import { createLogger } from './logger.ts';
 import type { ClosableLogger, LoggerOptions } from './logger.ts';
 import { PromMetrics } from './metrics.ts';
@@ -31,5 +32,6 @@ export function createPorts(options: PortsOptions = {}): NodePorts {
     logger,
     metrics: new PromMetrics(),
     crc32c,
+    hmacSha256,
   };
 }

@@ -85,12 +85,14 @@ const bytesCodec: Codec<Uint8Array> = { encode: (bytes) => bytes, decode: (bytes
 const bytesStream: Method<Uint8Array, Uint8Array, 'bidi'> = {
   path: '/test.Test/Bytes',
   kind: 'bidi',
+  audience: 'client',
   request: bytesCodec,
   response: bytesCodec,
 };
 const numbers: Method<string, string, 'serverStream'> = {
   path: '/test.Test/Numbers',
   kind: 'serverStream',
+  audience: 'client',
   request: textCodec,
   response: textCodec,
 };

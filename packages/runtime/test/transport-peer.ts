@@ -10,12 +10,14 @@ export const textCodec: Codec<string> = {
 export const echoStream: Method<string, string, 'bidi'> = {
   path: '/test.Test/Stream',
   kind: 'bidi',
+  audience: 'client',
   request: textCodec,
   response: textCodec,
 };
 export const echo: Method<string, string, 'unary'> = {
   path: '/test.Test/Echo',
   kind: 'unary',
+  audience: 'client',
   request: textCodec,
   response: textCodec,
 };

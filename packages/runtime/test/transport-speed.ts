@@ -23,12 +23,14 @@ const identity = (value: Buffer): Buffer => value;
 const stream: Method<Uint8Array, Uint8Array, 'bidi'> = {
   path: '/speed.Speed/Stream',
   kind: 'bidi',
+  audience: 'client',
   request: bytes,
   response: bytes,
 };
 const unary: Method<Uint8Array, Uint8Array, 'unary'> = {
   path: '/speed.Speed/Unary',
   kind: 'unary',
+  audience: 'client',
   request: bytes,
   response: bytes,
 };

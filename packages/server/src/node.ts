@@ -29,12 +29,14 @@ import { BrokerLifecycle, type BrokerLifecycleOptions } from './lifecycle/broker
 import { ControllerClient } from './lifecycle/controller-client.ts';
 import { DiskProof } from './lifecycle/disk-proof.ts';
 import { MetadataFollower } from './metadata/metadata-follower.ts';
+import { flawOfData, flawOfSnapshot } from './metadata/record-codec.ts';
 import { MetadataPublisher } from './metadata/metadata-publisher.ts';
 import { PartitionManager } from './partitions/partition-manager.ts';
 import { ProducerIds, type ProducerIdBlock } from './partitions/producer-ids.ts';
 import { Quorum } from './quorum/quorum.ts';
 import { QuorumNames } from './quorum/quorum-names.ts';
 import { quorumView } from './quorum/quorum-view.ts';
+import { routesOn } from './security/listener-audience.ts';
 
 /** Why a node cannot start. `configuration`: a retry as it is cannot help. */
 export class StartError extends Error {
@@ -269,7 +271,8 @@ class Parts {
     const routes = this.#routes();
     const advertised = this.#config['advertised.grpc'];
     for (const [index, { listener: name, address }] of this.#config['listener.grpc'].entries()) {
-      const listener = await transport.listen(address, routes, name);
+      const served = routesOn(name, this.#config['cluster.listener.names'], routes);
+      const listener = await transport.listen(address, served, name);
       this.#listeners.push(listener);
       logger.info('listening', {
         listener: name,
@@ -396,6 +399,8 @@ class Parts {
         onCommitted: (entries) => controller.onCommitted(entries),
         restoreSnapshot: (bytes, index) => controller.restoreSnapshot(bytes, index),
         takeSnapshot: () => controller.takeSnapshot(),
+        flawOfData,
+        flawOfSnapshot,
         onLeadership: (leadership) => controller.onLeadership(leadership),
         onFailure: (error) =>
           onFatal(new StartError('failed', `the quorum has ended: ${messageOf(error)}`)),

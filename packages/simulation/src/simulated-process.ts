@@ -5,7 +5,15 @@
  * network too.
  */
 import { assert } from '@relevo/base/assert';
-import type { Clock, Crc32c, Logger, Ports, TimerHandle, Timers } from '@relevo/base/ports';
+import type {
+  Clock,
+  Crc32c,
+  HmacSha256,
+  Logger,
+  Ports,
+  TimerHandle,
+  Timers,
+} from '@relevo/base/ports';
 import type { Prng } from './prng.ts';
 import type { EventOwner, Scheduler } from './scheduler.ts';
 import type { SimulatedDisk } from './simulated-disk.ts';
@@ -17,6 +25,7 @@ export interface ProcessDeps {
   readonly network: SimulatedNetwork;
   readonly prng: Prng;
   readonly crc32c: Crc32c;
+  readonly hmacSha256: HmacSha256;
   readonly logger: (owner: EventOwner, clock: Clock) => Logger;
   readonly note: (kind: string, target: string, text: string) => void;
 }
@@ -137,7 +146,7 @@ export class SimulatedProcess {
   }
 
   #ports(owner: EventOwner): Ports {
-    const { network, prng, crc32c, logger } = this.#deps;
+    const { network, prng, crc32c, hmacSha256, logger } = this.#deps;
     const clock = this.#makeClock();
     return {
       clock,
@@ -148,6 +157,7 @@ export class SimulatedProcess {
       logger: logger(owner, clock),
       metrics: this.metrics,
       crc32c,
+      hmacSha256,
     };
   }
 

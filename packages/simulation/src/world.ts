@@ -9,8 +9,9 @@
  *     await world.until('the broker answers', () => answered, 5_000);
  *   });
  */
+import { createHmac } from 'node:crypto';
 import { messageOf } from '@relevo/base/errors';
-import type { Clock, LogFields, Logger } from '@relevo/base/ports';
+import type { Clock, HmacSha256, LogFields, Logger } from '@relevo/base/ports';
 import { crc32c } from '@relevo/record/crc32c';
 import { Prng } from './prng.ts';
 import { runLoop } from './run-loop.ts';
@@ -22,6 +23,9 @@ import { SimulatedNetwork } from './simulated-network.ts';
 import type { NetworkOptions } from './simulated-network.ts';
 import { SimulatedProcess } from './simulated-process.ts';
 import { Trace } from './trace.ts';
+
+/** Deterministic as it is. */
+const hmacSha256: HmacSha256 = (key, bytes) => createHmac('sha256', key).update(bytes).digest();
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 
@@ -209,6 +213,7 @@ export class World {
       network: this.network,
       prng,
       crc32c,
+      hmacSha256,
       logger: (owner: EventOwner, clock: Clock) => this.#logger(owner, clock, {}),
       note: (kind: string, target: string, text: string) => this.note(kind, target, text),
     };

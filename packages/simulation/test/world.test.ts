@@ -9,12 +9,14 @@ const text: Codec<string> = { encode: utf8Encode, decode: utf8Decode };
 const PING: Method<string, string, 'unary'> = {
   path: '/toy/Ping',
   kind: 'unary',
+  audience: 'client',
   request: text,
   response: text,
 };
 const CHAT: Method<string, string, 'bidi'> = {
   path: '/toy/Chat',
   kind: 'bidi',
+  audience: 'client',
   request: text,
   response: text,
 };

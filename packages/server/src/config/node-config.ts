@@ -73,6 +73,12 @@ const roles = z
   )
   .pipe(z.array(z.enum(ROLES)).min(1));
 
+const names = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) =>
+    (Array.isArray(value) ? value : value.split(',')).map((name) => name.trim()),
+  );
+
 const VOTER = /^(\d+)@(.+)$/;
 const VOTER_ERROR = 'each voter must be ID@host:port, for example 1@127.0.0.1:9093';
 const voters = z
@@ -115,6 +121,7 @@ const fields = {
   'listener.http': z.union([z.literal('none'), hostPort]).default('127.0.0.1:9094'),
   'advertised.grpc': namedAddresses.optional(),
   'inter.broker.listener.name': z.string().optional(),
+  'cluster.listener.names': names.optional(),
   'controller.quorum.voters': voters,
   'controller.quorum.election.timeout.ms': milliseconds(50).default(500),
   'controller.quorum.heartbeat.interval.ms': milliseconds(10).default(100),
@@ -171,6 +178,12 @@ export interface NodeConfig {
   readonly 'advertised.grpc': readonly ListenerAddress[];
   /** The listener by which other nodes reach this one. Default: the first. */
   readonly 'inter.broker.listener.name': string;
+  /**
+   * The listeners on which the cluster's own services (consensus, registration, replication) are served;
+   * the others serve clients alone. Default: the one by which other nodes reach this one, and the one
+   * that `controller.quorum.voters` names for it.
+   */
+  readonly 'cluster.listener.names': readonly string[];
   /** `ID@host:port` of each controller, the same on every node. No default. */
   readonly 'controller.quorum.voters': readonly Voter[];
   /** A follower waits between this and twice this for its leader. Default: 500. */
@@ -226,9 +239,9 @@ export interface NodeConfig {
   readonly 'log.pretty': boolean;
 }
 
-type Settings = Omit<NodeConfig, 'advertised.grpc' | 'inter.broker.listener.name'> & {
-  readonly 'advertised.grpc'?: readonly ListenerAddress[] | undefined;
-  readonly 'inter.broker.listener.name'?: string | undefined;
+type Derived = 'advertised.grpc' | 'inter.broker.listener.name' | 'cluster.listener.names';
+type Settings = Omit<NodeConfig, Derived> & {
+  readonly [Key in Derived]?: NodeConfig[Key] | undefined;
 };
 
 /** What to set a key to that has no default. */
@@ -302,7 +315,8 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
   return {
     ...settings,
     'advertised.grpc': advertised(settings),
-    'inter.broker.listener.name': settings['inter.broker.listener.name'] ?? firstListener(settings),
+    'inter.broker.listener.name': interBrokerListener(settings),
+    'cluster.listener.names': settings['cluster.listener.names'] ?? clusterListeners(settings),
   };
 }
 
@@ -337,8 +351,31 @@ function unknownKey(key: string, known: Iterable<string>, where: string): string
   return `${key}: no such setting in ${where}${guess === undefined ? '' : ` (did you mean ${guess}?)`}`;
 }
 
-const firstListener = (settings: Settings): string =>
-  settings['listener.grpc'][0]?.listener ?? DEFAULT_LISTENER;
+const interBrokerListener = (settings: Settings): string =>
+  settings['inter.broker.listener.name'] ??
+  settings['listener.grpc'][0]?.listener ??
+  DEFAULT_LISTENER;
+
+/** Those that the other nodes dial: for the broker, and for the voter. */
+function clusterListeners(settings: Settings): readonly string[] {
+  const inter = interBrokerListener(settings);
+  const voter = voterListener(settings);
+  return voter === undefined || voter === inter ? [inter] : [inter, voter];
+}
+
+/** The listener that the others dial for this node's vote; undefined: it has none, or behind a proxy. */
+function voterListener(settings: Settings): string | undefined {
+  const id = settings['node.id'];
+  const voter = settings['controller.quorum.voters'].find((one) => one.id === id);
+  if (voter === undefined || !settings['process.roles'].includes('controller')) return undefined;
+  const all = advertised(settings);
+  const portOf = (address: string): string => address.slice(address.lastIndexOf(':'));
+  const samePort = settings['listener.grpc'].filter(
+    ({ address }) => portOf(address) === portOf(voter.address),
+  );
+  const named = all.find(({ address }) => address === voter.address);
+  return (named ?? (samePort.length === 1 ? samePort[0] : undefined))?.listener;
+}
 
 /** One for each listener. */
 const advertised = (settings: Settings): readonly ListenerAddress[] =>
@@ -364,12 +401,34 @@ function listenerMistakes(settings: Settings): string[] {
   if (inter !== undefined && !names.includes(inter)) {
     found.push(`inter.broker.listener.name: listener.grpc has no "${inter}", only ${known}`);
   }
+  found.push(...clusterListenerMistakes(settings, known));
   for (const { listener, address } of advertised(settings)) {
     if (!/^(0\.0\.0\.0|\[::\]):/.test(address)) continue;
     const prefix = listener === DEFAULT_LISTENER ? '' : `${listener}://`;
     found.push(
       `advertised.grpc (${prefix}${address}): clients cannot dial a wildcard address; set ` +
         `advertised.grpc to ${prefix}HOST:PORT, a name or address under which they reach this node`,
+    );
+  }
+  return found;
+}
+
+function clusterListenerMistakes(settings: Settings, known: string): string[] {
+  const serving = settings['cluster.listener.names'];
+  if (serving === undefined) return [];
+  const found: string[] = [];
+  const names = settings['listener.grpc'].map(({ listener }) => listener);
+  for (const name of serving.filter((one) => !names.includes(one))) {
+    found.push(`cluster.listener.names: listener.grpc has no "${name}", only ${known}`);
+  }
+  const inter = interBrokerListener(settings);
+  const voter = voterListener(settings) ?? inter;
+  for (const name of new Set([inter, voter])) {
+    if (!names.includes(name) || serving.includes(name)) continue;
+    const dialled = name === inter ? 'inter.broker.listener.name' : 'controller.quorum.voters';
+    found.push(
+      `cluster.listener.names (${serving.join(', ')}) lacks "${name}", by which the other nodes reach ` +
+        `this one (${dialled}): add it`,
     );
   }
   return found;

@@ -18,6 +18,7 @@ import type {
   Logger,
   MessageStream,
   Metrics,
+  PeerInfo,
   Route,
   StreamEvents,
   TimerHandle,
@@ -32,6 +33,7 @@ import type {
   PartitionProposal,
 } from '@relevo/controller/commands';
 import { DEFAULT_HAND_BACK, HandBackSchedule } from '@relevo/controller/hand-back';
+import { flawOfRegistration } from '@relevo/controller/record-limits';
 import {
   ControllerService as methods,
   alterPartitionsResponse,
@@ -49,6 +51,7 @@ import type { CommittedEntry, MetadataPublisher } from '../metadata/metadata-pub
 import { encodeRecords } from '../metadata/record-codec.ts';
 import { exposeCluster } from './cluster-metrics.ts';
 import { notController } from './controller-errors.ts';
+import { checkSpeaksFor } from '../security/caller.ts';
 import { EventLog } from './event-log.ts';
 import { MetadataStreams } from './metadata-streams.ts';
 import { Proposals } from './proposals.ts';
@@ -205,9 +208,10 @@ export class ControllerService {
   /** The service `Controller`. */
   routes(): Route[] {
     return [
-      route(methods.registerBroker, (request) => this.#register(request)),
-      route(methods.session, (stream) => this.#session(stream)),
-      route(methods.alterPartitions, async (request) => {
+      route(methods.registerBroker, (request, caller) => this.#register(request, caller)),
+      route(methods.session, (stream, caller) => this.#session(stream, caller)),
+      route(methods.alterPartitions, async (request, caller) => {
+        checkSpeaksFor(caller, request.brokerId);
         const { partitions } = await this.execute({
           kind: 'alterPartitions',
           ...named(request),
@@ -220,12 +224,16 @@ export class ControllerService {
           })),
         });
       }),
-      route(methods.allocateProducerIds, async (request) =>
-        allocateProducerIdsResponse(
+      route(methods.allocateProducerIds, async (request, caller) => {
+        checkSpeaksFor(caller, request.brokerId);
+        return allocateProducerIdsResponse(
           await this.execute({ kind: 'allocateProducerIds', ...named(request) }),
-        ),
-      ),
-      route(methods.followMetadata, (request, stream) => this.#streams.follow(request, stream)),
+        );
+      }),
+      route(methods.followMetadata, (request, stream, caller) => {
+        checkSpeaksFor(caller, request.brokerId);
+        return this.#streams.follow(request, stream);
+      }),
     ];
   }
 
@@ -311,9 +319,15 @@ export class ControllerService {
 
   // --------------------------------------------------------------------------------------------- brokers
 
-  async #register(request: RegisterBrokerRequest): Promise<{ readonly brokerEpoch: number }> {
+  async #register(
+    request: RegisterBrokerRequest,
+    caller: PeerInfo,
+  ): Promise<{ readonly brokerEpoch: number }> {
+    checkSpeaksFor(caller, request.brokerId);
+    const id = checked('broker_id', () => realBroker(request.brokerId));
+    const flaw = flawOfRegistration(request);
+    if (flaw !== undefined) throw new RelevoError('INVALID_REQUEST', `broker ${id}: ${flaw}`);
     await this.#ready();
-    const id = checked('broker_id', () => brokerId(request.brokerId));
     const known = this.#deps.publisher.image().brokers.get(id);
     const predecessorGone =
       known === undefined || this.#sessions.isGone(known, request.peerAddress);
@@ -327,11 +341,12 @@ export class ControllerService {
     );
   }
 
-  #session(stream: MessageStream<HeartbeatReply>): StreamEvents<BrokerHeartbeat> {
+  #session(stream: MessageStream<HeartbeatReply>, caller: PeerInfo): StreamEvents<BrokerHeartbeat> {
     if (this.#state.name === 'standby') throw this.#refusal();
     const events = this.#sessions.open(stream);
     return {
       onMessage: (heartbeat) => {
+        checkSpeaksFor(caller, heartbeat.brokerId);
         if (this.#state.name === 'active') {
           events.onMessage(heartbeat);
           return;
@@ -382,6 +397,11 @@ function checked<Value>(field: string, read: () => Value): Value {
   } catch (error) {
     throw new RelevoError('INVALID_REQUEST', `${field}: ${messageOf(error)}`);
   }
+}
+
+function realBroker(id: number): BrokerId {
+  if (id < 0) throw new RangeError(`no broker is ${id}`);
+  return brokerId(id);
 }
 
 const named = (

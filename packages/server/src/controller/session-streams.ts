@@ -119,7 +119,12 @@ export class SessionStreams {
     return {
       onMessage: (heartbeat) => {
         if (!this.#active) return;
-        connection ??= this.#connect(stream, heartbeat);
+        connection ??= this.#meet(stream, heartbeat);
+        if (connection === undefined) return;
+        if (heartbeat.brokerId !== connection.brokerId) {
+          const message = `the session of broker ${connection.brokerId} cannot speak for another one`;
+          throw new RelevoError('INVALID_REQUEST', message);
+        }
         if (this.#connections.get(connection.brokerId) === connection) {
           this.#heard(connection, heartbeat);
         }
@@ -148,7 +153,8 @@ export class SessionStreams {
     this.#release();
   }
 
-  #connect(stream: MessageStream<HeartbeatReply>, first: BrokerHeartbeat): Connection {
+  /** Only who names the epoch under which the broker is registered takes the place of its stream. */
+  #meet(stream: MessageStream<HeartbeatReply>, first: BrokerHeartbeat): Connection | undefined {
     const connection: Connection = {
       stream,
       brokerId: checked(first.brokerId, brokerId),
@@ -160,26 +166,38 @@ export class SessionStreams {
       released: false,
       movedAt: undefined,
     };
+    const code = this.#refusalOf(connection, first.brokerEpoch);
+    if (code !== undefined) {
+      connection.lastSequence = first.sequence;
+      this.#refuse(connection, code);
+      return undefined;
+    }
     const before = this.#connections.get(connection.brokerId);
     this.#connections.set(connection.brokerId, connection);
     before?.stream.end();
     return connection;
   }
 
+  #refusalOf(connection: Connection, epoch: number): ErrorCode | undefined {
+    const broker = this.#deps.image().brokers.get(connection.brokerId);
+    if (broker === undefined) return 'BROKER_ID_NOT_REGISTERED';
+    const isCurrent = broker.epoch === connection.brokerEpoch && broker.epoch === epoch;
+    return isCurrent ? undefined : 'STALE_BROKER_EPOCH';
+  }
+
   #heard(connection: Connection, heartbeat: BrokerHeartbeat): void {
     const broker = this.#deps.image().brokers.get(connection.brokerId);
     const nowMs = this.#deps.clock.monotonicMs();
     const counts = this.#takeDown(connection, heartbeat, nowMs);
-    if (broker === undefined) {
-      this.#refuse(connection, 'BROKER_ID_NOT_REGISTERED');
-      return;
-    }
-    if (broker.epoch !== connection.brokerEpoch || heartbeat.brokerEpoch !== broker.epoch) {
-      this.#refuse(connection, 'STALE_BROKER_EPOCH');
+    const refusal = this.#refusalOf(connection, heartbeat.brokerEpoch);
+    if (broker === undefined || refusal !== undefined) {
+      this.#refuse(connection, refusal ?? 'BROKER_ID_NOT_REGISTERED');
       return;
     }
     const { diskSyncMs, wantsShutdown } = heartbeat;
-    const metadataIndex = checked(heartbeat.metadataIndex, logIndex);
+    // Nobody has applied what is not committed.
+    const told = checked(heartbeat.metadataIndex, logIndex);
+    const metadataIndex = logIndex(Math.min(told, this.#deps.image().index));
     const verdict = this.#sessions.heard(
       { brokerId: broker.id, brokerEpoch: broker.epoch, metadataIndex, diskSyncMs, counts },
       nowMs,
@@ -225,7 +243,9 @@ export class SessionStreams {
   }
 
   #refuse(connection: Connection, code: ErrorCode): void {
-    this.#connections.delete(connection.brokerId);
+    if (this.#connections.get(connection.brokerId) === connection) {
+      this.#connections.delete(connection.brokerId);
+    }
     connection.stream.send(
       heartbeatReply({
         error: ERRORS[code].number,

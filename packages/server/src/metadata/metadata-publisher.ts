@@ -2,11 +2,12 @@
  * The committed image of the cluster on this node, and who is told when it changes. Controllers feed it
  * from their own quorum, other brokers from a `MetadataFollower`. Whatever comes in at once is one delta.
  */
-import { assert } from '@relevo/base/assert';
+import { AssertionError, assert, defined } from '@relevo/base/assert';
 import type { BrokerId, LogIndex, Term } from '@relevo/base/ids';
-import type { Gauge, Metrics } from '@relevo/base/ports';
+import type { Gauge, Logger, Metrics } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import { EMPTY_IMAGE } from '@relevo/controller/image';
+import type { MetadataRecord } from '@relevo/controller/records';
 import { ImageDelta, difference } from '@relevo/controller/replay';
 import type { MetadataDelta } from '@relevo/controller/replay';
 import { decodeRecords, decodeSnapshot, encodeSnapshot } from './record-codec.ts';
@@ -39,8 +40,10 @@ export class MetadataPublisher {
   readonly #listeners = new Set<MetadataListener>();
   readonly #controllerListeners = new Set<ControllerListener>();
   readonly #index: Gauge;
+  readonly #logger: Logger | undefined;
 
-  constructor(deps: { readonly metrics: Metrics }) {
+  constructor(deps: { readonly metrics: Metrics; readonly logger?: Logger }) {
+    this.#logger = deps.logger;
     this.#index = deps.metrics.gauge(
       'relevo_metadata_index',
       'Index in the metadata log up to which this node has applied it',
@@ -68,21 +71,38 @@ export class MetadataPublisher {
 
   /** Entries that are in the image already are passed over. */
   applyCommitted(entries: readonly CommittedEntry[]): void {
-    const delta = new ImageDelta(this.#image);
-    let last: CommittedEntry | undefined;
-    for (const entry of entries) {
-      const applied = last?.index ?? this.#image.index;
-      if (entry.index <= applied) continue;
-      assert(entry.index === applied + 1, 'the metadata log has no gaps', {
-        applied,
-        next: entry.index,
-      });
-      for (const record of decodeRecords(entry.data)) delta.apply(record);
-      last = entry;
+    let applied: number = this.#image.index;
+    const fresh: FreshEntry[] = [];
+    for (const { index, term, data } of entries) {
+      if (index <= applied) continue;
+      assert(index === applied + 1, 'the metadata log has no gaps', { applied, next: index });
+      applied = index;
+      fresh.push({ index, term, records: decodeRecords(data) });
     }
-    if (last === undefined) return;
-    const next = delta.finish(last.index, last.term);
+    if (fresh.length === 0) return;
+    const next = foldAll(this.#image, fresh) ?? this.#foldOneByOne(fresh);
     this.#publish(next.delta, next.image);
+  }
+
+  /**
+   * An entry that contradicts the image is passed over as a whole. The controller proposes none: it replays
+   * what it decides before it does. Should there be one all the same, every node finds the same and does
+   * the same, and can start with it.
+   */
+  #foldOneByOne(entries: readonly FreshEntry[]): { image: ClusterImage; delta: MetadataDelta } {
+    let image = this.#image;
+    for (const entry of entries) {
+      const next = foldAll(image, [entry]);
+      if (next === undefined) {
+        const facts = { index: entry.index, term: entry.term };
+        this.#logger?.error(
+          'an entry of the metadata log contradicts it: it is passed over',
+          facts,
+        );
+      }
+      image = next?.image ?? { ...image, index: entry.index, term: entry.term };
+    }
+    return { image, delta: difference(this.#image, image) };
   }
 
   /** Takes the place of everything up to `index`. An older one than the image is passed over. */
@@ -115,4 +135,26 @@ export class MetadataPublisher {
     this.#index.set(image.index);
     for (const listener of this.#listeners) listener(delta, image);
   }
+}
+
+interface FreshEntry {
+  readonly index: LogIndex;
+  readonly term: Term;
+  readonly records: readonly MetadataRecord[];
+}
+
+/** Undefined: some record contradicts what was before it. */
+function foldAll(
+  base: ClusterImage,
+  entries: readonly FreshEntry[],
+): { image: ClusterImage; delta: MetadataDelta } | undefined {
+  const delta = new ImageDelta(base);
+  try {
+    for (const { records } of entries) for (const record of records) delta.apply(record);
+  } catch (error) {
+    if (error instanceof AssertionError) return undefined;
+    throw error;
+  }
+  const last = defined(entries.at(-1), 'an entry');
+  return delta.finish(last.index, last.term);
 }

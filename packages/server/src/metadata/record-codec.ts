@@ -1,5 +1,6 @@
 /** The controller's records, as entries of the metadata log and as snapshots; and back. */
-import { unreachable } from '@relevo/base/assert';
+import { assert, unreachable } from '@relevo/base/assert';
+import { messageOf } from '@relevo/base/errors';
 import {
   brokerEpoch,
   brokerId,
@@ -10,7 +11,9 @@ import {
   term,
   uuid,
 } from '@relevo/base/ids';
+import type { LogIndex } from '@relevo/base/ids';
 import type { ClusterImage } from '@relevo/controller/image';
+import { flawOfRecord } from '@relevo/controller/record-limits';
 import type { MetadataRecord } from '@relevo/controller/records';
 import { imageFromRecords, imageToRecords } from '@relevo/controller/snapshot';
 import {
@@ -22,11 +25,11 @@ import {
 } from '@relevo/rpc/gen/cluster/metadata-records';
 
 export const encodeRecords = (records: readonly MetadataRecord[]): Uint8Array =>
-  MetadataBatchCodec.encode({ records: records.map(toWire) });
+  MetadataBatchCodec.encode({ records: records.map(soundToWire) });
 
 /** An entry without data is the consensus' own, and holds no records. */
 export const decodeRecords = (data: Uint8Array): readonly MetadataRecord[] =>
-  data.length === 0 ? [] : MetadataBatchCodec.decode(data).records.map(fromWire);
+  data.length === 0 ? [] : MetadataBatchCodec.decode(data).records.map(soundFromWire);
 
 export const snapshotOf = (image: ClusterImage): MetadataSnapshot => ({
   index: image.index,
@@ -35,7 +38,7 @@ export const snapshotOf = (image: ClusterImage): MetadataSnapshot => ({
 });
 
 export const imageOf = (snapshot: MetadataSnapshot): ClusterImage =>
-  imageFromRecords(snapshot.records.map(fromWire), {
+  imageFromRecords(snapshot.records.map(soundFromWire), {
     index: logIndex(snapshot.index),
     term: term(snapshot.term),
   });
@@ -46,6 +49,41 @@ export const encodeSnapshot = (image: ClusterImage): Uint8Array =>
 
 export const decodeSnapshot = (bytes: Uint8Array): ClusterImage =>
   imageOf(MetadataSnapshotCodec.decode(bytes));
+
+/** What no start would take is not proposed. */
+function soundToWire(record: MetadataRecord): WireRecord {
+  const flaw = flawOfRecord(record);
+  assert(flaw === undefined, 'only sound records are proposed', { kind: record.kind, flaw });
+  return toWire(record);
+}
+
+/** Throws a RangeError for what is not proposed. */
+function soundFromWire(wire: WireRecord): MetadataRecord {
+  const record = fromWire(wire);
+  const flaw = flawOfRecord(record);
+  if (flaw !== undefined) throw new RangeError(`a record (${record.kind}) cannot be: ${flaw}`);
+  return record;
+}
+
+/** Undefined: `decodeRecords` takes it. */
+export const flawOfData = (data: Uint8Array): string | undefined =>
+  flawOf(() => decodeRecords(data));
+
+/** Undefined: `decodeSnapshot` takes it, as of that index. */
+export const flawOfSnapshot = (bytes: Uint8Array, index: LogIndex): string | undefined =>
+  flawOf(() => {
+    const image = decodeSnapshot(bytes);
+    if (image.index !== index) throw new RangeError(`it is as of ${image.index}, not of ${index}`);
+  });
+
+function flawOf(read: () => unknown): string | undefined {
+  try {
+    read();
+    return undefined;
+  } catch (error) {
+    return messageOf(error);
+  }
+}
 
 function toWire(record: MetadataRecord): WireRecord {
   return { record: bodyOf(record) };

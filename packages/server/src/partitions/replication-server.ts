@@ -9,7 +9,15 @@ import { ERRORS } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset } from '@relevo/base/ids';
 import { RpcError, route } from '@relevo/base/ports';
-import type { Clock, Logger, MessageStream, Route, StreamEvents, Timers } from '@relevo/base/ports';
+import type {
+  Clock,
+  Logger,
+  MessageStream,
+  PeerInfo,
+  Route,
+  StreamEvents,
+  Timers,
+} from '@relevo/base/ports';
 import { judgePosition } from '@relevo/broker/divergence';
 import type { ClusterImage } from '@relevo/controller/image';
 import { ReplicationService as methods } from '@relevo/rpc/gen/cluster/replication';
@@ -19,6 +27,7 @@ import type {
   FollowerPosition,
   LeaderMessage,
 } from '@relevo/rpc/gen/cluster/replication';
+import { checkSpeaksFor } from '../security/caller.ts';
 import { partitionImage } from './current-leader.ts';
 import type { LeaderRole, Partition } from './partition.ts';
 import type { PartitionMetrics } from './partition-metrics.ts';
@@ -61,7 +70,7 @@ export class ReplicationServer {
   }
 
   routes(): Route[] {
-    return [route(methods.replicate, (stream) => this.#open(stream))];
+    return [route(methods.replicate, (stream, caller) => this.#open(stream, caller))];
   }
 
   /** The brokers whose streams are up. */
@@ -90,12 +99,14 @@ export class ReplicationServer {
 
   // ---------------------------------------------------------------------------------- streams
 
-  #open(stream: MessageStream<LeaderMessage>): StreamEvents<FollowerMessage> {
+  #open(stream: MessageStream<LeaderMessage>, caller: PeerInfo): StreamEvents<FollowerMessage> {
     let session: ReplicationSession | undefined;
     return {
       onMessage: (message) => {
         if (message.hello !== undefined && session === undefined) {
+          checkSpeaksFor(caller, message.hello.brokerId);
           session = this.#greet(message.hello, stream);
+          if (session === undefined) return;
         }
         if (session === undefined) {
           stream.cancel(new RpcError('INVALID_ARGUMENT', 'a replication stream begins with hello'));
@@ -154,9 +165,15 @@ export class ReplicationServer {
       const message = `this is broker ${localId}, not ${hello.leaderId}: look the address up again`;
       return { code: 'INVALID_REQUEST', message };
     }
-    const known = image().brokers.get(hello.brokerId as BrokerId);
-    if (known !== undefined && hello.brokerEpoch < known.epoch) {
-      const message = `broker ${hello.brokerId} has registered anew since, under ${known.epoch}`;
+    if (hello.brokerId < 0 || hello.brokerId === localId || hello.brokerEpoch < 1) {
+      const message = `no follower is broker ${hello.brokerId} of epoch ${hello.brokerEpoch}`;
+      return { code: 'INVALID_REQUEST', message };
+    }
+    const known = image().brokers.get(hello.brokerId as BrokerId)?.epoch;
+    const connected = this.#sessions.get(hello.brokerId as BrokerId)?.brokerEpoch;
+    const epoch = Math.max(known ?? 0, connected ?? 0);
+    if (hello.brokerEpoch < epoch) {
+      const message = `broker ${hello.brokerId} has registered anew since, under ${epoch}`;
       return { code: 'STALE_BROKER_EPOCH', message };
     }
     return undefined;
@@ -177,6 +194,11 @@ export class ReplicationServer {
 
   #take(session: ReplicationSession, message: FollowerMessage): void {
     if (this.#sessions.get(session.brokerId) !== session) return;
+    const flaw = message.positions.map(flawOfPosition).find((each) => each !== undefined);
+    if (flaw !== undefined) {
+      session.cancel(flaw);
+      return;
+    }
     for (const { topicId, partition } of message.unsubscribe) {
       this.#unsubscribe(session, topicId, partition);
     }
@@ -291,3 +313,11 @@ export class ReplicationServer {
 }
 
 const keyOf = (topicId: string, partition: number): string => `${topicId}-${partition}`;
+
+/** Numbers that no log has; undefined: there are none. */
+function flawOfPosition(position: FollowerPosition): string | undefined {
+  const { syncedEndOffset, lastEpoch, leaderEpoch, logStartOffset, subscribe } = position;
+  const sound = leaderEpoch >= 0 && syncedEndOffset >= 0 && lastEpoch >= -1 && logStartOffset >= 0;
+  if (sound && (subscribe === undefined || subscribe.partition >= 0)) return undefined;
+  return `a position cannot be: end ${syncedEndOffset} of epoch ${lastEpoch} under ${leaderEpoch}`;
+}

@@ -32,6 +32,8 @@ import type { Turn } from './turn.ts';
 export const MESSAGE_BYTES_AIM: number = 1024 * 1024;
 /** What is read from the log at a time for a follower that is behind. */
 export const CATCH_UP_BYTES: number = 1024 * 1024;
+/** More than this no follower may leave open. */
+const CREDIT_MAX = 256 * 1024 * 1024;
 /** Pieces read for one stream at the same time. */
 const READS_AT_ONCE = 2;
 /** Pieces read before others have their turn of the loop. */
@@ -171,7 +173,7 @@ export class ReplicationSession {
   }
 
   addCredit(bytes: number): void {
-    this.#credit += bytes;
+    this.#credit = Math.min(this.#credit + bytes, CREDIT_MAX);
     if (this.#behind.length > 0) this.#deps.turn.atEnd(this.#readOn);
   }
 

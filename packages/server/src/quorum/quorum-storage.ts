@@ -6,6 +6,7 @@
  * tells damage from a crash: every file has a CRC; the log never ends below the commit index of the hard
  * state, never begins after the snapshot's end, and holds no term that the hard state has not seen.
  */
+import { assert } from '@relevo/base/assert';
 import { messageOf } from '@relevo/base/errors';
 import { QUORUM_LOG_ID, logIndex, term as toTerm } from '@relevo/base/ids';
 import type { LogIndex, Offset } from '@relevo/base/ids';
@@ -16,6 +17,7 @@ import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
 import { LogError } from '@relevo/log/log-error';
 import { PartitionLog } from '@relevo/log/partition-log';
+import { flawOfEntry, flawOfTerm } from '@relevo/raft/message-check';
 import type { Entry, Snapshot } from '@relevo/raft/messages';
 import type { HardState, Ready } from '@relevo/raft/ready';
 import { entriesOfBatches, entryToBatch } from './entry-batch.ts';
@@ -104,6 +106,7 @@ export class QuorumStorage {
     const { directory } = this.#options;
     const hardState = readies.findLast((ready) => ready.hardState !== undefined)?.hardState;
     if (hardState !== undefined) {
+      assertSound(flawOfTerm(hardState.term));
       await writeState(this.#deps, directory, this.#options, hardState);
     }
     for (const ready of readies) {
@@ -115,6 +118,7 @@ export class QuorumStorage {
   }
 
   #append(entry: Entry): void {
+    assertSound(flawOfEntry(entry));
     // An earlier attempt came so far.
     if (entry.index < this.#log.logEndOffset) return;
     const nowMs = this.#deps.clock.wallMs();
@@ -149,6 +153,10 @@ export class QuorumStorage {
   }
 }
 
+/** What a start would refuse is not written. */
+const assertSound = (flaw: string | undefined): void =>
+  assert(flaw === undefined, 'only what can be read again is stored', { flaw });
+
 const offsetOf = (index: number): Offset => index as Offset;
 
 async function openStorage(
@@ -163,6 +171,8 @@ async function openStorage(
   }
   const snapshot = readNewestCheckpoint(deps, directory);
   const hardState = readState(deps, directory, options) ?? makeState(options, deps);
+  const flaw = flawOfTerm(hardState.term);
+  if (flaw !== undefined) throw damaged(directory, flaw);
   const log = openLog(directory, deps);
   const found = await readEntries(log, directory);
   const entries = joinWithSnapshot(log, found, snapshot, directory);
@@ -221,6 +231,8 @@ async function readEntries(log: PartitionLog, directory: string): Promise<Entry[
     while (at < log.logEndOffset) {
       const bytes = await log.read(at, READ_BYTES, log.logEndOffset, true);
       for (const entry of entriesOfBatches(bytes)) {
+        const flaw = flawOfEntry(entry);
+        if (flaw !== undefined) throw new RangeError(flaw);
         entries.push(entry);
         at = offsetOf(entry.index + 1);
       }

@@ -8,18 +8,7 @@ import { assert, defined } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
 import { brokerId, logIndex, term as toTerm } from '@relevo/base/ids';
 import type { BrokerId, LogIndex, Term, Uuid } from '@relevo/base/ids';
-import type {
-  Clock,
-  Crc32c,
-  Disk,
-  Logger,
-  Metrics,
-  Random,
-  Route,
-  TimerHandle,
-  Timers,
-  Transport,
-} from '@relevo/base/ports';
+import type { Ports, Route, TimerHandle } from '@relevo/base/ports';
 import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
 import { makeConfiguration } from '@relevo/raft/configuration';
 import type { Configuration, MembershipChange } from '@relevo/raft/configuration';
@@ -29,6 +18,8 @@ import type { RaftOptions } from '@relevo/raft/options';
 import { RaftNode } from '@relevo/raft/raft-node';
 import type { PeerStatus } from '@relevo/raft/raft-node';
 import type { Ready, RoleName, SoftState } from '@relevo/raft/ready';
+import { flawOfContent } from './content-check.ts';
+import type { ContentChecks } from './content-check.ts';
 import { LeaderWatch } from './leader-watch.ts';
 import { PeerService } from './peer-service.ts';
 import { Peers } from './peers.ts';
@@ -55,15 +46,7 @@ export interface QuorumLeadership {
 }
 
 /** The ports, and the state machine. Its callbacks may call the quorum; they may not throw. */
-export interface QuorumDeps {
-  readonly clock: Clock;
-  readonly timers: Timers;
-  readonly random: Random;
-  readonly disk: Disk;
-  readonly transport: Transport;
-  readonly logger: Logger;
-  readonly metrics: Metrics;
-  readonly crc32c: Crc32c;
+export interface QuorumDeps extends ContentChecks, Omit<Ports, 'hmacSha256'> {
   /** Entries to apply, in order, without gaps. Applied when it returns. */
   readonly onCommitted: (entries: readonly AppliedEntry[]) => void;
   /** Takes the place of everything up to `index`. */
@@ -165,8 +148,10 @@ export class Quorum {
         this.#with((core, nowMs) => core.peerUnreachable(id, { refused }, nowMs));
       },
     });
-    this.#service = new PeerService(options, deps.logger, {
+    this.#service = new PeerService(options, deps, {
       closedBecause: () => this.#closedBecause(),
+      isKnown: (id) => this.addressOf(id) !== undefined,
+      problemWith: (message) => this.#core?.problemWith(message) ?? flawOfContent(message, deps),
       onCall: (from) => this.#peers.called(from),
       onMessage: (message) => this.#receive(message),
       onBroken: (from) => this.#peers.broken(from),

@@ -2,6 +2,7 @@
  * Snapshots on the wire: in pieces, so that one may be larger than a message, and heartbeats pass
  * between them.
  */
+import { concatBytes } from '@relevo/base/bytes';
 import { logIndex, term as toTerm } from '@relevo/base/ids';
 import { decodeConfiguration, encodeConfiguration } from '@relevo/raft/configuration';
 import type { InstallSnapshot, Message, Snapshot } from '@relevo/raft/messages';
@@ -9,6 +10,8 @@ import type { RaftMessage, RaftSnapshotRequest } from '@relevo/rpc/gen/cluster/r
 import { MalformedMessage, checked, envelopeFromWire, envelopeToWire } from './quorum-messages.ts';
 
 export const PIECE_BYTES: number = 512 * 1024;
+/** Smaller ones come last alone. */
+const PIECE_BYTES_MIN = 16 * 1024;
 /** A snapshot above this is taken for garbage. */
 export const SNAPSHOT_BYTES_MAX: number = 2 ** 30;
 
@@ -36,19 +39,25 @@ export function* piecesOf(clusterId: string, message: SnapshotMessage): Generato
 
 /** Puts together the pieces that come on one stream. */
 export class SnapshotAssembler {
-  #bytes: Uint8Array = new Uint8Array(0);
+  #pieces: Uint8Array[] = [];
   #received = 0;
+  #totalBytes = 0;
   #index = -1;
 
   /** The whole message after the last piece; throws MalformedMessage. */
   take(wire: RaftMessage, piece: RaftSnapshotRequest): Message | undefined {
     const { offset, totalBytes, data, lastIndex } = piece;
     if (offset === 0) this.#begin(lastIndex, totalBytes);
-    const fits = offset === this.#received && offset + data.length <= totalBytes;
-    if (lastIndex !== this.#index || totalBytes !== this.#bytes.length || !fits) {
+    const isLast = offset + data.length === totalBytes;
+    const fits =
+      offset === this.#received &&
+      offset + data.length <= totalBytes &&
+      (data.length >= PIECE_BYTES_MIN || isLast);
+    if (lastIndex !== this.#index || totalBytes !== this.#totalBytes || !fits) {
       throw new MalformedMessage(`piece ${offset} of snapshot ${lastIndex} does not continue it`);
     }
-    this.#bytes.set(data, offset);
+    // Copied, so that no piece keeps the message that it came in; room is taken as the bytes come.
+    this.#pieces.push(data.slice());
     this.#received += data.length;
     if (this.#received < totalBytes) return undefined;
     const snapshot = checked(() => this.#whole(piece));
@@ -61,7 +70,8 @@ export class SnapshotAssembler {
       throw new MalformedMessage(`a snapshot of ${totalBytes} bytes is too large`);
     }
     this.#index = index;
-    this.#bytes = new Uint8Array(totalBytes);
+    this.#totalBytes = totalBytes;
+    this.#pieces = [];
     this.#received = 0;
   }
 
@@ -70,7 +80,7 @@ export class SnapshotAssembler {
       index: logIndex(lastIndex),
       term: toTerm(lastTerm),
       configuration: decodeConfiguration(membership),
-      data: this.#bytes,
+      data: concatBytes(this.#pieces),
     };
   }
 }

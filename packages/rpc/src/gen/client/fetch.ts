@@ -1013,18 +1013,21 @@ export const FetchService: FetchService = {
   stream: {
     path: '/relevo.client.v1.Fetch/Stream',
     kind: 'bidi',
+    audience: 'client',
     request: FetchRequestCodec,
     response: FetchResponseCodec,
   },
   consume: {
     path: '/relevo.client.v1.Fetch/Consume',
     kind: 'serverStream',
+    audience: 'client',
     request: ConsumeRequestCodec,
     response: ConsumedRecordsCodec,
   },
   listOffsets: {
     path: '/relevo.client.v1.Fetch/ListOffsets',
     kind: 'unary',
+    audience: 'client',
     request: ListOffsetsRequestCodec,
     response: ListOffsetsResponseCodec,
   },

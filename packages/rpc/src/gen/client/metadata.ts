@@ -853,18 +853,21 @@ export const MetadataService: MetadataService = {
   getMetadata: {
     path: '/relevo.client.v1.Metadata/GetMetadata',
     kind: 'unary',
+    audience: 'client',
     request: GetMetadataRequestCodec,
     response: ClusterMetadataCodec,
   },
   watchMetadata: {
     path: '/relevo.client.v1.Metadata/WatchMetadata',
     kind: 'serverStream',
+    audience: 'client',
     request: WatchMetadataRequestCodec,
     response: MetadataUpdateCodec,
   },
   getNode: {
     path: '/relevo.client.v1.Metadata/GetNode',
     kind: 'unary',
+    audience: 'client',
     request: GetNodeRequestCodec,
     response: NodeDescriptionCodec,
   },

@@ -901,18 +901,21 @@ export const ProduceService: ProduceService = {
   stream: {
     path: '/relevo.client.v1.Produce/Stream',
     kind: 'bidi',
+    audience: 'client',
     request: ProduceRequestCodec,
     response: ProduceResponseCodec,
   },
   send: {
     path: '/relevo.client.v1.Produce/Send',
     kind: 'unary',
+    audience: 'client',
     request: SendRequestCodec,
     response: SendResponseCodec,
   },
   initProducerId: {
     path: '/relevo.client.v1.Produce/InitProducerId',
     kind: 'unary',
+    audience: 'client',
     request: InitProducerIdRequestCodec,
     response: InitProducerIdResponseCodec,
   },

@@ -929,6 +929,7 @@ export const RaftService: RaftService = {
   peer: {
     path: '/relevo.cluster.v1.Raft/Peer',
     kind: 'bidi',
+    audience: 'cluster',
     request: RaftMessageCodec,
     response: RaftPeerReplyCodec,
   },

@@ -653,6 +653,7 @@ export const ReplicationService: ReplicationService = {
   replicate: {
     path: '/relevo.cluster.v1.Replication/Replicate',
     kind: 'bidi',
+    audience: 'cluster',
     request: FollowerMessageCodec,
     response: LeaderMessageCodec,
   },
