@@ -1,15 +1,26 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
   planLayout,
+  refuseDataElsewhere,
   releaseLayout,
   writeLayout,
   type LayoutOptions,
   type LocalCluster,
 } from '@relevo/cli/local-cluster/layout';
 import { lastErrors } from '@relevo/cli/local-cluster/processes';
+import { readConfig } from '@relevo/server/config/config-file';
 import { resolveConfig } from '@relevo/server/config/node-config';
 
 let directory = '';
@@ -117,6 +128,61 @@ describe('the data directory of relevo start', () => {
     writeFileSync(join(data(), 'cluster.json'), '{"clusterId": 3');
     expect(() => prepare()).toThrow(/cluster.json does not describe a cluster; put back/);
     expect(prepare({ fresh: true }).brokers).toHaveLength(3);
+  });
+});
+
+describe('a data directory that was moved or copied', () => {
+  const elsewhere = (): string => join(directory, 'elsewhere');
+  const dataOf = (cluster: LocalCluster): string[] =>
+    cluster.brokers.map(({ configFile }) => readConfig(configFile, {})['log.dir']);
+  const planElsewhere = (environment = {}): LocalCluster => {
+    const plan = planLayout({ directory: elsewhere(), fresh: false });
+    refuseDataElsewhere(plan, environment);
+    return plan;
+  };
+
+  test.each([
+    ['moved', renameSync],
+    ['copied', (from: string, to: string) => cpSync(from, to, { recursive: true })],
+  ])('%s: the brokers use the data in it', (_, carry) => {
+    expect(dataOf(prepare())).toEqual([1, 2, 3].map((id) => join(data(), `broker-${id}`)));
+    carry(data(), elsewhere());
+    expect(dataOf(planElsewhere())).toEqual(
+      [1, 2, 3].map((id) => join(elsewhere(), `broker-${id}`)),
+    );
+  });
+
+  test('with paths to the old place is refused, with what to do', () => {
+    const { brokers } = prepare();
+    for (const { id, configFile } of brokers) {
+      const old = readFileSync(configFile, 'utf8').replace(/^log\.dir: "/m, `log.dir: "${data()}/`);
+      writeFileSync(configFile, old);
+      expect(old).toContain(`${data()}/broker-${id}`);
+    }
+    refuseDataElsewhere(planLayout({ directory: data(), fresh: false }), {});
+    cpSync(data(), elsewhere(), { recursive: true });
+    expect(() => planElsewhere()).toThrow(
+      `${elsewhere()}/broker-1.yaml has log.dir ${data()}/broker-1, which is not in ${elsewhere()}: ` +
+        'set log.dir there to broker-1, which is relative to the file, to use the data beside it (and so ' +
+        `for each broker), or start the cluster that it belongs to with --data ${data()}`,
+    );
+  });
+
+  test('behind a symbolic link is in its directory all the same', () => {
+    prepare();
+    symlinkSync(data(), elsewhere());
+    expect(planElsewhere().brokers).toHaveLength(3);
+  });
+
+  test('a RELEVO_LOG_DIR for all brokers, and a file with mistakes, are refused before the start', () => {
+    const { brokers } = prepare();
+    renameSync(data(), elsewhere());
+    expect(() => planElsewhere({ RELEVO_LOG_DIR: '/tmp/x' })).toThrow(
+      /RELEVO_LOG_DIR is set, .*unset/,
+    );
+    const file = join(elsewhere(), basename(brokers[1]?.configFile ?? ''));
+    writeFileSync(file, `${readFileSync(file, 'utf8')}log.dri: "a"\n`);
+    expect(() => planElsewhere()).toThrow(/log\.dri: no such setting .*did you mean log\.dir/);
   });
 });
 

@@ -1,6 +1,6 @@
 /** A cluster started as a user starts it: `relevo start`, in a process of its own, from the sources. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,11 +16,13 @@ export class StartedCluster {
   readonly brokers: number;
   #child: ChildProcess | undefined;
   #output = '';
+  #data: string;
 
   private constructor(directory: string, port: number, brokers: number) {
     this.directory = directory;
     this.port = port;
     this.brokers = brokers;
+    this.#data = join(directory, 'data');
   }
 
   static async start(brokers: number): Promise<StartedCluster> {
@@ -34,8 +36,16 @@ export class StartedCluster {
     return `127.0.0.1:${this.port}`;
   }
 
+  /** Where the next start looks for it. */
   get data(): string {
-    return join(this.directory, 'data');
+    return this.#data;
+  }
+
+  /** The stopped cluster's data directory gets another name, and the next start is told it. */
+  move(name: string): void {
+    const to = join(this.directory, name);
+    renameSync(this.#data, to);
+    this.#data = to;
   }
 
   /** What `start` has printed, on both streams. */

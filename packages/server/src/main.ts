@@ -2,14 +2,13 @@
  * A broker process: where a node meets the real ports. Reads the configuration, starts the node, serves
  * HTTP, and stops in order on SIGTERM or SIGINT.
  */
-import { readFileSync } from 'node:fs';
 import { messageOf } from '@relevo/base/errors';
 import { VERSION } from '@relevo/base/version';
 import { codecs } from '@relevo/runtime/compression';
 import { startHttpServer, type HttpServer } from '@relevo/runtime/http-server';
 import { createPorts, type NodePorts } from '@relevo/runtime/ports';
-import { parse } from 'yaml';
-import { ConfigError, resolveConfig, type NodeConfig } from './config/node-config.ts';
+import { readConfig } from './config/config-file.ts';
+import type { NodeConfig } from './config/node-config.ts';
 import { createNode, StartError, type Node } from './node.ts';
 
 /** Exit codes: done; failed while starting or running; not to be started like this (sysexits' EX_CONFIG). */
@@ -28,7 +27,7 @@ export async function runBroker(
 ): Promise<number> {
   let config: NodeConfig;
   try {
-    config = readConfig(configFile, flags);
+    config = readConfig(configFile, { environment: process.env, flags });
   } catch (error) {
     process.stderr.write(`${messageOf(error)}\n`);
     return EXIT.configuration;
@@ -65,23 +64,6 @@ export async function runBroker(
   ports.logger.info('stopped');
   ports.logger.flush();
   return fallen ? failed('cannot go on', cause) : EXIT.ok;
-}
-
-function readConfig(file: string | undefined, flags: Readonly<Record<string, string>>): NodeConfig {
-  if (file === undefined) return resolveConfig({ environment: process.env, flags });
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new ConfigError(`the configuration file cannot be read: ${messageOf(error)}`);
-  }
-  let parsed: unknown;
-  try {
-    parsed = parse(text);
-  } catch (error) {
-    throw new ConfigError(`${file} is not YAML: ${messageOf(error)}`);
-  }
-  return resolveConfig({ file: parsed, environment: process.env, flags, fileName: file });
 }
 
 /** One line that says what is wrong and what to do, the last one, and the exit code that fits it. */

@@ -12,6 +12,7 @@ import {
   BROKERS_MAX,
   PORT_DEFAULT,
   planLayout,
+  refuseDataElsewhere,
   releaseLayout,
   writeLayout,
   type LocalBroker,
@@ -73,6 +74,7 @@ async function start(context: CommandContext, options: StartOptions): Promise<Ex
     port: options.port,
     fresh: options.fresh === true,
   });
+  refuseDataElsewhere(cluster, context.host.env);
   await refuseTakenAddresses(cluster, cluster.isNew);
   writeLayout(cluster);
   const processes = cluster.brokers.map(

@@ -2,7 +2,8 @@
  * What `relevo start` keeps below its data directory:
  *
  *     cluster.json      id, number of brokers, ports: what the cluster was made with
- *     broker-N.yaml     configuration of broker N; made once, then left to the user
+ *     broker-N.yaml     configuration of broker N; made once, then left to the user; its paths are relative
+ *                       to it, so that the whole can be moved and copied
  *     broker-N.log      its log lines
  *     broker-N/         its data
  *     running.pid       the `relevo start` that runs the cluster
@@ -13,13 +14,16 @@ import {
   mkdirSync,
   readFileSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { uuidFromBytes } from '@relevo/base/ids';
+import { readConfig } from '@relevo/server/config/config-file';
+import { ConfigError } from '@relevo/server/config/node-config';
 import { CommandError, EXIT, usageError } from '../exit-codes.ts';
 
 export const BROKERS_DEFAULT = 3;
@@ -87,6 +91,56 @@ export function planLayout(options: LayoutOptions): PlannedCluster {
   });
   return { directory, brokers, clusterId, port, isNew: found === undefined };
 }
+
+/**
+ * Throws where a broker of the cluster would keep its data elsewhere than in the cluster's directory: it
+ * was moved or copied with a configuration that names the old place. Changes nothing.
+ */
+export function refuseDataElsewhere(
+  cluster: PlannedCluster,
+  environment: Readonly<Record<string, string | undefined>>,
+): void {
+  if (cluster.isNew) return;
+  if (environment['RELEVO_LOG_DIR'] !== undefined) {
+    throw new CommandError(
+      'RELEVO_LOG_DIR is set, and would be the data directory of every broker; unset it',
+      EXIT.configuration,
+    );
+  }
+  for (const { id, configFile } of cluster.brokers) {
+    if (!existsSync(configFile)) continue;
+    const directory = dataDirectoryOf(configFile, environment);
+    if (isWithin(cluster.directory, directory)) continue;
+    throw new CommandError(
+      `${configFile} has log.dir ${directory}, which is not in ${cluster.directory}: set log.dir there ` +
+        `to broker-${id}, which is relative to the file, to use the data beside it (and so for each ` +
+        `broker), or start the cluster that it belongs to with --data ${dirname(directory)}`,
+      EXIT.configuration,
+    );
+  }
+}
+
+function dataDirectoryOf(
+  configFile: string,
+  environment: Readonly<Record<string, string | undefined>>,
+): string {
+  try {
+    return readConfig(configFile, { environment })['log.dir'];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    throw new CommandError(error.message, EXIT.configuration, { cause: error });
+  }
+}
+
+/** Symbolic links aside. */
+function isWithin(directory: string, path: string): boolean {
+  const steps = relative(realPath(directory), realPath(path));
+  return steps !== '' && !steps.startsWith('..') && !isAbsolute(steps);
+}
+
+/** Of a path whose end may not exist yet. */
+const realPath = (path: string): string =>
+  existsSync(path) ? realpathSync(path) : join(realPath(dirname(path)), basename(path));
 
 /** Makes the directory ready for a start. */
 export function writeLayout(cluster: PlannedCluster): void {
@@ -202,7 +256,7 @@ function keepLogShort(path: string): void {
   if (existsSync(path) && statSync(path).size > LOG_BYTES_KEPT) renameSync(path, `${path}.1`);
 }
 
-/** Paths are absolute, so that the file serves `relevo broker --config` from anywhere. */
+/** Paths are relative to the file: it serves `relevo broker --config` from anywhere, and can be moved. */
 function configText(cluster: LocalCluster, broker: LocalBroker): string {
   const size = cluster.brokers.length;
   const voters = cluster.brokers.slice(0, size < VOTERS_MAX ? 1 : VOTERS_MAX);
@@ -214,15 +268,15 @@ function configText(cluster: LocalCluster, broker: LocalBroker): string {
     'controller.quorum.voters': voters.map((voter) => `${voter.id}@${voter.grpc}`).join(','),
     'listener.grpc': broker.grpc,
     'listener.http': broker.http,
-    'log.dir': join(cluster.directory, `broker-${broker.id}`),
+    'log.dir': `broker-${broker.id}`,
     'default.replication.factor': Math.min(size, 3),
     'min.insync.replicas': size >= 3 ? 2 : 1,
   };
   const lines = Object.entries(settings).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);
   return [
     `# Broker ${broker.id} of the cluster that \`relevo start\` made here. It is written once: settings`,
-    '# that you add or change are kept. To run this broker alone:',
-    `#     npx relevo broker --config ${broker.configFile}`,
+    '# that you add or change are kept. Paths are relative to this file. To run this broker alone:',
+    `#     npx relevo broker --config PATH/TO/${basename(broker.configFile)}`,
     ...lines,
     '',
   ].join('\n');

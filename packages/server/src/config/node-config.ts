@@ -165,7 +165,10 @@ export interface NodeConfig {
   readonly 'process.roles': readonly Role[];
   /** Replicas are spread over racks. Default: none. */
   readonly 'broker.rack': string;
-  /** The data directory, for this node alone. No default. */
+  /**
+   * The data directory, for this node alone. In a file relative to the file, elsewhere to the working
+   * directory. No default.
+   */
   readonly 'log.dir': string;
   /**
    * Where gRPC listens, for clients and other nodes: one address, or one under a name for each network
@@ -253,6 +256,9 @@ const REQUIRED: Readonly<Record<string, string>> = {
     'ID@host:port of each controller, the same on every node, for example 1@127.0.0.1:9093',
 };
 
+/** Settings that are paths. */
+const PATH_KEYS: ReadonlySet<string> = new Set(['log.dir'] satisfies (keyof NodeConfig)[]);
+
 export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
 
 /** Environment variables of ours that are not settings of a node. */
@@ -272,6 +278,8 @@ export interface ConfigSources {
   readonly flags?: Readonly<Record<string, string>>;
   /** Names the file in errors. */
   readonly fileName?: string;
+  /** What a path in the file means. Default: itself. */
+  readonly pathFrom?: (path: string) => string;
 }
 
 /** Joins the sources and checks every value; throws a ConfigError that lists all mistakes at once. */
@@ -284,7 +292,9 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
     else merged[key] = value;
   };
   for (const [key, value] of flatten(sources.file, where)) {
-    if (CONFIG_KEYS.includes(key)) take(key, value, key);
+    const isPath = PATH_KEYS.has(key) && typeof value === 'string' && !isEmpty(value);
+    const meant = isPath ? (sources.pathFrom?.(value) ?? value) : value;
+    if (CONFIG_KEYS.includes(key)) take(key, meant, key);
     else mistakes.push(unknownKey(key, CONFIG_KEYS, where));
   }
   const variables = new Map(
