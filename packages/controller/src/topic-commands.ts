@@ -56,6 +56,7 @@ export function decideCreateTopic(
 ): Decision<CreateTopicAnswer> {
   const { name, topicId, config } = command;
   checkTopicName(name);
+  checkNotReserved(name);
   checkTopicId(image, command);
   const existing = image.topicsByName.get(name);
   if (existing !== undefined && existing.id === topicId) return alreadyCreated(existing);
@@ -95,7 +96,7 @@ const alreadyCreated = (topic: TopicImage): Decision<CreateTopicAnswer> => ({
   },
 });
 
-/** Refuses with INVALID_TOPIC_EXCEPTION what Kafka refuses, and names that the cluster keeps for itself. */
+/** Refuses with INVALID_TOPIC_EXCEPTION what Kafka refuses. */
 export function checkTopicName(name: string): void {
   const rule = `a topic name has 1 to ${TOPIC_NAME_MAX} of A-Z a-z 0-9 . _ - and is not . or ..`;
   if (name.length > TOPIC_NAME_MAX) {
@@ -110,13 +111,16 @@ export function checkTopicName(name: string): void {
       `the topic name "${name}" is illegal: ${rule}`,
     );
   }
-  if (RESERVED_NAMES.has(name) || name.startsWith(RESERVED_PREFIX)) {
-    const reserved = [...RESERVED_NAMES, `${RESERVED_PREFIX}*`].join(', ');
-    throw new RelevoError(
-      'INVALID_TOPIC_EXCEPTION',
-      `the topic name "${name}" is reserved for the cluster itself (as are ${reserved}): choose another`,
-    );
-  }
+}
+
+/** Of a topic that is to be made: one that was made before names were reserved stays. */
+function checkNotReserved(name: string): void {
+  if (!RESERVED_NAMES.has(name) && !name.startsWith(RESERVED_PREFIX)) return;
+  const reserved = [...RESERVED_NAMES, `${RESERVED_PREFIX}*`].join(', ');
+  throw new RelevoError(
+    'INVALID_TOPIC_EXCEPTION',
+    `the topic name "${name}" is reserved for the cluster itself (as are ${reserved}): choose another`,
+  );
 }
 
 /** An id names one topic for ever: directories and clients tell topics by it. */

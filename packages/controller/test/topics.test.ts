@@ -3,6 +3,7 @@ import { RelevoError } from '@relevo/base/errors';
 import { QUORUM_LOG_ID, ZERO_UUID } from '@relevo/base/ids';
 import type { CreateTopic } from '@relevo/controller/commands';
 import { decide } from '@relevo/controller/decide';
+import { flawOfRecord } from '@relevo/controller/record-limits';
 import {
   TOPIC_DEFAULTS,
   TOPIC_SETTING_NAMES,
@@ -12,7 +13,7 @@ import {
   topicSettings,
 } from '@relevo/controller/topic-config';
 import { describe, expect, test } from 'vitest';
-import { Cluster, DEFAULTS, creation, ids } from './cluster.ts';
+import { Cluster, DEFAULTS, creation, ids, topicId } from './cluster.ts';
 
 const three = (): Cluster => new Cluster().start(1, 2, 3);
 
@@ -135,6 +136,19 @@ describe('names under __', () => {
 });
 
 describe('a topic that exists', () => {
+  test('under a name that was reserved later stays, and can be deleted', () => {
+    const cluster = three();
+    const record = {
+      kind: 'topicCreation',
+      topicId: topicId(1),
+      name: '__consumer_offsets',
+    } as const;
+    expect(flawOfRecord(record)).toBeUndefined();
+    cluster.apply([record]);
+    cluster.run({ kind: 'deleteTopic', name: '__consumer_offsets' });
+    expect(cluster.image.topicsById.size).toBe(0);
+  });
+
   test('keeps its id from others', () => {
     const cluster = three();
     cluster.run(creation('orders', 1));
