@@ -2,14 +2,19 @@
  * Small files that are replaced whole and durably: written aside, synced, renamed, and the directory
  * synced. Whoever reads one finds the old content or the new, never a mixture.
  *
- * Kafka's checkpoint format is text: a version (0), the number of entries, then an entry a line.
+ * Kafka's checkpoint format is text: a version (0), the number of entries, then an entry a line. Version
+ * 1 is our own: a last line `crc32c` has the CRC-32C of all before it, for one flipped bit makes another
+ * number of a digit. Version 0 is read too.
  */
 import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk, DiskFile } from '@relevo/base/ports';
+import { crc32c } from '@relevo/record/crc32c';
 import { TEMPORARY_SUFFIX } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
 
-const VERSION = '0';
+const VERSION = '1';
+const VERSION_WITHOUT_CRC = '0';
 
 export const parentOf = (path: string): string => path.slice(0, path.lastIndexOf('/'));
 
@@ -108,12 +113,39 @@ export function readFile(disk: Disk, path: string): Uint8Array | undefined {
   }
 }
 
-export const encodeCheckpoint = (entries: readonly string[]): Uint8Array =>
-  utf8Encode(`${[VERSION, entries.length, ...entries].join('\n')}\n`);
+/** As `readFile`, for what can be made anew: undefined too where the file cannot be read. */
+export function readHint(disk: Disk, path: string): Uint8Array | undefined {
+  try {
+    return readFile(disk, path);
+  } catch (error) {
+    if (error instanceof DiskError) return undefined;
+    throw error;
+  }
+}
+
+export function encodeCheckpoint(entries: readonly string[]): Uint8Array {
+  const text = `${[VERSION, entries.length, ...entries].join('\n')}\n`;
+  return utf8Encode(`${text}crc32c ${crcOf(text)}\n`);
+}
 
 /** The entries, or undefined when the text is not a whole checkpoint. */
 export function decodeCheckpoint(bytes: Uint8Array): string[] | undefined {
-  const [version, count, ...entries] = utf8Decode(bytes).split('\n');
-  if (version !== VERSION || entries.pop() !== '') return undefined;
+  const text = utf8Decode(bytes);
+  const lines = text.split('\n');
+  const [version, count, ...entries] = lines;
+  if (entries.pop() !== '') return undefined;
+  if (version === VERSION) {
+    const stated = entries.pop();
+    const covered = `${lines.slice(0, -2).join('\n')}\n`;
+    if (stated !== `crc32c ${crcOf(covered)}`) return undefined;
+  } else if (version !== VERSION_WITHOUT_CRC) {
+    return undefined;
+  }
   return entries.length === Number(count) ? entries : undefined;
 }
+
+/** The checkpoint is of the version that has a CRC, and that keeps the promises of ours. */
+export const isOurCheckpoint = (bytes: Uint8Array): boolean =>
+  utf8Decode(bytes.subarray(0, 2)) === `${VERSION}\n`;
+
+const crcOf = (text: string): string => crc32c(utf8Encode(text)).toString(16).padStart(8, '0');

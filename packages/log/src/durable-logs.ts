@@ -16,7 +16,7 @@ import type { Disk } from '@relevo/base/ports';
 import {
   decodeCheckpoint,
   encodeCheckpoint,
-  readFile,
+  readHint,
   replaceFileDurably,
 } from './checkpoint-file.ts';
 import {
@@ -27,7 +27,7 @@ import {
   parsePartitionName,
 } from './file-names.ts';
 import { GroupCommit } from './group-commit.ts';
-import { decodeOffsets } from './offset-checkpoint.ts';
+import { readOffsets } from './offset-checkpoint.ts';
 import { deletedDirectory, identifyPartition, partitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 
@@ -146,14 +146,19 @@ export const knownLogs = (disk: Disk, root: string): ReadonlySet<string> =>
 const isEmpty = (disk: Disk, directory: string): boolean =>
   !disk.list(directory).some(({ name }) => name === METADATA_FILE || name.endsWith(LOG_SUFFIX));
 
-/** The log in `directory` is noted in the data directory around it, if that is one. */
-export function isNotedDurable(disk: Disk, directory: string): boolean {
+/** What the data directory around `directory` has noted of the log there; undefined: nothing. */
+export interface NotedLog {
+  /** Undefined: not known. */
+  readonly topicId?: Uuid | undefined;
+}
+
+export function notedLog(disk: Disk, directory: string): NotedLog | undefined {
   const slash = directory.lastIndexOf('/');
   const root = directory.slice(0, slash);
-  const notes = decodeNotes(readFile(disk, `${root}/${DURABLE_LOGS_FILE}`));
-  if (notes === undefined) return false;
+  const { notes } = readNotes(disk, root);
   const found = identifyPartition(disk, root, directory.slice(slash + 1), notes.keys());
-  return found !== undefined && notes.has(found.name);
+  if (found === undefined || !notes.has(found.name)) return undefined;
+  return { topicId: notes.get(found.name) };
 }
 
 interface Notes {
@@ -163,7 +168,7 @@ interface Notes {
 }
 
 function readNotes(disk: Disk, root: string): Notes {
-  const written = decodeNotes(readFile(disk, `${root}/${DURABLE_LOGS_FILE}`));
+  const written = decodeNotes(readHint(disk, `${root}/${DURABLE_LOGS_FILE}`));
   if (written !== undefined) return { notes: written, isWritten: true };
   const notes = new Map<string, Uuid | undefined>();
   for (const [name, offset] of readRecoveryPoints(disk, root)) {
@@ -176,7 +181,7 @@ function readNotes(disk: Disk, root: string): Notes {
 }
 
 const readRecoveryPoints = (disk: Disk, root: string): Map<string, Offset> =>
-  decodeOffsets(readFile(disk, `${root}/${RECOVERY_POINTS_FILE}`)) ?? new Map<string, Offset>();
+  readOffsets(disk, `${root}/${RECOVERY_POINTS_FILE}`).offsets ?? new Map<string, Offset>();
 
 /** Undefined where there is no file, or a damaged one. */
 function decodeNotes(bytes: Uint8Array | undefined): Map<string, Uuid | undefined> | undefined {

@@ -8,6 +8,8 @@ export const LOG_SUFFIX = '.log';
 export const OFFSET_INDEX_SUFFIX = '.index';
 export const TIME_INDEX_SUFFIX = '.timeindex';
 export const SNAPSHOT_SUFFIX = '.snapshot';
+/** Tells that the segment of that number was synced; see `known-extent.ts`. */
+export const SYNCED_SUFFIX = '.synced';
 /** Renamed to be removed; whatever bears it is removed at start. */
 export const DELETED_SUFFIX = '.deleted';
 /** A directory that is kept for people to look at. */
@@ -21,13 +23,17 @@ export const TEMPORARY_SUFFIX = '.tmp';
 export const QUORUM_DIRECTORY = 'quorum';
 /** Of the data directory: below these offsets everything was synced. */
 export const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
+/** Of the data directory: high watermarks, up to what was synced. */
+export const HIGH_WATERMARKS_FILE = 'replication-offset-checkpoint';
+/** Of the data directory: where the logs begin. */
+export const LOG_STARTS_FILE = 'log-start-offset-checkpoint';
 export const EPOCH_FILE = 'leader-epoch-checkpoint';
 export const METADATA_FILE = 'partition.metadata';
 /** Lowers the recovery point that the data directory's checkpoint names; see `recovery.ts`. */
 export const TRUNCATION_FILE = 'truncation-checkpoint';
 
 const OFFSET_DIGITS = 20;
-const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot)$/;
+const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot|\.synced)$/;
 const PARTITION_NAME = /^([A-Za-z0-9._-]{1,249})-(0|[1-9]\d{0,9})$/;
 
 /** `00000000000000000042.log` */

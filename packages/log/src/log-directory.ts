@@ -24,6 +24,8 @@ import { DurableLogs, knownLogs, lostLogs } from './durable-logs.ts';
 import type { LostLog } from './durable-logs.ts';
 import {
   DELETED_SUFFIX,
+  HIGH_WATERMARKS_FILE,
+  LOG_STARTS_FILE,
   LOG_SUFFIX,
   QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
@@ -31,6 +33,7 @@ import {
 } from './file-names.ts';
 import { FreeSpace } from './free-space.ts';
 import type { LogConfig } from './log-config.ts';
+import type { LogCheckpoint } from './log-types.ts';
 import { LogError } from './log-error.ts';
 import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
 import { OffsetCheckpoint } from './offset-checkpoint.ts';
@@ -49,8 +52,6 @@ import { SegmentCache } from './segment-cache.ts';
 import type { Decompressor } from './time-lookup.ts';
 
 const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
-const HIGH_WATERMARKS_FILE = 'replication-offset-checkpoint';
-const LOG_STARTS_FILE = 'log-start-offset-checkpoint';
 
 const LOGS_AT_A_TIME = 32;
 
@@ -179,6 +180,10 @@ export class LogDirectory {
     if (!heldRecords && !this.#deps.disk.exists(directory)) this.#forget(name);
     this.#outOfOrder.add(name);
     const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, options.topicId);
+    const beginsAt = (start: Offset): Promise<void> => {
+      this.#logStarts.set(name, start);
+      return this.#logStarts.write();
+    };
     const log = PartitionLog.open(
       {
         ...rest,
@@ -187,7 +192,9 @@ export class LogDirectory {
         cleanShutdown: this.wasCleanShutdown,
         heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),
+        highWatermark: this.#highWatermarks.proof(name),
         logStartOffset: this.#logStarts.get(name),
+        startProof: this.#logStarts.proof(name),
       },
       {
         ...this.#deps,
@@ -195,6 +202,7 @@ export class LogDirectory {
         writes: this.#writes,
         space: this.space,
         holdsRecords,
+        beginsAt,
         ...(onOffline === undefined ? {} : { onOffline }),
       },
     );
@@ -301,13 +309,9 @@ export class LogDirectory {
       inOrder.push(await log.close());
     });
     this.#logs.clear();
-    for (const [name, log] of logs) {
-      this.#recoveryPoints.set(name, log.recoveryPoint);
-      this.#logStarts.set(name, log.logStartOffset);
-      const highWatermark = highWatermarks.get(name);
-      if (highWatermark !== undefined) this.#highWatermarks.set(name, highWatermark);
-    }
+    const noted = logs.map(([name, log]) => this.#note(name, log, highWatermarks.get(name)));
     await this.#writeAll();
+    for (const { written } of noted) written();
     await this.#durableLogs.idle();
     // What was found and not opened was not recovered either, unless the last end was clean too.
     const opened = new Set(logs.map(([name]) => name));
@@ -320,24 +324,30 @@ export class LogDirectory {
   }
 
   async #checkpoint(highWatermarks: PartitionOffsets): Promise<void> {
+    const noted: LogCheckpoint[] = [];
     await forSome([...this.#logs], async ([name, log]) => {
       const highWatermark = highWatermarks.get(name);
       if (highWatermark === undefined || log.state !== 'online') return;
-      this.#highWatermarks.set(name, highWatermark);
-      this.#logStarts.set(name, log.logStartOffset);
       try {
         await log.advanceRecoveryPoint(highWatermark);
       } catch (error) {
         if (!(error instanceof LogError)) throw error;
       }
-      if (this.#logs.get(name) === log) this.#recoveryPoints.set(name, log.recoveryPoint);
+      if (this.#logs.get(name) === log) noted.push(this.#note(name, log, highWatermark));
     });
-    const points = this.#recoveryPoints.entries();
     await this.#writeAll();
-    for (const [name, log] of this.#logs) {
-      const point = points.get(name);
-      if (point !== undefined) log.recoveryPointWritten(point);
-    }
+    for (const { written } of noted) written();
+  }
+
+  /** All of one moment: a truncation changes all three. */
+  #note(name: string, log: PartitionLog, highWatermark: Offset | undefined): LogCheckpoint {
+    const noted = log.checkpoint();
+    this.#recoveryPoints.set(name, noted.recoveryPoint);
+    this.#logStarts.set(name, noted.logStartOffset);
+    // It is to tell what must be there, and so never of more than was synced.
+    const told = highWatermark ?? this.#highWatermarks.get(name) ?? ZERO;
+    this.#highWatermarks.set(name, Math.min(told, noted.recoveryPoint) as Offset);
+    return noted;
   }
 
   async #writeAll(): Promise<void> {

@@ -31,6 +31,11 @@ export interface PartitionLogDeps {
    * makes it known, durably, that the log holds records. Default: nobody needs to know.
    */
   readonly holdsRecords?: () => Promise<void>;
+  /**
+   * Called before old segments go: makes it known, durably, that the log begins at `start`, so that those
+   * are not missed. Default: nobody needs to know, and they go one by one.
+   */
+  readonly beginsAt?: (start: Offset) => Promise<void>;
   /** Called once, when the log goes offline. */
   readonly onOffline?: (reason: LogError) => void;
 }
@@ -52,6 +57,14 @@ export interface Duplicate {
 }
 
 export type AppendResult = Appended | Duplicate;
+
+/** What the checkpoints of the data directory are to say of a log. */
+export interface LogCheckpoint {
+  readonly recoveryPoint: Offset;
+  readonly logStartOffset: Offset;
+  /** To be called when all of them durably do. */
+  readonly written: () => void;
+}
 
 export interface SegmentInfo {
   readonly baseOffset: Offset;

@@ -28,10 +28,12 @@ import { LogReads } from './log-reads.ts';
 import type {
   AppendResult,
   Appended,
+  LogCheckpoint,
   PartitionLogDeps,
   PartitionLogOptions,
   SegmentInfo,
 } from './log-types.ts';
+import { OldSegments } from './old-segments.ts';
 import { deletedDirectory } from './partition-directory.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
@@ -45,6 +47,7 @@ import { isOverAge, segmentsToDrop } from './retention.ts';
 import { SegmentCache } from './segment-cache.ts';
 import { SegmentList } from './segment-list.ts';
 import { Segment } from './segment.ts';
+import { SyncedSegment } from './synced-segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
 
 const ZERO = 0 as Offset;
@@ -69,6 +72,8 @@ export class PartitionLog {
   /** The highest that the owner has told. */
   #highWatermark: Offset = ZERO;
   readonly #recoveryPoint: RecoveryPoint;
+  readonly #syncedSegment: SyncedSegment;
+  readonly #oldSegments: OldSegments;
   /** Counts truncations, for reads that were under way. */
   #generation = 0;
 
@@ -109,10 +114,9 @@ export class PartitionLog {
     this.#producers = recovered.producers;
     this.#snapshots = recovered.snapshots;
     this.#recoveryPoint = new RecoveryPoint(disk, directory, recovered);
-    const firstOffset = defined(recovered.segments[0], 'the first segment').baseOffset;
+    this.#syncedSegment = new SyncedSegment(disk, directory, recovered.syncedSegment);
     this.#endOffset = defined(recovered.segments.at(-1), 'the last segment').nextOffset;
-    const start = Math.max(options.logStartOffset ?? firstOffset, firstOffset);
-    this.#startOffset = Math.min(start, this.#endOffset) as Offset;
+    this.#startOffset = Math.min(recovered.startOffset, this.#endOffset) as Offset;
     this.#epochs.advanceStart(this.#startOffset);
     this.#durability = new Durability(disk, directory, this.#endOffset, deps.holdsRecords);
     this.#segments = new SegmentList(recovered.segments, {
@@ -126,6 +130,19 @@ export class PartitionLog {
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
+    this.#oldSegments = new OldSegments({
+      directory,
+      logger: deps.logger,
+      segments: this.#segments,
+      syncedSegment: this.#syncedSegment,
+      health: this.#health,
+      beginsAt: deps.beginsAt,
+      generation: () => this.#generation,
+      removed: () => {
+        this.#pruneSnapshots();
+        this.#makeDurableLater();
+      },
+    });
     this.#reads = new LogReads({
       directory,
       segments: this.#segments,
@@ -335,10 +352,16 @@ export class PartitionLog {
 
   async #makeDurable(): Promise<void> {
     if (this.state === 'offline') throw this.#health.refusal;
+    const { active, first } = this.#segments;
+    const generation = this.#generation;
     try {
       await this.#durability.run(this.#endOffset);
     } catch (error) {
       throw this.#health.fail('a sync failed', error);
+    }
+    // A log's first segment is not missed unless records in it are.
+    if (active !== first && generation === this.#generation) {
+      this.#syncedSegment.reached(active.baseOffset);
     }
   }
 
@@ -360,14 +383,18 @@ export class PartitionLog {
     this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
   }
 
-  /** The checkpoint of the data directory durably says `point` for this log. */
-  recoveryPointWritten(point: Offset): void {
-    if (this.state !== 'online') return;
-    try {
-      this.#recoveryPoint.written(point);
-    } catch (error) {
-      this.#health.fail('a checkpoint could not be removed', error);
-    }
+  /** For the checkpoints of the data directory. */
+  checkpoint(): LogCheckpoint {
+    const { offset, lowerings } = this.#recoveryPoint;
+    const written = (): void => {
+      if (this.state === 'offline') return;
+      try {
+        this.#recoveryPoint.written(offset, lowerings);
+      } catch (error) {
+        this.#health.fail('a checkpoint could not be removed', error);
+      }
+    };
+    return { recoveryPoint: offset, logStartOffset: this.#startOffset, written };
   }
 
   // ------------------------------------------------------------------------------------ reading
@@ -425,7 +452,8 @@ export class PartitionLog {
     const from = this.#endOffset;
     try {
       const end = this.#segments.of(offset).batchStart(offset);
-      this.#recoveryPoint.lower(end);
+      this.#recoveryPoint.lower(end, this.#syncedSegment.needs);
+      this.#syncedSegment.truncatedTo(end);
       this.#cut(end);
     } catch (error) {
       if (error instanceof LogError && error.kind === 'diskFull') throw error;
@@ -452,7 +480,8 @@ export class PartitionLog {
     this.#health.assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
     try {
-      this.#recoveryPoint.lower(ZERO);
+      this.#recoveryPoint.beginAnew();
+      this.#syncedSegment.truncatedTo(ZERO);
       this.#generation++;
       this.#snapshots.clear();
       this.#segments.restartAt(offset);
@@ -508,22 +537,15 @@ export class PartitionLog {
   }
 
   #dropOldest(count: number): void {
-    const facts = { directory: this.directory, from: this.#startOffset };
     try {
       // What the batches that go tell of producers must be told by a snapshot.
       const start = defined(this.#segments.all[count], 'a segment that stays').baseOffset;
       if ((this.#snapshots.latest ?? ZERO) < start) this.#writeSnapshot();
-      this.#advanceStart(this.#segments.dropOldest(count));
-      this.#pruneSnapshots();
+      this.#advanceStart(start);
     } catch (error) {
       throw this.#health.fail('old segments could not be deleted', error);
     }
-    this.#deps.logger.info('deleted old segments', {
-      ...facts,
-      to: this.#startOffset,
-      segments: count,
-    });
-    this.#makeDurableLater();
+    this.#oldSegments.removeBelow(this.#startOffset);
   }
 
   // ------------------------------------------------------------------------------------ the end

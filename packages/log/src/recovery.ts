@@ -6,13 +6,13 @@
  * after it, are read batch by batch with their CRCs. Where a batch does not check out there are three
  * cases: below the recovery point it is corruption, and the log refuses to open; above it, `torn-tail.ts`
  * tells damage, which is corruption too, from a torn tail, which is cut. What is kept is synced before
- * it counts.
+ * it counts. What the log must hold in any case is said in `known-extent.ts`.
  */
 import type { Offset, Uuid } from '@relevo/base/ids';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { ScanEnd } from './batch-scan.ts';
-import { parentOf, readFile, syncFileNow } from './checkpoint-file.ts';
+import { parentOf, readHint, syncFileNow } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   EPOCH_FILE,
@@ -20,12 +20,15 @@ import {
   METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
   SNAPSHOT_SUFFIX,
+  SYNCED_SUFFIX,
   TEMPORARY_SUFFIX,
   TIME_INDEX_SUFFIX,
   TRUNCATION_FILE,
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
+import { knownExtent } from './known-extent.ts';
+import type { KnownExtent } from './known-extent.ts';
 import { LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError } from './log-error.ts';
@@ -33,7 +36,8 @@ import { readTopicId, writeTopicId } from './partition-metadata.ts';
 import { ProducerSnapshots } from './producer-snapshots.ts';
 import { ProducerState } from './producer-state.ts';
 import type { SegmentCache } from './segment-cache.ts';
-import { loweredRecoveryPoint } from './recovery-point.ts';
+import { readTruncation } from './recovery-point.ts';
+import type { Truncation } from './recovery-point.ts';
 import { Segment } from './segment.ts';
 import { corrupt, walkHeaders } from './segment-walk.ts';
 import { judgeTail } from './torn-tail.ts';
@@ -52,6 +56,10 @@ export interface RecoveryOptions {
   readonly heldRecords?: boolean | undefined;
   /** Where the log begins, if that is above its first segment. */
   readonly logStartOffset?: Offset | undefined;
+  /** No segment below it went before this was durable: the log may not begin later. Default: not known. */
+  readonly startProof?: Offset | undefined;
+  /** All below was synced, as with the recovery point, should that be lost. Default: not known. */
+  readonly highWatermark?: Offset | undefined;
 }
 
 export interface RecoveryDeps {
@@ -73,7 +81,11 @@ export interface RecoveredLog {
   readonly isDurable: boolean;
   /** What the data directory's checkpoint says, lowered by a truncation. */
   readonly recoveryPoint: Offset;
-  readonly hasTruncationFile: boolean;
+  readonly startOffset: Offset;
+  /** By its file. */
+  readonly truncation: Truncation | undefined;
+  /** See `synced-segment.ts`. */
+  readonly syncedSegment: Offset | undefined;
 }
 
 const ZERO = 0 as Offset;
@@ -100,6 +112,10 @@ class Recovery {
   readonly #names: Set<string> = new Set();
   /** Batches below are in the producer state already, by a snapshot. */
   #producersUpTo: Offset = ZERO;
+  #known: KnownExtent;
+  #truncation: Truncation | undefined;
+  /** By files that name them, growing. */
+  #syncedSegments: Offset[] = [];
 
   constructor(options: RecoveryOptions, deps: RecoveryDeps) {
     this.#options = options;
@@ -110,28 +126,69 @@ class Recovery {
       clock === undefined ? () => 0 : () => clock.monotonicMs(),
     );
     this.#snapshots = new ProducerSnapshots(options.directory, [], deps);
+    this.#known = this.#extent();
   }
 
   run(): RecoveredLog {
-    const { directory, topicId, cleanShutdown } = this.#options;
+    const { directory, topicId, cleanShutdown, heldRecords } = this.#options;
     const { disk } = this.#deps;
     if (!disk.exists(directory)) {
-      const point = this.#options.recoveryPoint ?? ZERO;
-      if (this.#held(point)) throw this.#lost('the directory is gone', point);
+      if (this.#held) throw this.#lost('the directory is gone');
       return this.#create();
     }
     const bases = this.#takeStock();
+    this.#known = this.#extent();
     const found = readTopicId(disk, directory);
     if (found !== undefined && found !== topicId) {
+      // The data directory knows the log by this topic id: the file has changed, not the owner.
+      const says = `partition.metadata names topic id ${found} in place of ${topicId}`;
+      if (heldRecords === true) throw corrupt(directory, says);
       const message = `${directory} belongs to topic id ${found}, not ${topicId}; move it away`;
       throw new LogError('foreign', message);
     }
-    const recoveryPoint = this.#recoveryPoint();
-    if (found === undefined || bases.length === 0) {
-      return this.#startAgain(bases, recoveryPoint ?? ZERO);
-    }
+    if (found === undefined || bases.length === 0) return this.#startAgain(bases);
+    this.#assertSegments(bases);
+    this.#removeOldest(bases);
     const taken = cleanShutdown ? this.#takeClosed(bases) : undefined;
-    return taken ?? this.#scan(bases, recoveryPoint ?? ZERO);
+    return taken ?? this.#scan(bases);
+  }
+
+  #extent(): KnownExtent {
+    const { startProof, recoveryPoint, highWatermark } = this.#options;
+    return knownExtent({
+      logStart: startProof,
+      recoveryPoint,
+      highWatermark,
+      syncedSegment: this.#syncedSegments.at(-1),
+      truncation: this.#truncation,
+    });
+  }
+
+  /** Nothing has been changed yet. */
+  #assertSegments(bases: readonly Offset[]): void {
+    const { directory } = this.#options;
+    const { start, segment } = this.#known;
+    const first = bases[0] ?? ZERO;
+    if (start !== undefined && first > start) {
+      const what = `its first segment begins at offset ${first}, yet the log begins at ${start}`;
+      throw corrupt(directory, `${what}: the segments before it are gone`);
+    }
+    if (segment !== undefined && !bases.includes(segment)) {
+      const name = offsetFileName(segment, LOG_SUFFIX);
+      throw corrupt(directory, `${name} is gone, yet it was synced`);
+    }
+  }
+
+  /** Segments that were being deleted when a power cut brought some of them back. */
+  #removeOldest(bases: Offset[]): void {
+    const { directory } = this.#options;
+    const start = this.#known.start ?? ZERO;
+    while (bases[1] !== undefined && bases[1] <= start) {
+      const base = bases.shift() ?? ZERO;
+      for (const suffix of [OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, LOG_SUFFIX]) {
+        this.#deps.disk.remove(`${directory}/${offsetFileName(base, suffix)}`);
+      }
+    }
   }
 
   // ----------------------------------------------------------------------------- a new log
@@ -149,12 +206,15 @@ class Recovery {
    * The directory's metadata or its only segment is missing: it was made, and never synced. Then
    * nothing in it was ever acknowledged.
    */
-  #startAgain(bases: readonly Offset[], recoveryPoint: Offset): RecoveredLog {
+  #startAgain(bases: readonly Offset[]): RecoveredLog {
     const { directory } = this.#options;
     const { disk, logger } = this.#deps;
-    if (this.#held(recoveryPoint)) {
-      const what = bases.length === 0 ? 'no segment is there' : 'partition.metadata is missing';
-      throw this.#lost(what, recoveryPoint);
+    if (this.#held) {
+      throw this.#lost(
+        bases.length === 0
+          ? 'no segment is there'
+          : 'partition.metadata is missing or cannot be understood',
+      );
     }
     if (bases.length > 0) logger.warn('removed a log that was never synced', { directory });
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
@@ -165,15 +225,14 @@ class Recovery {
     return this.#create();
   }
 
-  #held(recoveryPoint: Offset): boolean {
-    return recoveryPoint > ZERO || this.#options.heldRecords === true;
+  get #held(): boolean {
+    return this.#known.syncedEnd > ZERO || this.#options.heldRecords === true;
   }
 
-  #lost(what: string, recoveryPoint: Offset): LogError {
+  #lost(what: string): LogError {
+    const { syncedEnd } = this.#known;
     const held =
-      recoveryPoint > ZERO
-        ? `all below offset ${recoveryPoint} was synced`
-        : 'records in it were synced';
+      syncedEnd > ZERO ? `all below offset ${syncedEnd} was synced` : 'records in it were synced';
     return new LogError(
       'corrupt',
       `${this.#options.directory} is lost: ${what}, yet ${held}. No empty log takes its place: put the ` +
@@ -199,16 +258,12 @@ class Recovery {
       const parsed = parseOffsetFileName(name);
       if (parsed?.suffix === LOG_SUFFIX) bases.push(parsed.offset);
       if (parsed?.suffix === SNAPSHOT_SUFFIX) snapshots.push(parsed.offset);
+      if (parsed?.suffix === SYNCED_SUFFIX) this.#syncedSegments.push(parsed.offset);
     }
+    this.#syncedSegments.sort(ascending);
+    if (this.#names.has(TRUNCATION_FILE)) this.#truncation = readTruncation(disk, directory);
     this.#snapshots = new ProducerSnapshots(directory, snapshots.sort(ascending), this.#deps);
     return bases.sort(ascending);
-  }
-
-  #recoveryPoint(): Offset | undefined {
-    const { directory, recoveryPoint } = this.#options;
-    if (!this.#names.has(TRUNCATION_FILE)) return recoveryPoint;
-    const lowered = loweredRecoveryPoint(this.#deps.disk, directory);
-    return Math.min(recoveryPoint ?? lowered, lowered) as Offset;
   }
 
   // --------------------------------------------------------------------- after a clean shutdown
@@ -219,6 +274,7 @@ class Recovery {
     const { directory, recoveryPoint } = this.#options;
     const segments = bases.map((base) => this.#segment(base));
     const active = adoptSealed(segments, segments.length - 1);
+    this.#checkSealed(segments.slice(0, -1));
     const whole = active.adoptClosed();
     const end = active.nextOffset;
     if (!whole || end !== (recoveryPoint ?? end)) {
@@ -230,14 +286,16 @@ class Recovery {
     this.#loadEpochs(segments);
     this.#epochs.truncateTo(end);
     this.#snapshots.load(this.#producers, segments, end);
+    this.#dropMarks(end);
     return this.#result(segments, true, end);
   }
 
   // ------------------------------------------------------------------------ after any other end
 
-  #scan(bases: readonly Offset[], recoveryPoint: Offset): RecoveredLog {
+  #scan(bases: readonly Offset[]): RecoveredLog {
     const { directory } = this.#options;
     const { logger } = this.#deps;
+    const { recoveryPoint, syncedEnd } = this.#known;
     const segments = bases.map((base) => this.#segment(base));
     const firstScanned = Math.max(
       0,
@@ -261,14 +319,14 @@ class Recovery {
       if (isTornBefore) continue;
       const next = segments[kept.length + 1];
       const end = segment.scan(this.#deps.crc32c, (header) => this.#take(header, next));
-      this.#judge(segment, end, next, recoveryPoint);
+      this.#judge(segment, end, next);
       if (next !== undefined) this.#snapshotAt(segment.nextOffset);
       kept.push(segment);
       keptBytes += segment.sizeBytes;
     }
     const end = kept.at(-1)?.nextOffset ?? ZERO;
-    if (end < recoveryPoint) {
-      const message = `it ends at offset ${end}, yet all below ${recoveryPoint} was synced`;
+    if (end < syncedEnd) {
+      const message = `it ends at offset ${end}, yet all below ${syncedEnd} was synced`;
       throw corrupt(directory, message);
     }
     if (keptBytes < foundBytes) {
@@ -276,6 +334,7 @@ class Recovery {
       logger.warn('truncated a torn tail', facts);
     }
     this.#makeDurable(segments, kept, firstScanned, recoveryPoint);
+    this.#dropMarks(end);
     logger.info('recovered', {
       directory,
       logEndOffset: end,
@@ -290,6 +349,16 @@ class Recovery {
     if (end < this.#producersUpTo) return;
     const path = this.#snapshots.write(end, this.#producers);
     if (path !== undefined) syncFileNow(this.#deps.disk, path);
+  }
+
+  /** Of segments that a truncation has cut: they must not come to count again. */
+  #dropMarks(end: Offset): void {
+    const { directory } = this.#options;
+    const latest = this.#known.segment;
+    for (const at of this.#syncedSegments) {
+      if (at === latest && at <= end) continue;
+      this.#deps.disk.remove(`${directory}/${offsetFileName(at, SYNCED_SUFFIX)}`);
+    }
   }
 
   /** One segment ends where the next begins, or there is a gap in what was synced. */
@@ -311,7 +380,7 @@ class Recovery {
   }
 
   /** Throws unless the scan came to the end of the segment, or may be cut where it ended. */
-  #judge(segment: Segment, end: ScanEnd, next: Segment | undefined, recoveryPoint: Offset): void {
+  #judge(segment: Segment, end: ScanEnd, next: Segment | undefined): void {
     const fileBytes = segment.file().size();
     if (end.position === fileBytes) return;
     const expected = segment.nextOffset;
@@ -319,8 +388,9 @@ class Recovery {
     if (expected === next?.baseOffset) return;
     const place = `${segment.path(LOG_SUFFIX)} at byte ${end.position} (offset ${expected})`;
     const what = end.error?.message ?? 'the batch there does not continue the log';
-    if (expected < recoveryPoint) {
-      throw corrupt(place, `${what}, yet all below offset ${recoveryPoint} was synced`);
+    const { syncedEnd } = this.#known;
+    if (expected < syncedEnd) {
+      throw corrupt(place, `${what}, yet all below offset ${syncedEnd} was synced`);
     }
     const { crc32c } = this.#deps;
     const bad = { file: segment.file(), position: end.position, fileBytes, expected, crc32c };
@@ -368,13 +438,14 @@ class Recovery {
   #loadEpochs(segments: readonly Segment[]): void {
     const { directory } = this.#options;
     const path = `${directory}/${EPOCH_FILE}`;
-    const bytes = this.#names.has(EPOCH_FILE) ? readFile(this.#deps.disk, path) : undefined;
+    const isThere = this.#names.has(EPOCH_FILE);
+    const bytes = isThere ? readHint(this.#deps.disk, path) : undefined;
     const decoded = bytes === undefined ? undefined : LeaderEpochCache.decode(bytes);
     if (decoded !== undefined) {
       this.#epochs = decoded;
       return;
     }
-    if (bytes !== undefined) this.#deps.logger.warn('rebuilding leader epochs', { directory });
+    if (isThere) this.#deps.logger.warn('rebuilding leader epochs', { directory });
     for (const segment of segments) {
       walkHeaders(segment, 0, (header) => {
         const { partitionLeaderEpoch: epoch, baseOffset } = header;
@@ -384,6 +455,13 @@ class Recovery {
         this.#epochs.begin(epoch, baseOffset);
       });
     }
+  }
+
+  /** Where the log begins; what the checkpoint says is of before it was emptied. */
+  #startOffset(segments: readonly Segment[]): Offset {
+    const first = segments[0]?.baseOffset ?? ZERO;
+    if (this.#truncation?.beginsAnew === true) return first;
+    return Math.max(this.#options.logStartOffset ?? first, first) as Offset;
   }
 
   #segment(baseOffset: Offset): Segment {
@@ -401,7 +479,9 @@ class Recovery {
       snapshots: this.#snapshots,
       isDurable,
       recoveryPoint,
-      hasTruncationFile: this.#names.has(TRUNCATION_FILE),
+      startOffset: this.#startOffset(segments),
+      truncation: this.#truncation,
+      syncedSegment: this.#known.segment,
     };
   }
 }

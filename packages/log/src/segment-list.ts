@@ -129,15 +129,18 @@ export class SegmentList {
     for (const removed of dropped) durability.removed(removed);
   }
 
-  /** Drops the first `count`, of more; returns where the log begins now. */
-  dropOldest(count: number): Offset {
-    const rest = defined(this.#segments[count], 'a segment that stays');
-    for (const segment of this.#segments.slice(0, count)) {
+  /**
+   * Drops the first `count`, of more. `oneByOne`: none goes durably before the one before it, so that
+   * after a power cut those that are left are the newest.
+   */
+  dropOldest(count: number, oneByOne: boolean): void {
+    const { disk, directory, durability } = this.#deps;
+    assert(count < this.#segments.length, 'the active segment stays', { count });
+    for (const segment of this.#segments.splice(0, count)) {
       segment.markDeleted();
-      this.#deps.durability.removed(segment);
+      durability.removed(segment);
+      if (oneByOne) disk.syncDirectoryNow(directory);
     }
-    this.#segments.splice(0, count);
-    return rest.baseOffset;
   }
 
   close(): void {

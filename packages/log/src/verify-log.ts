@@ -18,24 +18,30 @@ import { FileWindow } from './batch-scan.ts';
 import { readFile } from './checkpoint-file.ts';
 import {
   EPOCH_FILE,
+  HIGH_WATERMARKS_FILE,
+  LOG_STARTS_FILE,
   LOG_SUFFIX,
   METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
   RECOVERY_POINTS_FILE,
   SNAPSHOT_SUFFIX,
+  SYNCED_SUFFIX,
   TIME_INDEX_SUFFIX,
   TRUNCATION_FILE,
   offsetFileName,
   parseOffsetFileName,
 } from './file-names.ts';
-import type { LostLog } from './durable-logs.ts';
+import type { LostLog, NotedLog } from './durable-logs.ts';
+import { knownExtent } from './known-extent.ts';
+import type { KnownExtent } from './known-extent.ts';
 import { LeaderEpochCache } from './leader-epoch-cache.ts';
-import { decodeOffsets } from './offset-checkpoint.ts';
+import { readOffsets } from './offset-checkpoint.ts';
+import type { StoredOffsets } from './offset-checkpoint.ts';
 import { OffsetIndex } from './offset-index.ts';
 import { identifyPartition, partitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 import { decodeSnapshot } from './producer-snapshot.ts';
-import { loweredRecoveryPoint } from './recovery-point.ts';
+import { readTruncation } from './recovery-point.ts';
 import { TimeIndex } from './time-index.ts';
 import { judgeTail } from './torn-tail.ts';
 
@@ -77,15 +83,24 @@ export interface StoredBatch {
   readonly error: BatchError | undefined;
 }
 
-/** What the data directory's checkpoint, and the log's own file, say of the log in `directory`. */
-export function recoveryPointOf(disk: Disk, directory: string): Offset | undefined {
+/** What is known of the log in `directory`, by the data directory around it and by its own files. */
+export function knownExtentOf(disk: Disk, directory: string): KnownExtent {
   const slash = directory.lastIndexOf('/');
   const root = directory.slice(0, slash);
-  const points = decodeOffsets(readFile(disk, `${root}/${RECOVERY_POINTS_FILE}`));
+  const stored = (file: string): StoredOffsets => readOffsets(disk, `${root}/${file}`);
+  const points = stored(RECOVERY_POINTS_FILE).offsets;
   const found = identifyPartition(disk, root, directory.slice(slash + 1), points?.keys());
-  const stated = found && points?.get(found.name);
-  if (stated === undefined || !disk.exists(`${directory}/${TRUNCATION_FILE}`)) return stated;
-  return Math.min(stated, loweredRecoveryPoint(disk, directory)) as Offset;
+  const name = found?.name ?? directory.slice(slash + 1);
+  const proof = ({ offsets, unproven }: StoredOffsets): Offset | undefined =>
+    unproven.has(name) ? undefined : offsets?.get(name);
+  const isTruncated = disk.exists(`${directory}/${TRUNCATION_FILE}`);
+  return knownExtent({
+    logStart: proof(stored(LOG_STARTS_FILE)),
+    recoveryPoint: points?.get(name),
+    highWatermark: proof(stored(HIGH_WATERMARKS_FILE)),
+    syncedSegment: offsetsOf(disk, directory, SYNCED_SUFFIX).at(-1),
+    truncation: isTruncated ? readTruncation(disk, directory) : undefined,
+  });
 }
 
 /** Base offsets of the segments in a directory, in order. */
@@ -135,10 +150,10 @@ function errorOf(bytes: Uint8Array, crc32c: Crc32c): BatchError | undefined {
 
 export interface VerifyOptions {
   readonly directory: string;
-  /** All below was synced: nothing may be missing there. Default: 0. */
-  readonly recoveryPoint?: Offset | undefined;
+  /** What must be there. Default: not known. */
+  readonly known?: KnownExtent;
   /** Records of it were synced: not all of it may be missing. Default: not known. */
-  readonly heldRecords?: boolean;
+  readonly noted?: NotedLog | undefined;
 }
 
 /** The report on a log that is gone; `root` is its data directory. */
@@ -169,10 +184,19 @@ export const verifyLog = (
   deps: { readonly disk: Disk; readonly crc32c: Crc32c },
 ): LogReport => new Verification(options, deps).run();
 
+const NO_FACTS = {
+  logStart: undefined,
+  recoveryPoint: undefined,
+  highWatermark: undefined,
+  syncedSegment: undefined,
+  truncation: undefined,
+};
+
 class Verification {
   readonly #directory: string;
-  readonly #recoveryPoint: number;
+  readonly #known: KnownExtent;
   readonly #heldRecords: boolean;
+  readonly #notedId: Uuid | undefined;
   readonly #disk: Disk;
   readonly #crc32c: Crc32c;
   readonly #findings: Finding[] = [];
@@ -186,23 +210,30 @@ class Verification {
 
   constructor(options: VerifyOptions, deps: { readonly disk: Disk; readonly crc32c: Crc32c }) {
     this.#directory = options.directory;
-    this.#recoveryPoint = options.recoveryPoint ?? 0;
-    this.#heldRecords = options.heldRecords === true || this.#recoveryPoint > 0;
+    this.#known = options.known ?? knownExtent(NO_FACTS);
+    this.#heldRecords = options.noted !== undefined || this.#known.syncedEnd > 0;
+    this.#notedId = options.noted?.topicId;
     this.#disk = deps.disk;
     this.#crc32c = deps.crc32c;
   }
 
   run(): LogReport {
     const directory = this.#directory;
-    const bases = segmentBases(this.#disk, directory);
+    const { start, syncedEnd } = this.#known;
+    const bases = this.#basesFrom(start);
     const topicId = readTopicId(this.#disk, directory);
+    this.#assertSegments(bases);
     for (const [at, base] of bases.entries()) this.#segment(base, at === bases.length - 1);
     const endOffset = this.#expected ?? (0 as Offset);
-    if (endOffset < this.#recoveryPoint) {
-      const message = `the log ends at ${endOffset}, yet all below ${this.#recoveryPoint} was synced`;
+    if (endOffset < syncedEnd) {
+      const message = `the log ends at ${endOffset}, yet all below ${syncedEnd} was synced`;
       this.#damage(directory, message);
     }
     if (topicId === undefined || bases.length === 0) this.#judgeMissing(topicId, bases.length);
+    if (topicId !== undefined && topicId !== (this.#notedId ?? topicId)) {
+      const message = `it names topic id ${topicId}, durable-logs has ${this.#notedId}`;
+      this.#damage(`${directory}/${METADATA_FILE}`, message);
+    }
     this.#epochFile(endOffset);
     this.#snapshots();
     return {
@@ -218,6 +249,25 @@ class Verification {
       findings: this.#findings,
       damages: this.#damages,
     };
+  }
+
+  /** Without those that were being deleted when a power cut brought some of them back. */
+  #basesFrom(start: Offset | undefined): Offset[] {
+    const bases = segmentBases(this.#disk, this.#directory);
+    const from = bases.findLastIndex((base) => base <= (start ?? 0));
+    return bases.slice(Math.max(0, from));
+  }
+
+  #assertSegments(bases: readonly Offset[]): void {
+    const { start, segment } = this.#known;
+    const [first] = bases;
+    if (first !== undefined && start !== undefined && first > start) {
+      const message = `the log begins at ${start}, its first segment at ${first}: those before are gone`;
+      this.#damage(this.#directory, message);
+    }
+    if (segment !== undefined && !bases.includes(segment)) {
+      this.#damage(this.#path(segment, LOG_SUFFIX), 'the segment is gone, yet it was synced');
+    }
   }
 
   /** A crash may take what was never synced; then nothing else of the log counted either. */
@@ -239,7 +289,10 @@ class Verification {
   #segment(base: Offset, isLast: boolean): void {
     const path = this.#path(base, LOG_SUFFIX);
     if (this.#expected !== undefined && this.#expected !== base) {
-      this.#damage(path, `it begins at ${base}, the segment before ends at ${this.#expected}`);
+      const message = `it begins at ${base}, the segment before ends at ${this.#expected}`;
+      const isTorn = this.#expected >= this.#known.syncedEnd && this.#expected < base;
+      if (isTorn) this.#note(path, `${message} (a torn tail, cut at the next start)`);
+      else this.#damage(path, message);
     }
     this.#expected = base;
     const file = this.#disk.open(path, 'readOnly');
@@ -285,7 +338,7 @@ class Verification {
 
   #bad(file: DiskFile, position: number, expected: Offset, message: string): void {
     const bad = { file, position, fileBytes: file.size(), expected, crc32c: this.#crc32c };
-    const isTorn = expected >= this.#recoveryPoint && judgeTail(bad) === 'torn';
+    const isTorn = expected >= this.#known.syncedEnd && judgeTail(bad) === 'torn';
     const what = `the batch at offset ${expected}: ${message}`;
     if (isTorn) this.#note(file.path, `${what} (a torn tail, cut at the next start)`, position);
     else this.#damage(file.path, what, position);

@@ -12,6 +12,7 @@ import { ProducerState } from '@relevo/log/producer-state';
 import { nextOffsetAt, readBatchHeader } from '@relevo/record/batch-header';
 import { crc32c } from '@relevo/record/crc32c';
 import type { PartitionLog } from '@relevo/log/partition-log';
+import type { EventOwner } from '@relevo/simulation/scheduler';
 import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
 import {
   NOW_MS,
@@ -88,6 +89,7 @@ interface Kept {
 /** What was appended where, and what of it must still be there. */
 class History {
   readonly disk: SimulatedDisk;
+  process: EventOwner = { name: 'none', host: 'none', alive: false, paused: false, held: [] };
   log: PartitionLog;
   batches: Kept[] = [];
   /** As the log was before truncations that a power cut may still undo. */
@@ -107,10 +109,13 @@ class History {
     this.log = this.open(false);
   }
 
+  /** By a process of its own: what comes back to the one before finds it dead. */
   open(cleanShutdown: boolean): PartitionLog {
+    this.process.alive = false;
+    this.process = { name: 'broker', host: 'broker', alive: true, paused: false, held: [] };
     this.logger = recordingLogger();
     return openLog(
-      this.disk,
+      this.disk.port(this.process),
       {
         cleanShutdown,
         recoveryPoint: at(this.recoveryPoint),
@@ -171,7 +176,7 @@ class History {
         this.synced = Math.max(this.synced, log.syncedEndOffset);
         this.highWatermark = log.logEndOffset;
         this.recoveryPoint = log.recoveryPoint;
-        log.recoveryPointWritten(log.recoveryPoint);
+        log.checkpoint().written();
         return;
       case 'truncate':
       case 'truncateBelow':
@@ -200,6 +205,7 @@ class History {
       case 'kill':
         return await this.reopened(false);
       case 'powerCut':
+        this.process.alive = false;
         this.disk.crash();
         // What comes back now comes to a dead process.
         this.unhang();

@@ -133,11 +133,11 @@ describe('the leader epoch cache', () => {
     expect(cache.endOffset(epoch(1), at(60))).toEqual({ epoch: 1, endOffset: 35 });
   });
 
-  test('is a checkpoint of Kafka’s format, and a damaged one is refused', () => {
+  test('is a checkpoint of Kafka’s format with a CRC, and a damaged one is refused', () => {
     const cache = new LeaderEpochCache();
     cache.begin(epoch(0), at(0));
     cache.begin(epoch(4), at(100));
-    expect(utf8Decode(cache.encoded())).toBe('0\n2\n0 0\n4 100\n');
+    expect(utf8Decode(cache.encoded())).toBe('1\n2\n0 0\n4 100\ncrc32c 23f7648c\n');
     expect(LeaderEpochCache.decode(cache.encoded())?.entries).toEqual(cache.entries);
     for (const text of [
       '',
@@ -153,6 +153,19 @@ describe('the leader epoch cache', () => {
 });
 
 describe('checkpoints', () => {
+  test('one of Kafka’s is read, without a CRC', () => {
+    expect(decodeCheckpoint(utf8Encode('0\n2\na 0 10\nb 3 20\n'))).toEqual(['a 0 10', 'b 3 20']);
+  });
+
+  test('every changed bit of one is noticed', () => {
+    const bytes = encodeCheckpoint(['a 0 10', 'b 3 20']);
+    for (let bit = 0; bit < bytes.length * 8; bit++) {
+      const changed = bytes.slice();
+      changed[bit >> 3] = (changed[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      expect(decodeCheckpoint(changed)).toBeUndefined();
+    }
+  });
+
   test('every cut of one is noticed', () => {
     const bytes = encodeCheckpoint(['a 0 10', 'b 3 20']);
     expect(decodeCheckpoint(bytes)).toEqual(['a 0 10', 'b 3 20']);

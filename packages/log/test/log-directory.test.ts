@@ -168,7 +168,7 @@ describe('a clean shutdown', () => {
 });
 
 describe('checkpoints', () => {
-  test('hold recovery points and high watermarks in Kafka’s format', async () => {
+  test('hold recovery points and high watermarks in Kafka’s format, with a CRC', async () => {
     const disk = newDisk();
     const directory = open(disk);
     const log = openLog(directory);
@@ -180,8 +180,9 @@ describe('checkpoints', () => {
         ['orders-1', at(0)],
       ]),
     );
-    expect(text(disk, 'recovery-point-offset-checkpoint')).toBe('0\n2\norders 0 2\norders 1 0\n');
-    expect(text(disk, 'replication-offset-checkpoint')).toBe('0\n2\norders 0 2\norders 1 0\n');
+    const expected = /^1\n2\norders 0 2\norders 1 0\ncrc32c [0-9a-f]{8}\n$/;
+    expect(text(disk, 'recovery-point-offset-checkpoint')).toMatch(expected);
+    expect(text(disk, 'replication-offset-checkpoint')).toMatch(expected);
     disk.crash();
     const again = open(disk);
     expect(openLog(again).recoveryPoint).toBe(2);
@@ -204,10 +205,15 @@ describe('checkpoints', () => {
     const directory = open(disk);
     appendValues(openLog(directory), ['a', 'b']);
     await directory.checkpoint(new Map([['orders-0', at(2)]]));
-    disk.port().open('/data/recovery-point-offset-checkpoint', 'existing').truncate(9);
-    disk.releaseLocks(undefined as never);
-    const log = openLog(open(disk));
-    expect([log.logEndOffset, log.recoveryPoint]).toEqual([2, 0]);
+    const spoil = (name: string): [number, number] => {
+      disk.port().open(`/data/${name}`, 'existing').truncate(9);
+      disk.releaseLocks(undefined as never);
+      const log = openLog(open(disk));
+      return [log.logEndOffset, log.recoveryPoint];
+    };
+    // High watermarks are of what was synced: they stand in for recovery points.
+    expect(spoil('recovery-point-offset-checkpoint')).toEqual([2, 2]);
+    expect(spoil('replication-offset-checkpoint')).toEqual([2, 0]);
   });
 
   test('a new topic does not inherit the offsets of one of its name', async () => {

@@ -12,7 +12,7 @@ import {
   partitionDirectory,
   setAsideDirectory,
 } from '@relevo/log/partition-directory';
-import { verifyLog, recoveryPointOf } from '@relevo/log/verify-log';
+import { verifyLog, knownExtentOf } from '@relevo/log/verify-log';
 import { crc32c } from '@relevo/record/crc32c';
 import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
 import {
@@ -163,9 +163,9 @@ describe('the log of a topic with the longest name', () => {
     port.remove(`${PATH}/partition.metadata`);
     expect(identifyPartition(port, '/data', PATH.slice(6), [NAME])).toMatchObject({ name: NAME });
     expect(open(disk).partitions).toMatchObject([{ name: NAME, topic: LONG, topicId: undefined }]);
-    const recoveryPoint = recoveryPointOf(port, PATH);
-    expect(recoveryPoint).toBe(2);
-    const report = verifyLog({ directory: PATH, recoveryPoint }, { disk: port, crc32c });
+    const known = knownExtentOf(port, PATH);
+    expect(known.recoveryPoint).toBe(2);
+    const report = verifyLog({ directory: PATH, known }, { disk: port, crc32c });
     expect(report.damages).toBe(1);
   });
 

@@ -1,5 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { recoveryPointOf, verifyLog } from '@relevo/log/verify-log';
+import { encodeCheckpoint } from '@relevo/log/checkpoint-file';
+import { knownExtent } from '@relevo/log/known-extent';
+import { knownExtentOf, verifyLog } from '@relevo/log/verify-log';
+import type { KnownExtent } from '@relevo/log/known-extent';
 import type { LogReport } from '@relevo/log/verify-log';
 import { crc32c } from '@relevo/record/crc32c';
 import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
@@ -15,11 +18,17 @@ import {
   openLog,
 } from './support.ts';
 
+const known = (recoveryPoint: number): KnownExtent =>
+  knownExtent({
+    logStart: undefined,
+    recoveryPoint: at(recoveryPoint),
+    highWatermark: undefined,
+    syncedSegment: undefined,
+    truncation: undefined,
+  });
+
 const verify = (disk: SimulatedDisk, recoveryPoint = 0): LogReport =>
-  verifyLog(
-    { directory: DIRECTORY, recoveryPoint: at(recoveryPoint) },
-    { disk: disk.port(), crc32c },
-  );
+  verifyLog({ directory: DIRECTORY, known: known(recoveryPoint) }, { disk: disk.port(), crc32c });
 
 async function filled(): Promise<SimulatedDisk> {
   const disk = newDisk();
@@ -75,7 +84,11 @@ describe('verifying a log', () => {
     ],
     [
       'other epochs',
-      (disk) => disk.flipBit(path('leader-epoch-checkpoint'), 11, 1),
+      (disk) => {
+        const file = disk.port().open(path('leader-epoch-checkpoint'), 'existing');
+        file.truncate(0);
+        file.write(encodeCheckpoint(['0 0', '1 30', '2 64']), 0);
+      },
       /says epoch 1 at offset 30, the log has 0; remove this file alone/,
     ],
     ['no metadata', (disk) => disk.port().remove(path('partition.metadata')), /metadata: missing/],
@@ -135,7 +148,10 @@ describe('verifying a log', () => {
     const disk = newDisk();
     disk.port().makeDirectory(DIRECTORY);
     const judge = (heldRecords: boolean): number =>
-      verifyLog({ directory: DIRECTORY, heldRecords }, { disk: disk.port(), crc32c }).damages;
+      verifyLog(
+        { directory: DIRECTORY, noted: heldRecords ? {} : undefined },
+        { disk: disk.port(), crc32c },
+      ).damages;
     expect(judge(false)).toBe(0);
     expect(judge(true)).toBe(2);
   });
@@ -159,15 +175,37 @@ describe('verifying a log', () => {
     expect(report.endOffset).toBe(78);
   });
 
-  test('the recovery point is the checkpoint’s', () => {
+  test('what is known is what the checkpoints say, unless a truncation has lowered it', () => {
+    const disk = newDisk();
+    const put = (name: string, text: Uint8Array): void =>
+      disk.port().open(name, 'create').write(text, 0);
+    const unknown = { start: undefined, recoveryPoint: 0, syncedEnd: 0, segment: undefined };
+    disk.port().makeDirectory(DIRECTORY);
+    expect(knownExtentOf(disk.port(), DIRECTORY)).toEqual(unknown);
+    put('/data/recovery-point-offset-checkpoint', encodeCheckpoint(['orders 0 17', 'other 1 5']));
+    put('/data/log-start-offset-checkpoint', encodeCheckpoint(['orders 0 3']));
+    put('/data/replication-offset-checkpoint', encodeCheckpoint(['orders 0 9']));
+    put(path(`${String(12).padStart(20, '0')}.synced`), new Uint8Array(0));
+    const found = { start: 3, recoveryPoint: 17, syncedEnd: 17, segment: 12 };
+    expect(knownExtentOf(disk.port(), DIRECTORY)).toEqual(found);
+    put(path('truncation-checkpoint'), new TextEncoder().encode('0\n1\n4\n'));
+    expect(knownExtentOf(disk.port(), DIRECTORY)).toEqual({
+      ...unknown,
+      start: 3,
+      recoveryPoint: 4,
+      syncedEnd: 4,
+    });
+  });
+
+  test('what an older version wrote proves no start: it deleted first and wrote later', () => {
     const disk = newDisk();
     disk.port().makeDirectory(DIRECTORY);
-    expect(recoveryPointOf(disk.port(), DIRECTORY)).toBeUndefined();
-    const text = new TextEncoder().encode('0\n2\norders 0 17\nother 1 5\n');
+    const text = new TextEncoder().encode('0\n1\norders 0 17\n');
+    disk.port().open('/data/log-start-offset-checkpoint', 'create').write(text, 0);
     disk.port().open('/data/recovery-point-offset-checkpoint', 'create').write(text, 0);
-    expect(recoveryPointOf(disk.port(), DIRECTORY)).toBe(17);
-    const lower = new TextEncoder().encode('0\n1\n4\n');
-    disk.port().open(path('truncation-checkpoint'), 'create').write(lower, 0);
-    expect(recoveryPointOf(disk.port(), DIRECTORY)).toBe(4);
+    expect(knownExtentOf(disk.port(), DIRECTORY)).toMatchObject({
+      start: undefined,
+      recoveryPoint: 17,
+    });
   });
 });

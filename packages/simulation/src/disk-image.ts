@@ -142,6 +142,22 @@ export class DiskImage {
     for (const change of [...directory.pending]) if (change.sequence <= upTo) settle(change, true);
   }
 
+  /** Changes of names that no sync has covered yet. */
+  get pendingNames(): number {
+    return this.#pendingNames().length;
+  }
+
+  /**
+   * A power cut that keeps of the unsynced changes of names those that `keepName` says, in the order in
+   * which they were made, and of the files' all or nothing.
+   */
+  crashKeeping(keepName: (at: number) => boolean, files: 'keepAll' | 'loseAll', prng: Prng): void {
+    for (const [at, change] of this.#pendingNames().entries()) settle(change, keepName(at));
+    for (const file of this.#dirtyFiles) crashFile(file, files, prng);
+    this.#dirtyFiles.clear();
+    makeVisible(this.#root);
+  }
+
   /** A power cut. */
   crash(prng: Prng): CrashMode {
     const mode = prng.pick<CrashMode>(['keepAll', 'loseAll', 'loseAll', 'keepPrefix', 'keepSome']);

@@ -130,6 +130,13 @@ export class SimulatedDisk {
     return mode;
   }
 
+  /** A power cut of which the caller says what it keeps; see `DiskImage.crashKeeping`. */
+  crashKeeping(keepName: (at: number) => boolean, files: 'keepAll' | 'loseAll'): void {
+    this.image.crashKeeping(keepName, files, this.#prng);
+    this.#locks.clear();
+    this.#usedBytes = sizeOf(this.image.root);
+  }
+
   /** Gives back what a dead process held. */
   releaseLocks(owner: EventOwner): void {
     for (const [directory, holder] of this.#locks) {

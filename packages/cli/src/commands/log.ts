@@ -7,7 +7,7 @@ import { basename, dirname, join, relative, resolve } from 'node:path';
 import { Command } from 'commander';
 import { messageOf } from '@relevo/base/errors';
 import type { Disk } from '@relevo/base/ports';
-import { DURABLE_LOGS_FILE, isNotedDurable, lostLogs } from '@relevo/log/durable-logs';
+import { DURABLE_LOGS_FILE, lostLogs, notedLog } from '@relevo/log/durable-logs';
 import {
   LOG_SUFFIX,
   QUORUM_DIRECTORY,
@@ -16,7 +16,7 @@ import {
 } from '@relevo/log/file-names';
 import { identifyPartition, isPartitionDirectory } from '@relevo/log/partition-directory';
 import {
-  recoveryPointOf,
+  knownExtentOf,
   reportOfLost,
   segmentBases,
   storedBatches,
@@ -124,9 +124,9 @@ async function verify(context: CommandContext, directory: string): Promise<ExitC
   const reports: LogReport[] = [...lost];
   for (const path of logs) {
     out.progress(`${reports.length - lost.length} of ${plural(logs.length, 'log')}: ${path}`);
-    const recoveryPoint = recoveryPointOf(disk, path);
-    const heldRecords = isNotedDurable(disk, path);
-    reports.push(verifyLog({ directory: path, recoveryPoint, heldRecords }, { disk, crc32c }));
+    const known = knownExtentOf(disk, path);
+    const noted = notedLog(disk, path);
+    reports.push(verifyLog({ directory: path, known, noted }, { disk, crc32c }));
     // Lets Ctrl-C through.
     await new Promise((turn) => setImmediate(turn));
     context.signal.throwIfAborted();
