@@ -179,7 +179,12 @@ class Parts {
     const image = (): ReturnType<MetadataPublisher['image']> => publisher.image();
     if (isController) {
       const controller = new ControllerService(
-        { ...ports, publisher, propose: (data) => quorum.propose(data) },
+        {
+          ...ports,
+          publisher,
+          propose: (data) => quorum.propose(data),
+          confirm: () => quorum.readBarrier(),
+        },
         {
           nodeId,
           clusterId,
@@ -221,7 +226,7 @@ class Parts {
     this.#controllerAdmin = new ControllerAdmin({
       ...ports,
       execute: this.#execute(),
-      isActive: () => this.#controller?.isActive() ?? false,
+      confirmed: () => this.#confirmed(),
       image,
       quorum: () => quorumView(this.#quorum),
       clusterId,
@@ -367,6 +372,12 @@ class Parts {
     const controller = this.#controller;
     if (controller !== undefined) return controller.execute.bind(controller);
     return () => Promise.reject(notController(this.#publisher.controller()));
+  }
+
+  #confirmed(): Promise<void> {
+    return (
+      this.#controller?.confirmed() ?? Promise.reject(notController(this.#publisher.controller()))
+    );
   }
 
   #makePlainRecords(): PlainRecords {

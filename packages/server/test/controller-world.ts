@@ -95,6 +95,16 @@ class StandInQuorum {
     });
   }
 
+  confirm(from: BrokerId, ports: Ports): Promise<void> {
+    const at = this.term;
+    return new Promise((resolve, reject) => {
+      ports.timers.after(COMMIT_MS, () => {
+        if (this.leader === from && this.term === at) resolve();
+        else reject(new RelevoError('NOT_CONTROLLER', 'another leads'));
+      });
+    });
+  }
+
   #commit(from: BrokerId, content: { readonly term: Term; readonly data: Uint8Array }): LogIndex {
     const entry = { index: logIndex(this.log.length + 1), ...content };
     this.log.push(entry);
@@ -204,6 +214,7 @@ export class ControllerWorld {
             ...ports,
             publisher,
             propose: (data) => voter?.propose(data) ?? this.quorum.propose(id, ports, data),
+            confirm: () => voter?.readBarrier() ?? this.quorum.confirm(id, ports),
           },
           {
             nodeId: id,

@@ -24,6 +24,8 @@ interface Proposed {
 class Bench {
   committed: ClusterImage = EMPTY_IMAGE;
   readonly underWay: Proposed[] = [];
+  /** Confirmations that were asked for and are not answered. */
+  readonly confirming: { readonly resolve: () => void; readonly reject: (e: Error) => void }[] = [];
   readonly #soon: (() => void)[] = [];
   lost: string | undefined;
   readonly proposals: Proposals;
@@ -39,6 +41,8 @@ class Bench {
       defaults: DEFAULTS,
       propose: (data) =>
         new Promise((resolve, reject) => this.underWay.push({ data, resolve, reject })),
+      confirm: () =>
+        new Promise<void>((resolve, reject) => this.confirming.push({ resolve, reject })),
       committed: () => this.committed,
       lost: (reason) => (this.lost = reason),
     });
@@ -69,6 +73,14 @@ class Bench {
   async settle(): Promise<void> {
     await this.turn();
     while (this.underWay.length > 0) await this.commit();
+  }
+
+  /** A majority answers everything that waits for its word. */
+  async confirm(): Promise<number> {
+    const asked = this.confirming.splice(0);
+    for (const { resolve } of asked) resolve();
+    await this.turn();
+    return asked.length;
   }
 
   start(): Promise<unknown> {
@@ -157,6 +169,57 @@ describe('proposals', () => {
     expect(seen).toEqual([]);
     await bench.commit();
     expect(seen).toEqual(['done', 'again: done']);
+  });
+
+  test('a refusal by a controller that may be deposed waits for a majority to confirm it', async () => {
+    const bench = new Bench();
+    void bench.start();
+    await bench.settle();
+    const missing = { kind: 'deleteTopic', name: 'nowhere' } as const;
+    const refused = outcome(bench.proposals.execute(missing));
+    const seen: string[] = [];
+    void refused.then((what) => seen.push(what));
+    await bench.turn();
+    expect(seen).toEqual([]);
+    expect(await bench.confirm()).toBe(1);
+    expect(seen).toEqual(['UNKNOWN_TOPIC_OR_PARTITION']);
+  });
+
+  test('an entry that was proposed before the question does not confirm its answer', async () => {
+    const bench = new Bench();
+    void bench.start();
+    await bench.settle();
+    await bench.serve(1, 2, 3);
+    void bench.create('t');
+    await bench.turn();
+    const seen: string[] = [];
+    const missing = { kind: 'deleteTopic', name: 'nowhere' } as const;
+    void outcome(bench.proposals.execute(missing)).then((what) => seen.push(what));
+    await bench.turn();
+    await bench.commit();
+    expect(seen).toEqual([]);
+    await bench.confirm();
+    expect(seen).toEqual(['UNKNOWN_TOPIC_OR_PARTITION']);
+  });
+
+  test('many refusals share a confirmation, and a deposed controller gives none of them', async () => {
+    const bench = new Bench();
+    void bench.start();
+    await bench.settle();
+    const ask = (): Promise<string> =>
+      outcome(bench.proposals.execute({ kind: 'deleteTopic', name: 'nowhere' }));
+    const waiting: Promise<string>[] = [];
+    for (let turn = 0; turn < 5; turn++) {
+      for (let i = 0; i < 20; i++) waiting.push(ask());
+      await bench.turn();
+    }
+    expect(bench.confirming.length).toBe(2);
+    const asked = bench.confirming.splice(0);
+    for (const { reject } of asked) reject(new RelevoError('NOT_CONTROLLER', 'another leads'));
+    await bench.turn();
+    expect(bench.confirming.length).toBe(1);
+    bench.proposals.end('another leads');
+    expect(await Promise.all(waiting)).toEqual(Array(100).fill('NOT_CONTROLLER'));
   });
 
   test('when a proposal is lost, everybody who waits is told, and nothing speculative remains', async () => {

@@ -40,8 +40,8 @@ export type Execute = ControllerService['execute'];
 export interface ControllerAdminDeps {
   readonly random: Random;
   readonly execute: Execute;
-  /** Whether this node is the active controller. */
-  readonly isActive: () => boolean;
+  /** Resolves when this node is known to be the active controller since the call; else NOT_CONTROLLER. */
+  readonly confirmed: () => Promise<void>;
   readonly image: () => ClusterImage;
   readonly quorum: () => QuorumView;
   readonly clusterId: string;
@@ -100,12 +100,10 @@ export class ControllerAdmin {
     return alterTopicConfigResponse();
   }
 
-  describeCluster(): Promise<DescribeClusterResponse> {
-    const { isActive, image, quorum, clusterId, topicDefaults } = this.#deps;
-    if (!isActive()) {
-      return Promise.reject(new RelevoError('NOT_CONTROLLER', 'this node is not active'));
-    }
-    return Promise.resolve(describeCluster(image(), quorum(), { clusterId, topicDefaults }));
+  async describeCluster(): Promise<DescribeClusterResponse> {
+    const { confirmed, image, quorum, clusterId, topicDefaults } = this.#deps;
+    await confirmed();
+    return describeCluster(image(), quorum(), { clusterId, topicDefaults });
   }
 
   async electPreferredLeaders(

@@ -77,6 +77,11 @@ export interface ControllerServiceDeps {
    * it; rejects when that can no longer be told, with all that were proposed after it.
    */
   readonly propose: (data: Uint8Array) => Promise<LogIndex>;
+  /**
+   * Resolves when a majority of the quorum has confirmed, since the call, that this node leads it. Rejects
+   * with a RelevoError.
+   */
+  readonly confirm: () => Promise<void>;
 }
 
 export interface ControllerServiceOptions {
@@ -115,13 +120,14 @@ export class ControllerService {
   #closed = false;
 
   constructor(deps: ControllerServiceDeps, options: ControllerServiceOptions) {
-    const { timers, publisher, propose, metrics } = deps;
+    const { timers, publisher, propose, confirm, metrics } = deps;
     this.#deps = deps;
     this.#options = options;
     this.#events = new EventLog(deps);
     this.#proposals = new Proposals({
       timers,
       propose,
+      confirm,
       defaults: options.defaults,
       committed: () => publisher.image(),
       lost: (reason) => this.#lost(reason),
@@ -203,6 +209,15 @@ export class ControllerService {
   ): Promise<AnswerOf<Kind>> {
     await this.#ready();
     return this.#proposals.execute<Kind>(command);
+  }
+
+  /**
+   * Resolves when a majority has confirmed, since the call, that this node decides: what it has committed
+   * by then may be told. Rejects with NOT_CONTROLLER.
+   */
+  async confirmed(): Promise<void> {
+    await this.#ready();
+    await this.#proposals.confirmed();
   }
 
   /** The service `Controller`. */

@@ -3,14 +3,19 @@
  *
  * A command is decided at once, against an image that holds all that was decided before it, committed or
  * not (the speculative image); its answer waits until its records are committed. While an entry is under
- * way to the quorum, further decisions gather, and the next entry takes them all. A refusal, too, waits
- * for what it was decided upon: "the topic exists" is true only once the topic is.
+ * way to the quorum, further decisions gather, and the next entry takes them all.
+ *
+ * A refusal, or a decision that changes nothing, is an answer too (K3). It waits for what it was decided
+ * upon ("the topic exists" is true only once the topic is), and for a majority to confirm that this node
+ * still led after the question had come: a controller that was cut off or frozen knows only the past.
+ * Confirmations are shared: those that ask in one turn, or while two are under way, wait for the same one.
  *
  * When leadership or a proposal is lost, so is everything speculative: all who wait are told
  * NOT_CONTROLLER, which means that the outcome is unknown, and `lost` is called.
  */
 import { assert } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import type { LogIndex } from '@relevo/base/ids';
 import { logIndex } from '@relevo/base/ids';
 import type { Timers } from '@relevo/base/ports';
@@ -30,12 +35,19 @@ import { encodeRecords } from '../metadata/record-codec.ts';
 export const ENTRY_BYTES_MAX: number = 1024 * 1024;
 /** Proposals under way at a time; what comes meanwhile gathers for the next one. */
 const IN_FLIGHT_MAX = 2;
+/** Confirmations of leadership under way at a time; who asks meanwhile shares the next one. */
+const CONFIRMATIONS_MAX = 2;
 
 export interface ProposalsDeps {
   readonly timers: Timers;
   readonly defaults: ClusterDefaults;
   /** Resolves when the entry is committed and in the committed image of this node. */
   readonly propose: (data: Uint8Array) => Promise<LogIndex>;
+  /**
+   * Resolves when a majority has confirmed, since the call, that this node leads the quorum. Rejects with
+   * a RelevoError.
+   */
+  readonly confirm: () => Promise<void>;
   readonly committed: () => ClusterImage;
   /** Called after everything that waited has been rejected. */
   readonly lost: (reason: string) => void;
@@ -64,6 +76,10 @@ export class Proposals {
   #open: Batch = { units: [], waiters: [] };
   readonly #inFlight = new Set<Batch>();
   #flushing = false;
+  /** Who waits for the next confirmation, and for those under way. */
+  #unconfirmed: Waiter[] = [];
+  readonly #confirming = new Set<readonly Waiter[]>();
+  #confirmScheduled = false;
   /** Tells what came back from an earlier term apart. */
   #generation = 0;
 
@@ -97,12 +113,17 @@ export class Proposals {
     this.#inFlight.clear();
     this.#open = { units: [], waiters: [] };
     this.#flushing = false;
+    const unconfirmed = [...this.#confirming, this.#unconfirmed];
+    this.#confirming.clear();
+    this.#unconfirmed = [];
+    this.#confirmScheduled = false;
     const error = new RelevoError(
       'NOT_CONTROLLER',
       `this node is no longer the active controller (${reason}): whether the request was carried out ` +
         'is unknown; ask the new one',
     );
     for (const { waiters } of batches) for (const waiter of waiters) waiter.reject(error);
+    for (const waiters of unconfirmed) for (const waiter of waiters) waiter.reject(error);
   }
 
   /** Rejects with a RelevoError: the refusal, or NOT_CONTROLLER. */
@@ -122,7 +143,8 @@ export class Proposals {
     }
     const { records, atomic, response } = decision;
     if (records.length === 0) {
-      await this.#settled();
+      // Nobody is told what became of the activation, and a failover waits for it.
+      if (command.kind !== 'activate') await this.#settled();
       return response;
     }
     const at = { index: logIndex(image.index + 1), term: image.term };
@@ -132,10 +154,63 @@ export class Proposals {
     return response;
   }
 
-  /** Resolves when everything decided until now is committed. */
-  #settled(): Promise<void> {
-    const last = this.#open.units.length > 0 ? this.#open : [...this.#inFlight].at(-1);
-    return last === undefined ? Promise.resolve() : this.#join(last);
+  /**
+   * Resolves when a majority has confirmed that this node led after the call (K3). Rejects with
+   * NOT_CONTROLLER, or with why the quorum cannot tell.
+   */
+  confirmed(): Promise<void> {
+    if (!this.active) {
+      return Promise.reject(
+        new RelevoError('NOT_CONTROLLER', 'this node is not the active controller'),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      this.#unconfirmed.push({ resolve, reject });
+      this.#scheduleConfirm();
+    });
+  }
+
+  /** Resolves when everything decided until now is committed, and the leadership since now confirmed. */
+  async #settled(): Promise<void> {
+    // An entry that is still to be proposed confirms by its commit; one under way may have been
+    // acknowledged before the question came.
+    if (this.#open.units.length > 0) return this.#join(this.#open);
+    const last = [...this.#inFlight].at(-1);
+    await Promise.all([
+      last === undefined ? undefined : this.#join(last),
+      isMutated('refusals-unconfirmed') ? undefined : this.confirmed(),
+    ]);
+  }
+
+  #scheduleConfirm(): void {
+    if (this.#confirmScheduled || this.#unconfirmed.length === 0) return;
+    if (this.#confirming.size >= CONFIRMATIONS_MAX) return;
+    this.#confirmScheduled = true;
+    const generation = this.#generation;
+    this.#deps.timers.soon(() => {
+      if (generation === this.#generation) this.#confirm(generation);
+    });
+  }
+
+  #confirm(generation: number): void {
+    const waiters = this.#unconfirmed;
+    this.#unconfirmed = [];
+    this.#confirmScheduled = false;
+    this.#confirming.add(waiters);
+    const settle = (tell: (waiter: Waiter) => void): void => {
+      if (generation !== this.#generation) return;
+      this.#confirming.delete(waiters);
+      for (const waiter of waiters) tell(waiter);
+      this.#scheduleConfirm();
+    };
+    this.#deps.confirm().then(
+      () => settle((waiter) => waiter.resolve()),
+      (error: unknown) => {
+        const known = error instanceof RelevoError;
+        const told = known ? error : new RelevoError('NOT_CONTROLLER', messageOf(error));
+        settle((waiter) => waiter.reject(told));
+      },
+    );
   }
 
   #join(batch: Batch): Promise<void> {

@@ -10,6 +10,7 @@
  *   take over, and all others have heard of it.
  */
 import { RelevoError, ERRORS, messageOf } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import { brokerEpoch, brokerId, logIndex } from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId, LogIndex } from '@relevo/base/ids';
 import type {
@@ -63,6 +64,7 @@ interface Connection {
   brokerId: BrokerId;
   brokerEpoch: BrokerEpoch;
   lastSequence: number;
+  /** The last heartbeat that counted and after which a majority has confirmed that this controller leads. */
   lastCounted: number;
   /** Of heartbeats from the last on whose reply was heard, by sequence. */
   readonly receivedMs: Map<number, number>;
@@ -77,6 +79,8 @@ export class SessionStreams {
   readonly #options: SessionStreamsOptions;
   readonly #sessions: BrokerSessions;
   readonly #connections = new Map<BrokerId, Connection>();
+  /** Streams that are to be refused once that is confirmed. */
+  readonly #refusing = new Set<MessageStream<HeartbeatReply>>();
   #timer: TimerHandle | undefined;
   #active = false;
 
@@ -166,10 +170,9 @@ export class SessionStreams {
       released: false,
       movedAt: undefined,
     };
-    const code = this.#refusalOf(connection, first.brokerEpoch);
-    if (code !== undefined) {
+    if (this.#refusalOf(connection, first.brokerEpoch) !== undefined) {
       connection.lastSequence = first.sequence;
-      this.#refuse(connection, code);
+      this.#refuseConfirmed(connection, first.brokerEpoch);
       return undefined;
     }
     const before = this.#connections.get(connection.brokerId);
@@ -189,9 +192,8 @@ export class SessionStreams {
     const broker = this.#deps.image().brokers.get(connection.brokerId);
     const nowMs = this.#deps.clock.monotonicMs();
     const counts = this.#takeDown(connection, heartbeat, nowMs);
-    const refusal = this.#refusalOf(connection, heartbeat.brokerEpoch);
-    if (broker === undefined || refusal !== undefined) {
-      this.#refuse(connection, refusal ?? 'BROKER_ID_NOT_REGISTERED');
+    if (broker === undefined || this.#refusalOf(connection, heartbeat.brokerEpoch) !== undefined) {
+      this.#refuseConfirmed(connection, heartbeat.brokerEpoch);
       return;
     }
     const { diskSyncMs, wantsShutdown } = heartbeat;
@@ -212,7 +214,8 @@ export class SessionStreams {
       this.#unfence(broker);
     }
     this.#release();
-    this.#reply(connection);
+    // One that counts is answered once that is confirmed.
+    if (!counts) this.#reply(connection);
   }
 
   /** Whether the heartbeat counts: one before it, not long ago, was answered and the answer heard. */
@@ -225,8 +228,22 @@ export class SessionStreams {
     // A broker that hears nothing goes on: what it says is not kept without end.
     if (receivedMs.size < UNHEARD_MAX) receivedMs.set(sequence, nowMs);
     const counts = nowMs - heardMs <= this.#options.sessionTimeoutMs / 2;
-    if (counts) connection.lastCounted = sequence;
+    if (counts) this.#count(connection, sequence);
     return counts;
+  }
+
+  /**
+   * The broker's lease rests on this: a controller that was deposed before the heartbeat came must not
+   * prolong it, as its successor may fence the broker meanwhile.
+   */
+  #count(connection: Connection, sequence: number): void {
+    const counted = (): void => {
+      if (this.#connections.get(connection.brokerId) !== connection) return;
+      connection.lastCounted = Math.max(connection.lastCounted, sequence);
+      this.#reply(connection);
+    };
+    if (isMutated('heartbeats-unconfirmed')) counted();
+    else this.#deps.proposals.confirmed().then(counted, () => undefined);
   }
 
   #reply(connection: Connection): void {
@@ -240,6 +257,24 @@ export class SessionStreams {
         counted: connection.lastCounted,
       }),
     );
+  }
+
+  /** What this controller does not know of the broker its successor may: a majority is asked first. */
+  #refuseConfirmed(connection: Connection, epoch: number): void {
+    const { stream } = connection;
+    if (this.#refusing.has(stream)) return;
+    this.#refusing.add(stream);
+    this.#deps.proposals
+      .confirmed()
+      .then(
+        () => {
+          const code = this.#refusalOf(connection, epoch);
+          if (code !== undefined) this.#refuse(connection, code);
+        },
+        // It has been deposed, or nobody can tell: the stream ends with its leadership.
+        () => undefined,
+      )
+      .finally(() => this.#refusing.delete(stream));
   }
 
   #refuse(connection: Connection, code: ErrorCode): void {

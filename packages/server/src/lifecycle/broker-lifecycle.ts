@@ -48,8 +48,8 @@ const WAITING_LINE_MS = 5000;
 const FIRST_WAITING_LINE_MS = 2000;
 /** Sessions that a broker waits for a predecessor with its id to be given up. */
 const PREDECESSOR_SESSIONS = 3;
-/** Heartbeats without an answer that are remembered. */
-const UNANSWERED_MAX = 64;
+/** Heartbeats that are remembered until one of them, or a later one, has counted. */
+const UNCOUNTED_MAX = 64;
 
 export interface BrokerLifecycleDeps {
   readonly clock: Clock;
@@ -88,7 +88,7 @@ interface Session {
   readonly stream: MessageStream<BrokerHeartbeat>;
   readonly channel: Channel;
   sequence: number;
-  /** When each unanswered heartbeat was sent; a map keeps the order. */
+  /** When each heartbeat after the last that counted was sent; a map keeps the order. */
   readonly sentMs: Map<number, number>;
   /** The last heartbeat to which a reply has come; 0: none. */
   heard: number;
@@ -343,14 +343,15 @@ export class BrokerLifecycle {
     this.#beat = timers.after(heartbeatIntervalMs, () => this.#heartbeat());
     this.#tellFenced();
     const nowMs = clock.monotonicMs();
-    const [oldestMs] = session.sentMs.values();
+    const oldestMs = session.sentMs.get(session.heard + 1);
     if (oldestMs !== undefined && nowMs - oldestMs > sessionTimeoutMs / 3) {
       // The controller or the way to it hangs; the session is too short to wait for a reset.
       this.#broken(session, new RpcError('DEADLINE_EXCEEDED', 'heartbeats are not answered'));
       return;
     }
     session.sequence++;
-    if (session.sentMs.size < UNANSWERED_MAX) session.sentMs.set(session.sequence, nowMs);
+    session.sentMs.set(session.sequence, nowMs);
+    session.sentMs.delete(session.sequence - UNCOUNTED_MAX);
     session.stream.send(
       brokerHeartbeat({
         brokerId,
@@ -389,10 +390,10 @@ export class BrokerLifecycle {
     }
     session.heard = Math.max(session.heard, reply.answers);
     for (const [sequence, sentMs] of session.sentMs) {
-      if (sequence > reply.answers) break;
+      if (sequence > reply.counted) break;
       session.sentMs.delete(sequence);
       const endMs = sentMs + this.#options.sessionTimeoutMs;
-      if (sequence <= reply.counted && endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
+      if (endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
     }
     this.#fencedByController = reply.fenced;
     this.#tellFenced();
