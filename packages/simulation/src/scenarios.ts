@@ -3,13 +3,15 @@ import { withMutation } from '@relevo/base/mutations';
 import type { Mutation } from '@relevo/base/mutations';
 import { failoverRun } from './failover-run.ts';
 import type { RunFigures, RunOptions } from './failover-run.ts';
+import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
 /** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
-export type ScenarioName = 'failover';
+export type ScenarioName = 'controller-answers' | 'failover';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
+  'controller-answers': controllerAnswersRun,
   failover: failoverRun,
 };
 
