@@ -7,15 +7,12 @@
  */
 export type Mutation =
   | 'follower-reports-unsynced'
-  | 'heartbeats-unconfirmed'
   | 'refusals-unconfirmed'
   | 'watermark-below-min-isr';
 
 /** What each mistake is. */
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
-  'heartbeats-unconfirmed':
-    'a controller prolongs leases without asking a majority whether it still leads',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',

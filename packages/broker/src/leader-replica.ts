@@ -93,6 +93,8 @@ export type IsrOutcome =
     }
   /** The controller did not and will not apply it. */
   | { readonly kind: 'refused' }
+  /** The controller refused it, but an earlier request that held it may still be applied. */
+  | { readonly kind: 'doubtful' }
   /** No answer, or one that says that the partition epoch has moved on: the image will tell. */
   | { readonly kind: 'unknown' };
 
@@ -113,7 +115,7 @@ interface Follower {
   /** While it is behind: reaching `markOffset` proves that it was caught up at `markMs`. */
   markOffset: number;
   markMs: number;
-  /** In the committed set or in the pending one. */
+  /** In the committed set, in the pending one, or in one that may still be applied. */
   holdsBack: boolean;
   inSync: boolean;
 }
@@ -126,6 +128,8 @@ export class LeaderReplica {
   #replicas: readonly BrokerId[];
   #isr: readonly BrokerId[];
   #pending: IsrProposal | undefined;
+  /** Members of proposals that may still be applied on this partition epoch. */
+  readonly #doubtful = new Set<BrokerId>();
   #minIsr: number;
   #logEnd: Offset;
   #syncedEnd: Offset;
@@ -265,7 +269,9 @@ export class LeaderReplica {
         joining.push(follower.brokerId);
       }
     }
-    if (joining.length === 0 && leaving.length === 0) return undefined;
+    // The same set again moves the partition epoch, and so ends what may still be applied on this one.
+    const settles = this.#doubtful.size > 0;
+    if (joining.length === 0 && leaving.length === 0 && !settles) return undefined;
     // The controller refuses sets with members that are fenced or about to stop.
     for (const follower of this.#followers) {
       const { brokerId, inSync } = follower;
@@ -299,6 +305,9 @@ export class LeaderReplica {
     }
     // Compare and drop: a late answer must not end another proposal than its own.
     if (outcome.kind === 'unknown' || this.#pending !== proposal) return false;
+    if (outcome.kind === 'doubtful') {
+      for (const { brokerId } of proposal.isr) this.#doubtful.add(brokerId);
+    }
     this.#pending = undefined;
     this.#proposeNotBeforeMs = nowMs + PROPOSAL_PAUSE_MS;
     this.#markMembers();
@@ -319,9 +328,9 @@ export class LeaderReplica {
     return this.#commit(state.partitionEpoch, state.isr, nowMs) || this.#advance();
   }
 
-  /** The next moment at which `proposeIsr` may have a shrink to propose; Infinity: none in sight. */
+  /** The next moment at which `proposeIsr` may have something to propose; Infinity: none in sight. */
   nextDeadlineMs(): number {
-    let next = Infinity;
+    let next = this.#doubtful.size > 0 ? this.#proposeNotBeforeMs : Infinity;
     for (const follower of this.#followers) {
       if (!follower.inSync || follower.syncedEnd >= this.#logEnd) continue;
       next = Math.min(next, follower.lastCaughtUpMs + this.#options.replicaLagMs);
@@ -350,6 +359,7 @@ export class LeaderReplica {
     this.#partitionEpoch = partitionEpoch;
     this.#isr = isr;
     this.#pending = undefined;
+    this.#doubtful.clear();
     this.#assertIsr();
     for (const follower of this.#followers) {
       const joins = !follower.inSync && isr.includes(follower.brokerId);
@@ -360,7 +370,7 @@ export class LeaderReplica {
     return this.#advance();
   }
 
-  /** P3. The minimum over the committed and the pending set; nothing moves below the minimum size. */
+  /** P3. The minimum over all sets that may be in force; nothing moves below the minimum size. */
   #advance(): boolean {
     if (!this.hasEnoughInSync && !isMutated('watermark-below-min-isr')) return false;
     let lowest: number = this.#syncedEnd;
@@ -401,6 +411,7 @@ export class LeaderReplica {
       follower.inSync = this.#isr.includes(follower.brokerId);
       follower.holdsBack =
         follower.inSync ||
+        this.#doubtful.has(follower.brokerId) ||
         (this.#pending?.isr.some(({ brokerId }) => brokerId === follower.brokerId) ?? false);
     }
   }

@@ -253,6 +253,30 @@ describe('the in-sync set', () => {
     expect(replica.pendingProposal).toBe(second);
   });
 
+  test('a refusal after an unknown outcome settles nothing: the earlier request may still be applied', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    const growth = replica.proposeIsr(brokers(), 0);
+    expect(members(growth)).toEqual([1, 2, 3]);
+    if (growth === undefined) throw new Error('nothing was proposed');
+    replica.isrOutcome(growth, { kind: 'doubtful' }, 0);
+    replica.appended(at(20), 1);
+    replica.synced(at(20));
+    report(replica, 2, 20);
+    expect(replica.highWatermark).toBe(10);
+    // It asks again, even for the set that is in force, until the partition epoch has moved.
+    expect(replica.nextDeadlineMs()).toBe(PROPOSAL_PAUSE_MS);
+    const settling = replica.proposeIsr(brokers([3]), PROPOSAL_PAUSE_MS);
+    expect(members(settling)).toEqual([1, 2]);
+    if (settling === undefined) throw new Error('nothing was proposed');
+    const epoch = 21 as PartitionEpoch;
+    const accepted = { kind: 'accepted', partitionEpoch: epoch, isr: ids(1, 2) } as const;
+    expect(replica.isrOutcome(settling, accepted, PROPOSAL_PAUSE_MS)).toBe(true);
+    expect(replica.highWatermark).toBe(20);
+    expect(replica.nextDeadlineMs()).toBe(Infinity);
+  });
+
   test('loses at once a follower that says that it copies no more', () => {
     const replica = leader();
     report(replica, 2, 10);

@@ -11,7 +11,7 @@
 import { RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { NO_LEADER_EPOCH, partitionEpoch } from '@relevo/base/ids';
-import type { BrokerId, PartitionEpoch } from '@relevo/base/ids';
+import type { BrokerId, PartitionEpoch, Uuid } from '@relevo/base/ids';
 import type {
   AlterPartitions,
   AlterPartitionsAnswer,
@@ -59,12 +59,11 @@ export function decideAlterPartitions(
       conditions,
       uncleanAllowed: uncleanAllowed(topic.config, defaults.topic),
     });
-    if (change === undefined) return accepted(known, known.partitionEpoch, known.isr);
-    records.push(change);
+    records.push(change ?? unchanged(topic.id, proposal.partition, known));
     // The proposer is about to stop, and its proposal made somebody else fit to lead.
-    if (change.leader !== undefined) return refused('NEW_LEADER_ELECTED');
+    if (change?.leader !== undefined) return refused('NEW_LEADER_ELECTED');
     const next = partitionEpoch(known.partitionEpoch + 1);
-    return accepted(known, next, change.isr ?? known.isr);
+    return accepted(known, next, change?.isr ?? known.isr);
   });
   return { records, atomic: false, response: { partitions } };
 }
@@ -100,6 +99,23 @@ function mayBeInSync(
   // A leader that is to stop but found nobody to follow it stays in its in-sync set.
   return !broker.shuttingDown || broker.id === leader;
 }
+
+/**
+ * The set that is in force: a leader proposes it to move the partition epoch, so that an earlier proposal
+ * of its own, of which it does not know what became, can no longer be applied.
+ */
+const unchanged = (
+  topicId: Uuid,
+  partition: number,
+  { isr }: PartitionImage,
+): PartitionChangeRecord => ({
+  kind: 'partitionChange',
+  topicId,
+  partition,
+  leader: undefined,
+  isr,
+  unclean: false,
+});
 
 const accepted = (
   known: PartitionImage,

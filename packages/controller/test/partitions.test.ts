@@ -16,10 +16,11 @@ describe('a proposal of the leader', () => {
     expect(cluster.show('t')).toBe('1* 2 3 e0 v2');
   });
 
-  test('of what holds already changes nothing', () => {
+  test('of what holds already moves the partition epoch: earlier proposals are over', () => {
     const cluster = withTopic();
     expect(cluster.propose('t', [3, 2, 1])).toBe('NONE');
-    expect(cluster.show('t')).toBe('1* 2 3 e0 v0');
+    expect(cluster.show('t')).toBe('1* 2 3 e0 v1');
+    expect(cluster.propose('t', [1, 2], { partitionEpoch: -1 })).toBe('INVALID_UPDATE_VERSION');
   });
 
   test.each([

@@ -317,7 +317,7 @@ describe('commands', () => {
         brokerEpoch: cluster.node(id).lifecycle.brokerEpoch ?? 0,
       }));
       const proposal = partitionProposal({ topicId: `t${'A'.repeat(21)}`, isr: members });
-      const answer = await client.alterPartitions(
+      const { response: answer } = await client.alterPartitions(
         { ...named, partitions: [proposal, { ...proposal, partition: 3 }] },
         { deadlineMs: 2000 },
       );

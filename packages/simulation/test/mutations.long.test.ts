@@ -20,6 +20,7 @@ interface Caught {
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
+  { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 2, says: /K3/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];
 

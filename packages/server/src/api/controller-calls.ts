@@ -1,9 +1,11 @@
 /**
  * Calls that only the active controller can answer, taken by any broker: executed here when this node is
  * it, else handed on. While there is no active controller, or it moves, the call is tried again until
- * its deadline.
+ * its deadline. A try whose answer was lost may have been carried out, and may be the very reason why a later
+ * one is refused ("the topic does not exist"): such a refusal is told as an unknown outcome.
  */
 import { RelevoError, messageOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
 import type { Channel, Clock, Method, Random, Timers, Transport } from '@relevo/base/ports';
 import { backoffMs, DEFAULT_RETRY } from '@relevo/base/retry';
@@ -34,7 +36,8 @@ export class ControllerCalls {
 
   /**
    * `execute` runs where this node is the active controller, else `method` is called there. Rejects with
-   * what that rejects with, or with NOT_CONTROLLER when none was found in time.
+   * what that rejects with, with NOT_CONTROLLER when none was found in time, or with REQUEST_TIMED_OUT where
+   * an earlier try may have been carried out.
    */
   async call<Request, Response>(
     method: Method<Request, Response, 'unary'>,
@@ -44,6 +47,7 @@ export class ControllerCalls {
     const { clock, timers, random } = this.#deps;
     const endMs = clock.monotonicMs() + CONTROLLER_CALL_DEADLINE_MS;
     let last = 'no controller is active';
+    let isUnsure = false;
     for (let attempt = 0; ; attempt++) {
       const leftMs = endMs - clock.monotonicMs();
       if (leftMs <= 0) break;
@@ -55,7 +59,10 @@ export class ControllerCalls {
           return await channel.call(method, request, { deadlineMs });
         }
       } catch (error) {
-        if (!mayTryAgain(error)) throw asRelevoError(error);
+        if (!mayTryAgain(error)) {
+          throw isUnsure ? unsure(asRelevoError(error)) : asRelevoError(error);
+        }
+        isUnsure = true;
         last = messageOf(error);
       }
       const waitMs = backoffMs({ ...DEFAULT_RETRY, maxMs: 250 }, attempt, random);
@@ -92,6 +99,21 @@ function mayTryAgain(error: unknown): boolean {
   // UNIMPLEMENTED: an older version leads while the brokers are exchanged one by one.
   const { status } = error;
   return status === 'UNAVAILABLE' || status === 'CANCELLED' || status === 'UNIMPLEMENTED';
+}
+
+/** Refusals that an earlier try of the same call, carried out unheard, would cause. */
+const MAY_BE_OWN_DOING: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'UNKNOWN_TOPIC_OR_PARTITION',
+  'TOPIC_ALREADY_EXISTS',
+  'INVALID_PARTITIONS',
+]);
+
+function unsure(error: unknown): unknown {
+  if (!(error instanceof RelevoError) || !MAY_BE_OWN_DOING.has(error.code)) return error;
+  const message =
+    `an earlier try of this call was not answered and may have been carried out; now the controller ` +
+    `says: ${error.message}: look before you retry`;
+  return new RelevoError('REQUEST_TIMED_OUT', message, { cause: error });
 }
 
 /** What another node said is passed on under its own code. */

@@ -10,7 +10,6 @@
  *   take over, and all others have heard of it.
  */
 import { RelevoError, ERRORS, messageOf } from '@relevo/base/errors';
-import { isMutated } from '@relevo/base/mutations';
 import { brokerEpoch, brokerId, logIndex } from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId, LogIndex } from '@relevo/base/ids';
 import type {
@@ -242,8 +241,7 @@ export class SessionStreams {
       connection.lastCounted = Math.max(connection.lastCounted, sequence);
       this.#reply(connection);
     };
-    if (isMutated('heartbeats-unconfirmed')) counted();
-    else this.#deps.proposals.confirmed().then(counted, () => undefined);
+    this.#deps.proposals.confirmed().then(counted, () => undefined);
   }
 
   #reply(connection: Connection): void {

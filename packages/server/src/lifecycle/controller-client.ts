@@ -33,6 +33,12 @@ export interface ControllerClientDeps {
   readonly publisher: MetadataPublisher;
 }
 
+export interface ControllerAnswer<Response> {
+  readonly response: Response;
+  /** A try before this one got no answer: it may have been carried out, or may yet be. */
+  readonly triedBefore: boolean;
+}
+
 export interface ControllerClientOptions {
   /** host:port of every controller; at least one. */
   readonly controllers: readonly string[];
@@ -97,15 +103,24 @@ export class ControllerClient {
     }
   }
 
-  /**
-   * Tries until `deadlineMs` from now have passed. Rejects with a RelevoError: the controller's refusal,
-   * or REQUEST_TIMED_OUT when no controller answered: whether it was done is then unknown.
-   */
+  /** As `attempt`, where it does not matter whether an earlier try was carried out. */
   async call<Request, Response>(
     method: Method<Request, Response, 'unary'>,
     request: Request,
     options: { readonly deadlineMs: number },
   ): Promise<Response> {
+    return (await this.attempt(method, request, options)).response;
+  }
+
+  /**
+   * Tries until `deadlineMs` from now have passed. Rejects with a RelevoError: the controller's refusal,
+   * or REQUEST_TIMED_OUT when no controller answered: whether it was done is then unknown.
+   */
+  async attempt<Request, Response>(
+    method: Method<Request, Response, 'unary'>,
+    request: Request,
+    options: { readonly deadlineMs: number },
+  ): Promise<ControllerAnswer<Response>> {
     const { clock, timers, random } = this.#deps;
     const endMs = clock.monotonicMs() + options.deadlineMs;
     let last = '';
@@ -114,7 +129,8 @@ export class ControllerClient {
       const leftMs = endMs - clock.monotonicMs();
       if (leftMs <= 0) break;
       try {
-        return await this.tryOnce(method, request, leftMs);
+        const response = await this.tryOnce(method, request, leftMs);
+        return { response, triedBefore: attempt > 0 };
       } catch (error) {
         if (!(error instanceof Elsewhere)) throw refusalOf(error);
         last = messageOf(error.cause);
@@ -137,8 +153,8 @@ export class ControllerClient {
   alterPartitions(
     request: AlterPartitionsRequest,
     options: { readonly deadlineMs: number } = DEFAULT_DEADLINE,
-  ): Promise<AlterPartitionsResponse> {
-    return this.call(methods.alterPartitions, request, options);
+  ): Promise<ControllerAnswer<AlterPartitionsResponse>> {
+    return this.attempt(methods.alterPartitions, request, options);
   }
 
   /** A block of producer ids that nobody else has or will have. */

@@ -6,6 +6,9 @@
  *     proposed ──> queued ──> asked ──accepted, refused──> settled
  *                    ↑          └──unknown──> asked again after a pause, while it is still pending
  *
+ * A refusal answers one request. Where an earlier request with the same proposal was not answered, that one
+ * may yet reach a controller: the refused proposal then stays in doubt, until the partition epoch has moved.
+ *
  * A replica whose log has failed or has no room while it leads *resigns* the same way: it proposes the in-sync set
  * without itself, and the controller elects another of its members.
  */
@@ -20,6 +23,7 @@ import type {
   PartitionOutcome,
   PartitionProposal,
 } from '@relevo/rpc/gen/cluster/controller';
+import type { ControllerAnswer } from '../lifecycle/controller-client.ts';
 import { partitionImage } from './current-leader.ts';
 import type { Partition } from './partition.ts';
 import type { Turn } from './turn.ts';
@@ -36,8 +40,12 @@ export interface IsrProposalsDeps {
   readonly localId: BrokerId;
   readonly image: () => ClusterImage;
   readonly brokerEpoch: () => BrokerEpoch | undefined;
-  readonly alterPartitions: (request: AlterPartitionsRequest) => Promise<AlterPartitionsResponse>;
+  readonly alterPartitions: AlterPartitions;
 }
+
+export type AlterPartitions = (
+  request: AlterPartitionsRequest,
+) => Promise<ControllerAnswer<AlterPartitionsResponse>>;
 
 type Item =
   | {
@@ -45,6 +53,8 @@ type Item =
       readonly partition: Partition;
       readonly replica: LeaderReplica;
       readonly proposal: IsrProposal;
+      /** A request that held it was not answered. */
+      inDoubt: boolean;
     }
   | { readonly kind: 'resignation'; readonly partition: Partition };
 
@@ -63,7 +73,7 @@ export class IsrProposals {
   }
 
   propose(partition: Partition, replica: LeaderReplica, proposal: IsrProposal): void {
-    this.#add({ kind: 'proposal', partition, replica, proposal });
+    this.#add({ kind: 'proposal', partition, replica, proposal, inDoubt: false });
   }
 
   /** The partition's log has failed or has no room, and the image says that it is led here. */
@@ -102,8 +112,9 @@ export class IsrProposals {
     this.#asking = true;
     const request = { brokerId: this.#deps.localId, brokerEpoch, partitions };
     this.#deps.alterPartitions(request).then(
-      (response) => {
+      ({ response, triedBefore }) => {
         this.#asking = false;
+        if (triedBefore) markInDoubt(items);
         this.#settle(items, response.partitions);
         this.#ask();
       },
@@ -111,6 +122,7 @@ export class IsrProposals {
         this.#asking = false;
         const facts = { partitions: items.length, why: messageOf(error) };
         this.#deps.logger.warn('in-sync sets could not be proposed', facts);
+        markInDoubt(items);
         this.#askAgain(items);
         this.#ask();
       },
@@ -169,6 +181,10 @@ export class IsrProposals {
   }
 }
 
+function markInDoubt(items: readonly Item[]): void {
+  for (const item of items) if (item.kind === 'proposal') item.inDoubt = true;
+}
+
 function meaningOf(outcome: PartitionOutcome, item: Item): IsrOutcome {
   const code = errorCodeOf(outcome.error);
   switch (code) {
@@ -179,11 +195,13 @@ function meaningOf(outcome: PartitionOutcome, item: Item): IsrOutcome {
         partitionEpoch: outcome.partitionEpoch as IsrProposal['partitionEpoch'],
         isr: outcome.isr as BrokerId[],
       };
-    // The controller compares epochs before anything else: had an earlier copy of this proposal been
-    // applied, it would not have come to these.
+    // The controller compares epochs before anything else: an earlier copy of this proposal has not been
+    // applied when it comes to these. It may be on its way.
     case 'INELIGIBLE_REPLICA':
-    case 'INVALID_REQUEST':
-      return { kind: 'refused' };
+    case 'INVALID_REQUEST': {
+      const inDoubt = item.kind === 'proposal' && item.inDoubt;
+      return { kind: inDoubt ? 'doubtful' : 'refused' };
+    }
     default:
       // Somebody else has changed the partition, or taken it over: the image will tell. A resignation
       // that was answered so has done its work.

@@ -21,13 +21,10 @@ import type {
   ListOffsetsResponse,
 } from '@relevo/rpc/gen/client/fetch';
 import type { ProduceRequest } from '@relevo/rpc/gen/client/produce';
-import type {
-  AlterPartitionsRequest,
-  AlterPartitionsResponse,
-} from '@relevo/rpc/gen/cluster/controller';
 import { FetchService } from './fetch-service.ts';
 import type { FetchReply } from './fetch-service.ts';
 import { IsrProposals } from './isr-proposals.ts';
+import type { AlterPartitions } from './isr-proposals.ts';
 import type { Partition, PartitionDeps, PartitionEvents, ProduceReply } from './partition.ts';
 import { PartitionMetrics } from './partition-metrics.ts';
 import { PartitionTable } from './partition-table.ts';
@@ -45,7 +42,7 @@ export interface PartitionManagerDeps extends Ports {
   /** Opened and closed by the owner. */
   readonly directory: LogDirectory;
   /** Proposes in-sync sets to the active controller; rejects when the outcome is not known. */
-  readonly alterPartitions: (request: AlterPartitionsRequest) => Promise<AlterPartitionsResponse>;
+  readonly alterPartitions: AlterPartitions;
   readonly allocateProducerIds: (broker: {
     readonly brokerId: BrokerId;
     readonly brokerEpoch: BrokerEpoch;

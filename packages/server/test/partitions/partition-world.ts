@@ -47,6 +47,7 @@ import {
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import { alterPartitionsResponse } from '@relevo/rpc/gen/cluster/controller';
 import type { AlterPartitionsRequest } from '@relevo/rpc/gen/cluster/controller';
+import type { AlterPartitions } from '@relevo/server/partitions/isr-proposals';
 import type { Partition } from '@relevo/server/partitions/partition';
 import { PartitionManager } from '@relevo/server/partitions/partition-manager';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
@@ -55,6 +56,8 @@ import { World } from '@relevo/simulation/world';
 import type { LogLine } from '@relevo/simulation/world';
 
 export const LAG_MS = 500;
+/** After which a late proposal is decided. */
+export const LATE_MS = 600;
 const CLUSTER = 'test-cluster';
 /** From a decision to the brokers. */
 const PUBLISH_MAX_MS = 5;
@@ -77,8 +80,8 @@ export class PartitionWorld {
   readonly lines: LogLine[] = [];
   readonly brokers = new Map<number, Broker>();
   image: ClusterImage = EMPTY_IMAGE;
-  /** False: proposals are lost on their way, or their answers are. */
-  proposals: 'answered' | 'lost' | 'unanswered' = 'answered';
+  /** Proposals may be lost on their way, or their answers, or they come long after they were given up. */
+  proposals: 'answered' | 'late' | 'lost' | 'unanswered' = 'answered';
   #directories = 0;
 
   readonly #options: { readonly inHandBytesMax?: number };
@@ -188,15 +191,15 @@ export class PartitionWorld {
     });
   }
 
-  #alter(broker: Broker, request: AlterPartitionsRequest): ReturnType<typeof alter> {
+  #alter(broker: Broker, request: AlterPartitionsRequest): ReturnType<AlterPartitions> {
     const mode = this.proposals;
     return new Promise((resolve, reject) => {
-      if (mode === 'lost') {
+      if (mode === 'lost' || mode === 'late') {
         broker.ports.timers.after(50, () => reject(new RelevoError('REQUEST_TIMED_OUT', 'lost')));
-        return;
+        if (mode === 'lost') return;
       }
-      broker.ports.timers.after(1, () => {
-        const answer = alter(this, request);
+      broker.ports.timers.after(mode === 'late' ? LATE_MS : 1, () => {
+        const answer = alter(this, request).then((response) => ({ response, triedBefore: false }));
         if (mode === 'answered') answer.then(resolve, reject);
         else reject(new RelevoError('REQUEST_TIMED_OUT', 'the answer was lost'));
       });

@@ -103,7 +103,7 @@ async function disturb(world: PartitionWorld): Promise<void> {
         break;
       }
       default:
-        world.proposals = prng.float() < 0.5 ? 'answered' : 'unanswered';
+        world.proposals = prng.pick(['answered', 'answered', 'unanswered', 'late']);
         world.decide({ kind: 'electPreferred', topic: '', partitions: [] });
     }
   }

@@ -1,6 +1,7 @@
 import { errorCodeOf } from '@relevo/base/errors';
+import { brokerId } from '@relevo/base/ids';
 import { describe, expect, test } from 'vitest';
-import { LAG_MS, PartitionWorld } from './partition-world.ts';
+import { LAG_MS, LATE_MS, PartitionWorld } from './partition-world.ts';
 
 const ALL = [1, 2, 3];
 const values = (count: number, prefix = 'v'): string[] =>
@@ -199,6 +200,41 @@ describe('three brokers', () => {
       expect(world.state('orders').isr).toEqual([1, 2]);
       world.proposals = 'answered';
       await isr(world, [1, 2, 3], 3000);
+    });
+  });
+
+  test('acknowledge nothing without a member that a request still under way may bring in', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await cluster(world);
+      const client = await world.client();
+      world.process(3).pause();
+      await client.produce(1, 'orders', values(1), { timeoutMs: 10_000 });
+      await isr(world, [1, 2], 3000);
+      world.proposals = 'late';
+      world.process(3).resume();
+      const { replica } = world.partition(1, 'orders').leader ?? {};
+      const proposed = (): boolean => replica?.pendingProposal !== undefined;
+      await world.world.until('3 is to come in again', proposed, 3000);
+      const lateMs = world.world.nowMs + LATE_MS;
+      await world.world.sleep(10);
+      // Asked again, the controller refuses it; the first request is still on its way.
+      world.proposals = 'answered';
+      world.fence(3);
+      const refused = (): boolean => replica?.pendingProposal === undefined;
+      await world.world.until('the controller refuses it', refused, 3000);
+      world.unfence(3);
+      world.process(3).pause();
+      const sent = client.produce(1, 'orders', values(1), { timeoutMs: 10_000 });
+      await world.world.until('the late request has come', () => world.world.nowMs > lateMs, 3000);
+      const acknowledged = world.partition(1, 'orders').highWatermark;
+      if (world.state('orders').isr.includes(brokerId(3))) {
+        expect(world.partition(3, 'orders').logEndOffset).toBeGreaterThanOrEqual(acknowledged);
+      }
+      world.process(3).resume();
+      expect(await sent).toMatchObject({ error: 0 });
+      await isr(world, [1, 2, 3], 3000);
+      await world.converge('orders', 0, ALL);
     });
   });
 

@@ -3,10 +3,12 @@
  * they answer, refusals too, must have been true at some moment of the question (K3).
  */
 import { RelevoError, messageOf } from '@relevo/base/errors';
+import { uuidFromBytes } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
 import type { Channel, Ports } from '@relevo/base/ports';
 import { AdminService } from '@relevo/rpc/gen/client/admin';
 import type { CreateTopicRequest } from '@relevo/rpc/gen/client/admin';
+import { ControllerAdminService } from '@relevo/rpc/gen/cluster/controller-admin';
 import type { RunFigures, RunOptions } from '../failover-run.ts';
 import type { Prng } from '../prng.ts';
 import { Register } from '../register.ts';
@@ -173,7 +175,7 @@ class ControllerAnswersRun {
 
   // ------------------------------------------------------------------------------- asking
 
-  /** Asks one node again and again; forwarded calls are answered there or not at all. */
+  /** Asks one node again and again; it answers by itself or not at all. */
   async #ask(id: number): Promise<void> {
     const channel = this.#dial(addressOf(id));
     while (this.#asking) {
@@ -201,7 +203,7 @@ class ControllerAnswersRun {
   async #howMany(channel: Channel): Promise<number | undefined> {
     const within = { deadlineMs: ASK_WITHIN_MS };
     try {
-      return (await channel.call(AdminService.describeCluster, { forwarded: true }, within)).topics;
+      return (await channel.call(ControllerAdminService.describeCluster, {}, within)).topics;
     } catch (error) {
       return noAnswer(error);
     }
@@ -211,7 +213,11 @@ class ControllerAnswersRun {
   async #isThere(channel: Channel, name: string): Promise<boolean | undefined> {
     const within = { deadlineMs: ASK_WITHIN_MS };
     try {
-      await channel.call(AdminService.createTopic, creation(name, true), within);
+      const topicId = uuidFromBytes(
+        Uint8Array.from({ length: 16 }, () => this.#prng.integer(0, 255)),
+      );
+      const request = creation(name, true);
+      await channel.call(ControllerAdminService.createTopic, { topicId, request }, within);
       return false;
     } catch (error) {
       if (error instanceof RpcError && error.code === 'TOPIC_ALREADY_EXISTS') return true;
@@ -257,6 +263,4 @@ const creation = (name: string, validateOnly: boolean): CreateTopicRequest => ({
   config: new Map(),
   validateOnly,
   assignment: [],
-  topicId: '',
-  forwarded: validateOnly,
 });
