@@ -6,9 +6,7 @@
  * The packed product (deploy/bundle.mjs) is built without this module: there `isMutated` is always false.
  */
 export type Mutation =
-  | 'follower-reports-unsynced'
-  | 'refusals-unconfirmed'
-  | 'watermark-below-min-isr';
+  'follower-reports-unsynced' | 'refusals-unconfirmed' | 'watermark-below-min-isr';
 
 /** What each mistake is. */
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {

@@ -142,7 +142,8 @@ class ControllerAnswersRun {
    */
   async #write(): Promise<void> {
     const channels = this.#cluster.addresses.map((address) => this.#dial(address));
-    for (let made = 0; this.#writing; made++) {
+    while (this.#writing) {
+      const made = this.#topics.length;
       const name = `topic-${made}`;
       const nowMs = this.#world.nowMs;
       const exists = new Register(false);
