@@ -28,19 +28,16 @@ export async function controllerAnswersRun(
   seed: number | string,
   options: RunOptions = {},
 ): Promise<RunFigures> {
-  let run: ControllerAnswersRun | undefined;
-  const world = new World({
+  const world: World = new World({
     seed,
     onLog: (line) => {
-      if (line.event === 'became the active controller')
-        run?.activated(Number(line.fields['node']));
+      if (line.event === 'became the active controller') run.activated(Number(line.fields['node']));
       options.onLog?.(line);
     },
   });
-  run = new ControllerAnswersRun(world);
-  const mine = run;
-  await world.run(() => mine.run());
-  return mine.figures();
+  const run = new ControllerAnswersRun(world);
+  await world.run(() => run.run());
+  return run.figures();
 }
 
 class ControllerAnswersRun {
