@@ -19,6 +19,7 @@ import type {
   StreamEvents,
   UnaryHandler,
 } from '@relevo/base/ports';
+import type { ClientBook } from './client-limits.ts';
 import { watchConnections, widenStreamWindows } from './grpc-internals.ts';
 import { CANCEL_FLUSH_MS, SERVER_OPTIONS, WINDOW_BYTES, WRITES_AHEAD } from './grpc-options.ts';
 import { isExpected, toGrpcStatus, toRpcError } from './grpc-status.ts';
@@ -30,14 +31,20 @@ export interface ListenOptions {
   readonly routes: readonly Route[];
   /** What handlers are told of where a call came to. */
   readonly name: string;
+  /** Counts what clients hold open, here and at other listeners. */
+  readonly clients: ClientBook;
   readonly logger: Logger;
 }
+
+/** As grpc-js names the peer of a call. */
+const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress}:${remotePort}`;
 
 const identity = (bytes: Buffer): Buffer => bytes;
 
 export class GrpcListener implements Listener {
   readonly #routes: ReadonlyMap<string, Route>;
   readonly #name: string;
+  readonly #clients: ClientBook;
   readonly #logger: Logger;
   readonly #server: Server;
   readonly #sockets: Set<Socket> = new Set();
@@ -52,8 +59,9 @@ export class GrpcListener implements Listener {
     return listener;
   }
 
-  private constructor({ address, routes, name, logger }: ListenOptions) {
+  private constructor({ address, routes, name, clients, logger }: ListenOptions) {
     this.#name = name;
+    this.#clients = clients;
     this.#address = address;
     this.#routes = new Map(routes.map((route) => [route.method.path, route]));
     this.#logger = logger;
@@ -100,8 +108,13 @@ export class GrpcListener implements Listener {
   }
 
   #onSocket(socket: Socket): void {
+    const peer = peerOf(socket);
     this.#sockets.add(socket);
-    socket.once('close', () => this.#sockets.delete(socket));
+    this.#clients.connected(peer, { close: () => socket.destroy() });
+    socket.once('close', () => {
+      this.#sockets.delete(socket);
+      this.#clients.disconnected(peer);
+    });
   }
 
   #intercept(path: string, call: ServerInterceptingCallInterface): ServerInterceptingCall {
@@ -110,8 +123,15 @@ export class GrpcListener implements Listener {
     return new TakenCall(call, () => {
       const listener = this.#name;
       const peer = { address: call.getPeer(), authority: call.getHost(), listener };
+      const { audience } = route.method;
+      const refusal = this.#clients.open(peer.address, audience);
+      if (refusal !== undefined) {
+        refuse(call, refusal);
+        return;
+      }
       const taken = new ServerCall(route, call, peer, this.#logger, () => {
         this.#calls.delete(taken);
+        this.#clients.release(peer.address, audience);
       });
       this.#calls.add(taken);
       taken.start();
@@ -153,6 +173,16 @@ function cannotListen(address: string, error: Error): Error {
     return new Error(`${what}: not allowed; choose a port above 1023`, options);
   }
   return new Error(`${what}: ${error.message}`, options);
+}
+
+/** Ends a call before anything of it is looked at. */
+function refuse(call: ServerInterceptingCallInterface, error: RpcError): void {
+  call.start({
+    onReceiveMetadata: () => call.sendStatus(toGrpcStatus(error)),
+    onReceiveMessage: () => undefined,
+    onReceiveHalfClose: () => undefined,
+    onCancel: () => undefined,
+  });
 }
 
 function neverCalled(): never {

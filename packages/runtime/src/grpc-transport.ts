@@ -2,6 +2,7 @@
 import { connect, isIP } from 'node:net';
 import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
 import type { Channel, Listener, Logger, ProbeResult, Route, Transport } from '@relevo/base/ports';
+import { ClientBook } from './client-limits.ts';
 import { GrpcClientChannel } from './grpc-channel.ts';
 import { describingRoutes } from './grpc-describe.ts';
 import { GrpcListener } from './grpc-listener.ts';
@@ -11,13 +12,17 @@ export interface GrpcTransportOptions {
   readonly logger: Logger;
   /** Serve health checks and reflection beside the routes of each listener. Default: false. */
   readonly describe?: boolean;
+  /** Counts what clients hold open; default: under the default limits. */
+  readonly clients?: ClientBook;
 }
 
 export class GrpcTransport implements Transport {
   readonly #options: GrpcTransportOptions;
+  readonly #clients: ClientBook;
 
   constructor(options: GrpcTransportOptions) {
     this.#options = options;
+    this.#clients = options.clients ?? new ClientBook();
     // grpc-js writes to stderr by itself what our errors say; GRPC_VERBOSITY brings that back.
     if (process.env['GRPC_VERBOSITY'] === undefined) setLogVerbosity(logVerbosity.NONE);
   }
@@ -31,7 +36,7 @@ export class GrpcTransport implements Transport {
     splitAddress(address);
     const { logger, describe = false } = this.#options;
     const served = describe ? [...routes, ...describingRoutes(routes, { logger })] : routes;
-    return GrpcListener.open({ address, routes: served, name, logger });
+    return GrpcListener.open({ address, routes: served, name, clients: this.#clients, logger });
   }
 
   probe(address: string, timeoutMs: number): Promise<ProbeResult> {

@@ -35,6 +35,11 @@ export async function runBroker(
   const ports = createPorts({
     logger: { level: config['log.level'], pretty: config['log.pretty'], to: 'stdout' },
     describe: true,
+    clientLimits: {
+      connections: config['max.connections'],
+      calls: config['max.calls'],
+      callsPerConnection: config['max.calls.per.connection'],
+    },
   });
   const running = { version: VERSION, node: process.version };
   ports.metrics.gauge('relevo_build_info', 'What runs: always 1.', running).set(1);

@@ -136,6 +136,9 @@ const fields = {
   'min.insync.replicas': integer(1, 32_767).default(2),
   'unclean.leader.election.enable': boolean.default(false),
   'flush.mode': z.enum(['sync', 'os']).default('sync'),
+  'max.connections': integer(1, 1_000_000).default(10_000),
+  'max.calls': integer(1, 1_000_000).default(10_000),
+  'max.calls.per.connection': integer(1, 1000).default(500),
   'message.max.bytes': integer(1 * KIB, BATCH_BYTES_MAX).default(MIB),
   'log.segment.bytes': integer(64 * KIB, 2 * GIB - 1).default(GIB),
   'log.roll.ms': integer(1000, Number.MAX_SAFE_INTEGER).default(7 * 24 * 3600 * 1000),
@@ -218,6 +221,15 @@ export interface NodeConfig {
   readonly 'unclean.leader.election.enable': boolean;
   /** `sync`: fsync before every acknowledgement; `os`: leave it to the system (Kafka's way). Default: sync. */
   readonly 'flush.mode': 'sync' | 'os';
+  /**
+   * Open connections, 1 to 1,000,000. Beyond it the one that has been idle for longest is closed. Default:
+   * 10,000.
+   */
+  readonly 'max.connections': number;
+  /** Calls and streams of clients that are open at a time, 1 to 1,000,000. Default: 10,000. */
+  readonly 'max.calls': number;
+  /** Of those, how many on one connection, 1 to 1,000. Default: 500. */
+  readonly 'max.calls.per.connection': number;
   /** The largest batch, 1 KiB to 8 MiB. Default: 1 MiB. */
   readonly 'message.max.bytes': number;
   /** Default: 1 GiB. */
