@@ -184,6 +184,12 @@ export interface StreamEvents<In> {
   onMessage(message: In): void;
   onDrain?(): void;
   /**
+   * Of a handler: the caller has said all, after all its messages, and takes answers still. Who has this
+   * answers what is left and then ends its own half; `onEnd` follows when the call is over, be it that the
+   * caller gives up. Without it `onEnd` is called at once, and the call is ended after it.
+   */
+  onHalfClose?(): void;
+  /**
    * Called once, last. `undefined`: the peer has said all. A client knows then that all went well; a
    * handler does not, for Node's HTTP/2 ends a stream just before it resets it, so that a cancel may look
    * the same: handlers treat both alike.

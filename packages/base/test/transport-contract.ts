@@ -4,6 +4,7 @@
  * only then).
  */
 import { describe, expect, test } from 'vitest';
+import { RPC_MESSAGE_BYTES_MAX } from '@relevo/base/limits';
 import { RpcError, route } from '@relevo/base/ports';
 import type { MessageStream, PeerInfo } from '@relevo/base/ports';
 import {
@@ -118,7 +119,7 @@ function callContract(on: On): void {
     const channel = world.client.dial(listener.address);
     const [large, small] = [new Inbox(), new Inbox()];
     const smallStream = channel.open(BIDI, small);
-    expect(channel.open(BIDI, large).send('x'.repeat(9 * MIB))).toBe(false);
+    expect(channel.open(BIDI, large).send('x'.repeat(RPC_MESSAGE_BYTES_MAX + 1))).toBe(false);
     expect((await bench.ended(large))?.status).toBe('RESOURCE_EXHAUSTED');
     smallStream.send('fine');
     await bench.until('the other stream lives', () => small.messages.length === 1);
@@ -227,6 +228,68 @@ function streamContract(on: On): void {
       const accepted = await bench.firstAccepted();
       expect(accepted.inbox.ends).toBe(1);
       expect(accepted.inbox.error).toBeUndefined();
+    },
+  );
+
+  on(
+    'a handler that asks for it is told of the half-close, and of the end when the call is over',
+    async (bench, world) => {
+      const told: string[] = [];
+      const listener = await bench.listen([
+        route(BIDI, (stream) => ({
+          onMessage: (message) => void told.push(message),
+          onHalfClose: () => {
+            told.push('half-close');
+            world.timers.after(20, () => {
+              stream.send('answer');
+              stream.end();
+            });
+          },
+          onEnd: (error) => void told.push(`end ${error?.status}`),
+        })),
+      ]);
+      const inbox = new Inbox();
+      const stream = world.client.dial(listener.address).open(BIDI, inbox);
+      stream.send('one');
+      stream.end();
+      expect(await bench.ended(inbox)).toBeUndefined();
+      expect(inbox.messages).toEqual(['answer']);
+      await bench.until('the handler hears of the end', () => told.length === 3);
+      expect(told).toEqual(['one', 'half-close', 'end undefined']);
+    },
+  );
+
+  on('a caller that gives up after its half-close ends the call', async (bench, world) => {
+    const told: string[] = [];
+    const listener = await bench.listen([
+      route(BIDI, () => ({
+        onMessage: (message) => void told.push(message),
+        onHalfClose: () => void told.push('half-close'),
+        onEnd: (error) => void told.push(`end ${error?.status}`),
+      })),
+    ]);
+    const inbox = new Inbox();
+    const stream = world.client.dial(listener.address).open(BIDI, inbox);
+    stream.send('one');
+    stream.end();
+    await bench.until('the handler hears of it', () => told.length === 2);
+    stream.cancel(new RpcError('CANCELLED', 'enough'));
+    await bench.until('the handler hears of the end', () => told.length === 3);
+    expect(told).toEqual(['one', 'half-close', 'end CANCELLED']);
+  });
+
+  on(
+    'the call of a caller that has said all ends, whatever its handler does',
+    async (bench, world) => {
+      const listener = await bench.listenBidi(({ stream, inbox }) => {
+        inbox.afterMessage = (message): unknown => stream.send(message);
+      });
+      const inbox = new Inbox();
+      const stream = world.client.dial(listener.address).open(BIDI, inbox);
+      stream.send('one');
+      stream.end();
+      expect(await bench.ended(inbox)).toBeUndefined();
+      expect(inbox.messages).toEqual(['one']);
     },
   );
 

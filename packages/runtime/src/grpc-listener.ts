@@ -299,7 +299,10 @@ class ServerCall extends GrpcStream<unknown, unknown> {
 
   protected override peerEnded(): void {
     if (this.#route.kind === 'bidi') {
+      if (this.tellHalfClose()) return;
       this.tellEnd(undefined);
+      // Callers of other languages wait for the end of our half.
+      this.end();
     } else if (!this.#requested) {
       this.cancel(new RpcError('INVALID_ARGUMENT', 'the call ended before its request came'));
     }

@@ -40,6 +40,7 @@ export abstract class GrpcStream<In, Out> implements MessageStream<Out> {
   #held: Buffer | undefined;
   /** The peer ended well; told when what is held has been delivered. */
   #peerEnded = false;
+  #halfCloseTold = false;
   #endTold = false;
   #finished = false;
 
@@ -144,6 +145,20 @@ export abstract class GrpcStream<In, Out> implements MessageStream<Out> {
     this.#reading = false;
     this.#peerEnded = true;
     this.#deliver();
+  }
+
+  /** False: the owner does not care, and is to be told of an end. */
+  protected tellHalfClose(): boolean {
+    const events = this.#events;
+    if (events?.onHalfClose === undefined) return false;
+    if (this.#halfCloseTold) return true;
+    this.#halfCloseTold = true;
+    try {
+      events.onHalfClose();
+    } catch (thrown) {
+      this.handlerFailed(thrown);
+    }
+    return true;
   }
 
   protected tellEnd(error: RpcError | undefined): void {

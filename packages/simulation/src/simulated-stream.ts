@@ -53,6 +53,8 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
   #draining = false;
   /** Taken by our owner, and not yet told to the sender. */
   #creditBytes = 0;
+  /** It has said all, and has been heard. */
+  #peerEnded = false;
   #lastSeen = false;
   #finished = false;
 
@@ -182,7 +184,7 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
   }
 
   #arrive(arrival: Arrival): void {
-    if (this.#finished || this.#lastSeen) return;
+    if (this.#finished || this.#lastSeen || this.#peerEnded) return;
     this.#inbox.push(arrival);
     if (!this.#paused && !this.#draining) this.#deliver();
   }
@@ -204,8 +206,11 @@ export class SimulatedStream<In, Out> implements MessageStream<Out> {
     if (arrival.kind === 'message') return this.#deliverMessage(arrival.body);
     if (this.#options.endFinishes) {
       // The client has said all; the answer may still be on its way.
+      this.#peerEnded = true;
+      if (this.events?.onHalfClose !== undefined) return this.events.onHalfClose();
       this.#lastSeen = true;
       this.events?.onEnd(undefined);
+      this.end();
     } else {
       this.#lastSeen = true;
       this.finish(undefined);

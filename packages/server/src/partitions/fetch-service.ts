@@ -165,6 +165,10 @@ export class FetchService {
     const fetches = new Map<number, Fetch>();
     const outlet: Outlet = { blocked: false, held: [] };
     let next = 0;
+    let isHalfClosed = false;
+    const endIfDone = (): void => {
+      if (isHalfClosed && underWay.size === 0) stream.end();
+    };
     return {
       onMessage: (request) => {
         const id = next++;
@@ -176,6 +180,7 @@ export class FetchService {
             fetches.delete(id);
             if (!stream.send(this.#toldOn(listener, response))) outlet.blocked = true;
             if (underWay.size === FETCHES_PER_STREAM_MAX - 1) stream.resume();
+            endIfDone();
           },
           outlet,
         );
@@ -186,6 +191,10 @@ export class FetchService {
       onDrain: () => {
         outlet.blocked = false;
         for (const fetch of outlet.held.splice(0)) this.#serve(fetch);
+      },
+      onHalfClose: () => {
+        isHalfClosed = true;
+        endIfDone();
       },
       onEnd: () => {
         for (const fetch of fetches.values()) this.#giveUp(fetch);

@@ -28,8 +28,8 @@ import type { ProduceResponse } from '@relevo/rpc/gen/client/produce';
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { Turn } from './turn.ts';
 
-/** Takes the answer to one request; never called for acks=0 but with an error. */
-export type ProduceReply = (response: ProduceResponse) => void;
+/** Takes the answer to one request, once; undefined: with acks=0, all went well. */
+export type ProduceReply = (response: ProduceResponse | undefined) => void;
 
 /** A batch that is appended and not yet answered. */
 export interface WaitingProduce {

@@ -50,6 +50,7 @@ import type {
 } from './partition.ts';
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
+import { ProduceStream } from './produce-stream.ts';
 import type { ProducerIds } from './producer-ids.ts';
 import { UnpackLanes } from './unpack-lanes.ts';
 import type { CheckedBatch } from './unpack-lanes.ts';
@@ -87,7 +88,7 @@ interface Unpacking extends CheckedBatch {
 export class ProduceService {
   readonly #deps: ProduceServiceDeps;
   readonly #lanes: UnpackLanes<Unpacking>;
-  readonly #streams = new Set<MessageStream<ProduceResponse>>();
+  readonly #streams = new Set<ProduceStream>();
   #inHandBytes = 0;
   #paused = false;
   #stopping = false;
@@ -191,16 +192,21 @@ export class ProduceService {
   // ---------------------------------------------------------------------------------- streams
 
   #open(stream: MessageStream<ProduceResponse>, listener: string): StreamEvents<ProduceRequest> {
-    this.#streams.add(stream);
-    if (this.#paused) stream.pause();
-    const reply: ProduceReply = (response) =>
-      void stream.send(answerOn(this.#deps.image(), listener, response));
+    const own = new ProduceStream(stream);
+    this.#streams.add(own);
+    if (this.#paused) own.hold();
+    const reply: ProduceReply = (response) => {
+      own.settle(response && answerOn(this.#deps.image(), listener, response));
+    };
     return {
       onMessage: (request) => {
+        own.took();
         this.produce(request, reply);
       },
+      onDrain: () => own.drained(),
+      onHalfClose: () => own.halfClosed(),
       onEnd: () => {
-        this.#streams.delete(stream);
+        this.#streams.delete(own);
       },
     };
   }
@@ -209,14 +215,14 @@ export class ProduceService {
     this.#inHandBytes += bytes + IN_HAND_OVERHEAD;
     if (this.#paused || this.#inHandBytes <= this.#deps.inHandBytesMax) return;
     this.#paused = true;
-    for (const stream of this.#streams) stream.pause();
+    for (const stream of this.#streams) stream.hold();
   }
 
   #release(bytes: number): void {
     this.#inHandBytes -= bytes + IN_HAND_OVERHEAD;
     if (!this.#paused || this.#inHandBytes > this.#deps.inHandBytesMax / 2) return;
     this.#paused = false;
-    for (const stream of this.#streams) stream.resume();
+    for (const stream of this.#streams) stream.release();
   }
 
   // ------------------------------------------------------------------------------- one batch
@@ -319,7 +325,10 @@ export class ProduceService {
     const { repeatedTimestampMs } = waiting;
     if (error === 'NONE') {
       const role = partition.leader;
-      if (waiting.acks === 0) return;
+      if (waiting.acks === 0) {
+        reply(undefined);
+        return;
+      }
       reply({
         correlationId,
         error: 0,

@@ -249,19 +249,22 @@ export class ReplicationSession {
   // --------------------------------------------------------------------------- catching up
 
   readonly #readOn = (): void => {
-    let pieces = 0;
-    while (
-      pieces++ < READS_PER_TURN &&
+    for (let pieces = 0; pieces < READS_PER_TURN && this.#mayRead(); pieces++) {
+      const subscription = this.#behind.shift();
+      if (subscription !== undefined && !subscription.hasEnded) this.#readPiece(subscription);
+    }
+    if (this.#mayRead()) this.#deps.turn.atEnd(this.#readOn);
+  };
+
+  #mayRead(): boolean {
+    return (
       this.#behind.length > 0 &&
       this.#reads < READS_AT_ONCE &&
       !this.#blocked &&
       !this.#closed &&
       this.#credit > 0
-    ) {
-      const subscription = this.#behind.shift();
-      if (subscription !== undefined && !subscription.hasEnded) this.#readPiece(subscription);
-    }
-  };
+    );
+  }
 
   #readPiece(subscription: Subscription): void {
     const { partition, sent } = subscription;

@@ -1,10 +1,22 @@
 import { errorCodeOf } from '@relevo/base/errors';
 import { producerEpoch, producerId } from '@relevo/base/ids';
-import { FetchService, listOffsetsRequest } from '@relevo/rpc/gen/client/fetch';
-import { ProduceService, initProducerIdRequest } from '@relevo/rpc/gen/client/produce';
+import { RpcError } from '@relevo/base/ports';
+import {
+  FetchService,
+  fetchPartition,
+  fetchRequest,
+  listOffsetsRequest,
+} from '@relevo/rpc/gen/client/fetch';
+import type { FetchRequest } from '@relevo/rpc/gen/client/fetch';
+import {
+  ProduceService,
+  initProducerIdRequest,
+  produceRequest,
+} from '@relevo/rpc/gen/client/produce';
 import type {
   InitProducerIdRequest,
   InitProducerIdResponse,
+  ProduceRequest,
   ProduceResponse,
 } from '@relevo/rpc/gen/client/produce';
 import { describe, expect, test } from 'vitest';
@@ -220,6 +232,90 @@ test('producers are held back while too much is in hand, and go on afterwards', 
     expect(answers.every(({ error }) => error === 0)).toBe(true);
     expect(world.broker(1).manager.status().inHandBytes).toBe(0);
   });
+});
+
+test('a producer that takes no answers is read no further, and goes on when it does', () =>
+  single(async (world, client) => {
+    const answers: ProduceResponse[] = [];
+    const channel = client.ports.transport.dial('broker-1:9093');
+    const stream = channel.open(ProduceService.stream, {
+      onMessage: (answer) => void answers.push(answer),
+      onEnd: () => undefined,
+    });
+    stream.pause();
+    // Each is refused with an answer that is longer than itself.
+    const topicId = 'AAAAAAAAAAAAAAAAAAAAAA';
+    let sent = 0;
+    while (stream.queuedBytes() === 0 && sent < 50_000) {
+      for (let at = 0; at < 500; at++)
+        stream.send(produceRequest({ topicId, correlationId: sent++ }));
+      await world.world.sleep(20);
+    }
+    expect(sent).toBeLessThan(50_000);
+    stream.resume();
+    await world.world.until('all are answered', () => answers.length === sent, 60_000);
+    channel.close();
+  }));
+
+describe('a stream whose client has said all', () => {
+  test('is ended when all answers are out', () =>
+    single(async (world, client) => {
+      const channel = client.ports.transport.dial('broker-1:9093');
+      const told: string[] = [];
+      const events = {
+        onMessage: ({ correlationId }: { readonly correlationId: number }) =>
+          void told.push(String(correlationId)),
+        onEnd: (error: RpcError | undefined) => void told.push(error?.status ?? 'end'),
+      };
+      const topicId = world.topicId('orders');
+      const produce = (correlationId: number, acks: number): ProduceRequest =>
+        produceRequest({
+          correlationId,
+          topicId,
+          leaderEpoch: -1,
+          acks,
+          batch: client.batch(values(1)),
+        });
+      const fetch = (correlationId: number, offset: number): FetchRequest =>
+        fetchRequest({
+          correlationId,
+          maxWaitMs: 200,
+          minBytes: 1,
+          partitions: [fetchPartition({ topicId, leaderEpoch: -1, offset })],
+        });
+      const said = async (open: () => void): Promise<string[]> => {
+        told.length = 0;
+        open();
+        const ended = (): boolean => !/\d/.test(told.at(-1) ?? '0');
+        await world.world.until('the call has ended', ended, 5000);
+        return told;
+      };
+      const { stream: producing } = ProduceService;
+      const { stream: fetching } = FetchService;
+      const writes = await said(() => {
+        const stream = channel.open(producing, events);
+        for (const acks of [-1, 1, 0]) stream.send(produce(acks + 7, acks));
+        stream.end();
+      });
+      expect(writes.toSorted()).toEqual(['6', '8', 'end']);
+      expect(await said(() => channel.open(producing, events).end())).toEqual(['end']);
+      const reads = await said(() => {
+        const stream = channel.open(fetching, events);
+        stream.send(fetch(1, 3));
+        stream.send(fetch(2, 0));
+        stream.end();
+      });
+      expect(reads).toEqual(['2', '1', 'end']);
+      expect(await said(() => channel.open(fetching, events).end())).toEqual(['end']);
+      // One that waits for something is given up with its call.
+      const waiting = channel.open(fetching, events);
+      waiting.send({ ...fetch(3, 3), maxWaitMs: 30_000 });
+      waiting.end();
+      const { manager } = world.broker(1);
+      await world.world.until('it waits', () => manager.status().waitingFetches === 1, 1000);
+      waiting.cancel(new RpcError('CANCELLED', 'enough'));
+      await world.world.until('it is gone', () => manager.status().waitingFetches === 0, 1000);
+    }));
 });
 
 describe('a producer id', () => {

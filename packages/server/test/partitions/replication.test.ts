@@ -278,6 +278,35 @@ describe('three brokers', () => {
     });
   });
 
+  test('bring many partitions back in one go, though the follower has nothing to say meanwhile', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1, 2);
+      const many = Array.from({ length: 60 }, (_, number) => number);
+      const assignment = many.map(() => [1, 2]);
+      world.createTopic('orders', assignment, { 'min.insync.replicas': '1' });
+      await Promise.all(many.map((number) => leads(world, 1, 'orders', number)));
+      const client = await world.client();
+      await world.kill(2);
+      world.fence(2);
+      for (const partition of many) {
+        const answer = await client.produce(1, 'orders', values(1), { partition });
+        expect(answer.error).toBe(0);
+      }
+      await world.boot(2);
+      const isBack = (number: number): boolean => {
+        const { manager } = world.broker(2);
+        const partition = manager.partition(world.topicId('orders'), number);
+        return partition?.isOpen === true && partition.logEndOffset > 0;
+      };
+      await world.world.until('one is back', () => many.some(isBack), 5000);
+      const oneMs = world.world.nowMs;
+      await world.world.until('all are back', () => many.every(isBack), 5000);
+      // Virtual time: less than a trip to the follower and back.
+      expect(world.world.nowMs - oneMs).toBeLessThan(2);
+    });
+  });
+
   test('keep what was acknowledged when the power of all three goes', async () => {
     const world = new PartitionWorld(21);
     await world.run(async () => {
