@@ -12,6 +12,7 @@
  */
 import { partitionName, uuid } from '@relevo/base/ids';
 import type { Offset, Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk } from '@relevo/base/ports';
 import {
   decodeCheckpoint,
@@ -142,9 +143,16 @@ export function lostLogs(disk: Disk, root: string): LostLog[] {
 export const knownLogs = (disk: Disk, root: string): ReadonlySet<string> =>
   new Set([...readNotes(disk, root).notes.keys(), ...readRecoveryPoints(disk, root).keys()]);
 
-/** Nothing of a log is in the directory. */
-const isEmpty = (disk: Disk, directory: string): boolean =>
-  !disk.list(directory).some(({ name }) => name === METADATA_FILE || name.endsWith(LOG_SUFFIX));
+/** Nothing of a log is in the directory. One that cannot be read is there, whatever it holds. */
+function isEmpty(disk: Disk, directory: string): boolean {
+  try {
+    const entries = disk.list(directory);
+    return !entries.some(({ name }) => name === METADATA_FILE || name.endsWith(LOG_SUFFIX));
+  } catch (error) {
+    if (error instanceof DiskError) return false;
+    throw error;
+  }
+}
 
 /** What the data directory around `directory` has noted of the log there; undefined: nothing. */
 export interface NotedLog {

@@ -59,7 +59,9 @@ export class FreeSpace {
   /** Whether as much may be appended; if so, it counts as used. */
   take(bytes: number): boolean {
     if (bytes > this.#allowanceBytes) {
-      const spare = this.#measure();
+      const spare = this.#tryMeasure();
+      // The write itself meets what is wrong.
+      if (spare === undefined) return true;
       if (bytes > spare) {
         this.exhausted(bytes);
         return false;

@@ -149,7 +149,7 @@ export class LogDirectory {
     this.directoryId = directoryId;
     this.wasCleanShutdown = takeCleanMark(root, disk);
     this.partitions = takeStock(root, disk);
-    sweep(root, disk);
+    sweep(root, disk, deps.logger);
     this.#durableLogs = new DurableLogs(disk, root);
     this.lost = lostLogs(disk, root);
     // What is lost may be put back.
@@ -168,9 +168,20 @@ export class LogDirectory {
    * until it is put back, or `forget` is called.
    */
   openLog(options: OpenLogOptions): PartitionLog {
-    const { topic, partition, onOffline, ...rest } = options;
-    const name = partitionName(topic, partition);
+    const name = partitionName(options.topic, options.partition);
     if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open already`);
+    try {
+      return this.#openLog(name, options);
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      throw new LogError('offline', `cannot open the log of ${name}: ${error.message}`, {
+        cause: error,
+      });
+    }
+  }
+
+  #openLog(name: string, options: OpenLogOptions): PartitionLog {
+    const { topic, partition: _, onOffline, ...rest } = options;
     if (parsePartitionName(name) === undefined) {
       const message = `"${topic}" cannot be the name of a topic: it has no log in ${this.root}`;
       throw new LogError('foreign', message);
@@ -236,6 +247,11 @@ export class LogDirectory {
     const parsed = parsePartitionName(name);
     if (parsed === undefined) throw new RangeError(`"${name}" is no name of a partition`);
     return `${this.root}/${partitionDirectory(parsed.topic, parsed.partition)}`;
+  }
+
+  /** The log of that name and topic id has held records. */
+  heldRecords(name: string, topicId: Uuid): boolean {
+    return this.#durableLogs.has(name, topicId);
   }
 
   /** The log, if it is open. */
@@ -350,10 +366,13 @@ export class LogDirectory {
     return noted;
   }
 
+  /** One that fails does not keep the others from it. */
   async #writeAll(): Promise<void> {
-    await this.#recoveryPoints.write();
-    await this.#highWatermarks.write();
-    await this.#logStarts.write();
+    const failures: unknown[] = [];
+    for (const file of [this.#recoveryPoints, this.#highWatermarks, this.#logStarts]) {
+      await file.write().catch((error: unknown) => failures.push(error));
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   /** A new log does not inherit the offsets of one of its name that was deleted. */
@@ -421,10 +440,16 @@ function takeCleanMark(root: string, disk: Disk): boolean {
   return true;
 }
 
-/** Removes what was being deleted. */
-function sweep(root: string, disk: Disk): void {
+/** Removes what was being deleted; what cannot be removed goes at a later start. */
+function sweep(root: string, disk: Disk, logger: Logger): void {
   for (const { name, directory } of disk.list(root)) {
-    if (directory && name.endsWith(DELETED_SUFFIX)) disk.removeTree(`${root}/${name}`);
+    if (!directory || !name.endsWith(DELETED_SUFFIX)) continue;
+    try {
+      disk.removeTree(`${root}/${name}`);
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      logger.warn('a deleted log could not be removed', { path: error.path, why: error.message });
+    }
   }
 }
 
@@ -441,5 +466,12 @@ function takeStock(root: string, disk: Disk): PartitionDirectory[] {
   return found;
 }
 
-const holdsSegments = (disk: Disk, directory: string): boolean =>
-  disk.list(directory).some(({ name }) => name.endsWith(LOG_SUFFIX));
+/** A directory that cannot be read may: what is wrong with it is met when its log is opened. */
+function holdsSegments(disk: Disk, directory: string): boolean {
+  try {
+    return disk.list(directory).some(({ name }) => name.endsWith(LOG_SUFFIX));
+  } catch (error) {
+    if (error instanceof DiskError) return true;
+    throw error;
+  }
+}

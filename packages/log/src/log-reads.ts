@@ -106,13 +106,22 @@ export class LogReads {
     const { start } = this.#host.range();
     const generation = this.#host.generation();
     for (const segment of [...segments.all]) {
-      if (segment.isRemoved || (segment.latest?.timestamp ?? -1) < timestampMs) continue;
+      if (segment.isRemoved || this.#latestIn(segment) < timestampMs) continue;
       const found = await this.#firstSince(segment, timestampMs, generation);
       if (generation !== this.#host.generation()) return this.offsetForTimestamp(timestampMs, upTo);
       if (found === undefined || found.offset < start) continue;
       return found.offset < upTo ? found : undefined;
     }
     return undefined;
+  }
+
+  #latestIn(segment: Segment): number {
+    try {
+      return segment.latest?.timestamp ?? -1;
+    } catch (error) {
+      if (error instanceof DiskError) throw this.#host.fail('a read failed', error);
+      throw error;
+    }
   }
 
   async #firstSince(

@@ -13,10 +13,12 @@
 import { partitionName } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import { utf8Encode } from '@relevo/base/bytes';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk } from '@relevo/base/ports';
 import { sha256Hex } from '@relevo/base/sha256';
 import { DELETED_SUFFIX, SET_ASIDE_SUFFIX, parsePartitionName } from './file-names.ts';
 import { readMetadata } from './partition-metadata.ts';
+import type { PartitionMetadata } from './partition-metadata.ts';
 
 /** 180 + 11 of the partition + 23 of the topic id + 14 of the time + 10 of the suffix are below 255. */
 export const ORDINARY_TOPIC_MAX = 180;
@@ -76,7 +78,7 @@ export function identifyPartition(
   const parsed = parsePartitionName(directory);
   const long = LONG_NAME.exec(directory);
   if (parsed === undefined && long === null) return undefined;
-  const { topicId, topic: stated } = readMetadata(disk, `${root}/${directory}`);
+  const { topicId, topic: stated } = metadataIn(disk, `${root}/${directory}`);
   if (parsed !== undefined) return { name: directory, directory, ...parsed, topicId };
   if (long === null) return undefined;
   const partition = Number(long[2]);
@@ -85,6 +87,16 @@ export function identifyPartition(
   );
   const name = topic === undefined ? directory : partitionName(topic, partition);
   return { name, directory, topic: topic ?? long[1] ?? '', partition, topicId };
+}
+
+/** What cannot be read counts as missing here; whoever opens the log meets the error. */
+function metadataIn(disk: Disk, directory: string): PartitionMetadata {
+  try {
+    return readMetadata(disk, directory);
+  } catch (error) {
+    if (error instanceof DiskError) return { topicId: undefined, topic: undefined };
+    throw error;
+  }
 }
 
 function* topicsOf(names: Iterable<string>): Generator<string> {

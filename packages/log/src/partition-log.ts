@@ -429,7 +429,7 @@ export class PartitionLog {
 
   /** The latest timestamp in the log. */
   get latestTimestamp(): number | undefined {
-    return this.#segments.latestTimestamp();
+    return this.#orOffline('a segment cannot be read', () => this.#segments.latestTimestamp());
   }
 
   // ------------------------------------------------------------------------- cutting at the end
@@ -525,15 +525,27 @@ export class PartitionLog {
     this.#health.assertOnline();
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     this.#producers.sweep();
-    const config = this.#config;
-    const active = this.#segments.active;
-    if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
-      if (isOverAge(active, config, nowMs)) this.#roll();
-    }
-    const limits = { config, nowMs, highWatermark, logStartOffset: this.#startOffset };
-    const count = segmentsToDrop(this.#segments.all, limits);
+    const count = this.#orOffline('a segment cannot be read', () => {
+      const config = this.#config;
+      const { active } = this.#segments;
+      if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
+        if (isOverAge(active, config, nowMs)) this.#roll();
+      }
+      const limits = { config, nowMs, highWatermark, logStartOffset: this.#startOffset };
+      return segmentsToDrop(this.#segments.all, limits);
+    });
     if (count > 0) this.#dropOldest(count);
     return count;
+  }
+
+  /** What the disk cannot do takes the log offline, and throws a LogError, never a DiskError. */
+  #orOffline<Result>(what: string, run: () => Result): Result {
+    try {
+      return run();
+    } catch (error) {
+      if (error instanceof DiskError) throw this.#health.fail(what, error);
+      throw error;
+    }
   }
 
   #dropOldest(count: number): void {

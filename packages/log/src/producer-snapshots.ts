@@ -1,7 +1,7 @@
 /** The producer snapshots of a log: files that name the offset up to which they know the log. */
 import type { Offset } from '@relevo/base/ids';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
-import { readFile, replaceFile } from './checkpoint-file.ts';
+import { readHint, replaceFile } from './checkpoint-file.ts';
 import { SNAPSHOT_SUFFIX, offsetFileName } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
 import { decodeSnapshot, encodeSnapshot } from './producer-snapshot.ts';
@@ -85,7 +85,7 @@ export class ProducerSnapshots {
     for (let at = this.latest; at !== undefined; at = this.latest) {
       const path = this.#path(at);
       if (at <= atMost) {
-        const entries = decodeSnapshot(readFile(disk, path) ?? new Uint8Array(0), crc32c);
+        const entries = decodeSnapshot(readHint(disk, path) ?? new Uint8Array(0), crc32c);
         if (entries !== undefined) {
           state.restore(entries);
           return at;

@@ -2,6 +2,8 @@
  * Keeps the file handles and indexes of old segments within bounds: the least recently used ones are
  * let go. One is shared by all logs of a data directory.
  */
+import { DiskError } from '@relevo/base/ports';
+
 export interface Releasable {
   /** Lets go of file handle and indexes; they come back when they are needed. */
   release(): void;
@@ -29,8 +31,17 @@ export class SegmentCache {
     if (this.#open.size <= this.#max) return;
     for (const oldest of this.#open) {
       this.#open.delete(oldest);
-      oldest.release();
+      this.#release(oldest);
       return;
+    }
+  }
+
+  /** It is mostly of another log than the one that is at work: what fails is none of that one's concern. */
+  #release(segment: Releasable): void {
+    try {
+      segment.release();
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
     }
   }
 

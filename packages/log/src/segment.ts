@@ -6,10 +6,11 @@
 import { assert } from '@relevo/base/assert';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { Offset } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, DiskFile } from '@relevo/base/ports';
 import { scanBatches } from './batch-scan.ts';
 import type { ScanEnd } from './batch-scan.ts';
-import { readFile, replaceFile } from './checkpoint-file.ts';
+import { readHint, replaceFile, replaceFileNow } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   LOG_SUFFIX,
@@ -81,7 +82,7 @@ export class Segment {
     return this.#indexesChanged;
   }
   get indexes(): SegmentIndexes {
-    this.#indexes ??= this.#readIndexes() ?? this.#builtIndexes();
+    this.#indexes ??= this.#readIndexes() ?? this.#replacedIndexes();
     if (this.#state === 'sealed') this.#cache.touch(this);
     return this.#indexes;
   }
@@ -385,10 +386,10 @@ export class Segment {
     return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes);
   }
 
-  /** From the files; undefined when one is missing or cannot belong to this segment. */
+  /** From the files; undefined when one is missing, unreadable or cannot belong to this segment. */
   #readIndexes(): SegmentIndexes | undefined {
-    const offsetBytes = readFile(this.#disk, this.path(OFFSET_INDEX_SUFFIX));
-    const timeBytes = readFile(this.#disk, this.path(TIME_INDEX_SUFFIX));
+    const offsetBytes = readHint(this.#disk, this.path(OFFSET_INDEX_SUFFIX));
+    const timeBytes = readHint(this.#disk, this.path(TIME_INDEX_SUFFIX));
     if (offsetBytes === undefined || timeBytes === undefined) return undefined;
     const offsets = OffsetIndex.decode(this.baseOffset, offsetBytes, this.#sizeBytes);
     const times = TimeIndex.decode(this.baseOffset, timeBytes);
@@ -396,6 +397,21 @@ export class Segment {
     // A segment without any timestamp is rare; a file that lost its content is not told from its index.
     if (times.entries === 0 && this.#sizeBytes > 0) return undefined;
     return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes, { offsets, times });
+  }
+
+  /** From the batches; of a sealed segment the files are replaced too, or they stay in memory. */
+  #replacedIndexes(): SegmentIndexes {
+    const indexes = this.#builtIndexes();
+    if (this.#state !== 'sealed') return indexes;
+    try {
+      const [offsets, times] = [this.path(OFFSET_INDEX_SUFFIX), this.path(TIME_INDEX_SUFFIX)];
+      replaceFileNow(this.#disk, offsets, indexes.offsets.encoded());
+      replaceFileNow(this.#disk, times, indexes.times.encoded());
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      this.#indexesChanged = true;
+    }
+    return indexes;
   }
 
   /** From the batches, as far as these can be read. */

@@ -22,6 +22,7 @@ import { assert } from '@relevo/base/assert';
 import { messageOf } from '@relevo/base/errors';
 import { NO_BROKER } from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId, Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Clock, Disk, Logger, Timers } from '@relevo/base/ports';
 import type { ClusterImage, PartitionImage, TopicImage } from '@relevo/controller/image';
 import type { MetadataDelta } from '@relevo/controller/replay';
@@ -177,7 +178,7 @@ export class Reconciler {
       if (this.#closed) return;
       if (done++ === PARTITIONS_PER_TURN) break;
       this.#queue.delete(id);
-      this.#reconcile(key);
+      this.#reconcileAlone(key);
     }
     if (this.#queue.size > 0) {
       this.#scheduled = true;
@@ -188,6 +189,17 @@ export class Reconciler {
   };
 
   // ------------------------------------------------------------------------------- one partition
+
+  /** What the disk does to one partition stays with that one. */
+  #reconcileAlone(key: Key): void {
+    try {
+      this.#reconcile(key);
+    } catch (error) {
+      if (!(error instanceof LogError || error instanceof DiskError)) throw error;
+      const partition = this.#deps.table.find(key.topicId, key.partition);
+      partition?.fail(error.message, isDamage(error));
+    }
+  }
 
   #reconcile(key: Key): void {
     const { image, table, localId } = this.#deps;
@@ -239,8 +251,8 @@ export class Reconciler {
       partition.opened(directory.openLog(options), directory.highWatermark(name));
       this.#withoutRoom.delete(name);
     } catch (error) {
-      if (!(error instanceof LogError)) throw error;
-      if (error.kind === 'diskFull') {
+      if (!(error instanceof LogError || error instanceof DiskError)) throw error;
+      if (error instanceof LogError && error.kind === 'diskFull') {
         if (!this.#withoutRoom.has(name)) {
           logger.error('no room for a log', { partition: name, why: error.message });
         }
@@ -254,7 +266,7 @@ export class Reconciler {
         isr,
         why: error.message,
       });
-      partition.fail(error.message, error.kind === 'corrupt');
+      partition.fail(error.message, isDamage(error));
     }
   }
 
@@ -264,6 +276,8 @@ export class Reconciler {
     const found = directory.partitions.find(({ name }) => name === partition.name);
     const foreignId = found?.topicId;
     if (foreignId === undefined || foreignId === partition.topicId) return;
+    // Its metadata has changed, not its owner: that is damage, which the log itself will say.
+    if (directory.heldRecords(partition.name, partition.topicId)) return;
     if (image().topicsById.has(foreignId)) return;
     this.setAside(partition.name, `it is of the topic id ${foreignId}, which was deleted`);
   }
@@ -379,6 +393,8 @@ export class Reconciler {
     });
   }
 }
+
+const isDamage = (error: Error): boolean => error instanceof LogError && error.kind === 'corrupt';
 
 const newTally = (): Tally => ({ leading: 0, following: 0, idle: 0, deleted: 0, names: [] });
 

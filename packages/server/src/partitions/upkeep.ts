@@ -5,6 +5,7 @@
 import { messageOf } from '@relevo/base/errors';
 import { NO_BROKER } from '@relevo/base/ids';
 import type { BrokerId, Offset } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Clock, Logger, TimerHandle, Timers } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
 import type { LogDirectory } from '@relevo/log/log-directory';
@@ -208,7 +209,8 @@ export class Upkeep {
       try {
         partition.log.applyRetention(clock.wallMs(), partition.highWatermark);
       } catch (error) {
-        if (!(error instanceof LogError)) throw error;
+        // What the disk does to one partition stays with that one.
+        if (!(error instanceof LogError || error instanceof DiskError)) throw error;
         logger.error('retention failed', { partition: partition.name, why: error.message });
       }
     }
