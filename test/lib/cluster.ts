@@ -39,7 +39,7 @@ export interface ClusterOptions {
 }
 
 export interface LogLine {
-  readonly msg: string;
+  readonly event: string;
   readonly [field: string]: unknown;
 }
 

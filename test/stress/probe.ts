@@ -75,4 +75,4 @@ export async function memoryOver(
 export const fencings = (cluster: TestCluster): number =>
   cluster.brokers
     .flatMap((broker) => broker.logLines())
-    .filter(({ msg }) => msg === 'broker fenced').length;
+    .filter(({ event }) => event === 'broker fenced').length;
