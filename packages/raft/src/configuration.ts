@@ -201,7 +201,8 @@ interface ConfigurationFields {
   readonly address?: unknown;
 }
 
-function decodeMembers(value: unknown): Member[] {
+/** Checks what was read as JSON; throws a RangeError. */
+export function decodeMembers(value: unknown): Member[] {
   if (!Array.isArray(value)) throw new RangeError('a configuration entry lacks a list of members');
   return value.map((item: unknown) => {
     const { id, directoryId, address } = fieldsOf(item);

@@ -160,7 +160,8 @@ export class Core {
     this.snapshot = snapshot;
     this.appliedIndex = base.index;
     this.commit = logIndex(Math.max(base.index, hardState.commit));
-    this.electionDueMs = deps.nowMs + drawWaitMs(options.coldStart, deps.random);
+    this.electionDueMs = deps.nowMs;
+    this.waitAfterStart(deps.nowMs);
     this.#electionTimeoutMs = drawWaitMs(options.election, deps.random);
   }
 
@@ -277,6 +278,11 @@ export class Core {
   putOffElection(nowMs: number): void {
     this.#electionTimeoutMs = drawWaitMs(this.options.election, this.random);
     this.electionDueMs = nowMs + this.#electionTimeoutMs;
+  }
+
+  /** A moment only: nobody is known to lead. */
+  waitAfterStart(nowMs: number): void {
+    this.electionDueMs = nowMs + drawWaitMs(this.options.coldStart, this.random);
   }
 
   /** Waits for the leader once more. */

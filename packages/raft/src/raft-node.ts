@@ -81,6 +81,8 @@ export interface RaftStatus {
   /** Entries up to here are gone from memory. */
   readonly baseIndex: LogIndex;
   readonly configuration: Configuration;
+  /** Of the entry, or the snapshot, that holds it; 0: the first members, which nothing holds yet. */
+  readonly configurationIndex: LogIndex;
   readonly changePending: boolean;
   /** It leads, and has committed an entry of its own term. */
   readonly leadsForSure: boolean;
@@ -259,6 +261,18 @@ export class RaftNode {
     } else if (refused) {
       election.leaderIsGone(core, id, nowMs);
     }
+  }
+
+  /**
+   * The first members of a new cluster are agreed upon; counts only while nothing tells who the members
+   * are. They are to be put into the log by their first leader: an `update` without members does it.
+   */
+  found(members: Configuration, nowMs: number): void {
+    const core = this.#core;
+    core.observe(nowMs);
+    if (core.configurations.currentIndex > 0 || core.configuration.voters.length > 0) return;
+    core.configurations.reset(logIndex(0), members);
+    core.waitAfterStart(nowMs);
   }
 
   // ---------------------------------------------------------------------------------------- Application
@@ -505,6 +519,7 @@ export class RaftNode {
       persistedIndex: core.log.persistedIndex,
       baseIndex: core.log.base.index,
       configuration: core.configuration,
+      configurationIndex: core.configurations.currentIndex,
       changePending: core.changePending,
       leadsForSure: role !== undefined && leadsForSure(core, role),
       transferTo: role?.transfer?.to,
@@ -515,6 +530,11 @@ export class RaftNode {
   /** The newest in the log, committed or not: what this replica goes by. */
   get configuration(): Configuration {
     return this.#core.configuration;
+  }
+
+  /** It has a term, or a log. */
+  get hasStarted(): boolean {
+    return this.#core.term > 0 || this.#core.log.lastIndex > 0;
   }
 
   /** Entries `from`..`to` that are still in memory, for checks and dumps. */

@@ -9,7 +9,7 @@ import { startHttpServer, type HttpServer } from '@relevo/runtime/http-server';
 import { createPorts, type NodePorts } from '@relevo/runtime/ports';
 import { readConfig } from './config/config-file.ts';
 import type { NodeConfig } from './config/node-config.ts';
-import { createNode, StartError, type Node } from './node.ts';
+import { createNode, StartError, type Node, type StartOptions } from './node.ts';
 
 /** Exit codes: done; failed while starting or running; not to be started like this (sysexits' EX_CONFIG). */
 const EXIT = { ok: 0, failed: 1, configuration: 78 } as const;
@@ -24,6 +24,7 @@ const FORCED_EXIT_MS = 25_000;
 export async function runBroker(
   configFile: string | undefined,
   flags: Readonly<Record<string, string>> = {},
+  options: StartOptions = {},
 ): Promise<number> {
   let config: NodeConfig;
   try {
@@ -44,7 +45,7 @@ export async function runBroker(
   const running = { version: VERSION, node: process.version };
   ports.metrics.gauge('relevo_build_info', 'What runs: always 1.', running).set(1);
   const stop = stopSignal(ports);
-  const node = createNode(config, { ...ports, codecs });
+  const node = createNode(config, { ...ports, codecs }, options);
   let http: HttpServer | undefined;
   try {
     await node.start();

@@ -72,20 +72,31 @@ export interface NodePorts extends Ports {
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
 }
 
-export const createNode = (config: NodeConfig, ports: NodePorts): Node =>
-  new RelevoNode(config, ports);
+/** What is not a setting: it holds for one start. */
+export interface StartOptions {
+  /** A person has decided that this voter goes on without the others; see `QuorumOptions.bootstrap`. */
+  readonly bootstrap?: boolean;
+}
+
+export const createNode = (
+  config: NodeConfig,
+  ports: NodePorts,
+  options: StartOptions = {},
+): Node => new RelevoNode(config, ports, options);
 
 class RelevoNode implements Node {
   readonly #config: NodeConfig;
   readonly #ports: NodePorts;
+  readonly #options: StartOptions;
   #parts: Parts | undefined;
   #starting = false;
   #stopping: Promise<void> | undefined;
   #fatal: StartError | undefined;
   readonly #fatalListeners: ((reason: StartError) => void)[] = [];
 
-  constructor(config: NodeConfig, ports: NodePorts) {
+  constructor(config: NodeConfig, ports: NodePorts, options: StartOptions) {
     this.#config = config;
+    this.#options = options;
     this.#ports = { ...ports, logger: ports.logger.child({ node: config['node.id'] }) };
   }
 
@@ -94,7 +105,9 @@ class RelevoNode implements Node {
     const directory = openDirectory(this.#config, this.#ports);
     let parts: Parts;
     try {
-      parts = new Parts(this.#config, this.#ports, directory, (reason) => this.#failed(reason));
+      parts = new Parts(this.#config, this.#ports, directory, this.#options, (reason) =>
+        this.#failed(reason),
+      );
     } catch (error) {
       await directory.close(new Map());
       throw startError(error);
@@ -161,6 +174,7 @@ class Parts {
     config: NodeConfig,
     ports: NodePorts,
     directory: LogDirectory,
+    options: StartOptions,
     onFatal: (reason: StartError) => void,
   ) {
     this.#config = config;
@@ -195,7 +209,7 @@ class Parts {
             config['controller.quorum.voters'].find((voter) => voter.id === id)?.address,
         },
       );
-      const quorum = this.#makeQuorum(controller, onFatal);
+      const quorum = this.#makeQuorum(controller, options, onFatal);
       this.#controller = controller;
       this.#quorum = quorum;
     } else {
@@ -402,7 +416,11 @@ class Parts {
     return this.#client.allocateProducerIds(broker);
   }
 
-  #makeQuorum(controller: ControllerService, onFatal: (reason: StartError) => void): Quorum {
+  #makeQuorum(
+    controller: ControllerService,
+    { bootstrap = false }: StartOptions,
+    onFatal: (reason: StartError) => void,
+  ): Quorum {
     const config = this.#config;
     return new Quorum(
       {
@@ -413,8 +431,7 @@ class Parts {
         flawOfData,
         flawOfSnapshot,
         onLeadership: (leadership) => controller.onLeadership(leadership),
-        onFailure: (error) =>
-          onFatal(new StartError('failed', `the quorum has ended: ${messageOf(error)}`)),
+        onFailure: (error) => onFatal(quorumEnded(error)),
       },
       {
         nodeId: brokerId(config['node.id']),
@@ -422,6 +439,7 @@ class Parts {
         directoryId: this.#directory.directoryId,
         directory: this.#directory.root,
         voters: config['controller.quorum.voters'],
+        bootstrap,
         electionTimeoutMs: config['controller.quorum.election.timeout.ms'],
         heartbeatIntervalMs: config['controller.quorum.heartbeat.interval.ms'],
       },
@@ -503,6 +521,12 @@ function openDirectory(config: NodeConfig, ports: NodePorts): LogDirectory {
   } catch (error) {
     throw startError(error);
   }
+}
+
+function quorumEnded(error: unknown): StartError {
+  const known = startError(error);
+  if (known.kind === 'configuration') return known;
+  return new StartError('failed', `the quorum has ended: ${known.message}`, { cause: error });
 }
 
 function startError(error: unknown): StartError {

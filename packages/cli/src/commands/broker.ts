@@ -8,6 +8,7 @@ interface BrokerOptions {
   readonly set: Readonly<Record<string, string>>;
   readonly pretty?: boolean;
   readonly stopWithStdin?: boolean;
+  readonly bootstrap?: boolean;
 }
 
 export function brokerCommand(host: Host): Command {
@@ -25,12 +26,19 @@ export function brokerCommand(host: Host): Command {
     )
     .option('--pretty', 'log lines for people instead of JSON')
     .option('--stop-with-stdin', 'stop as on SIGTERM when stdin ends: for a parent that may die')
+    .option(
+      '--bootstrap',
+      'found the cluster without the other voters, or go on alone with the log that this one has: typed once, ' +
+        'by a person, on ONE broker, where the others are gone for good',
+    )
     .action(async (options: BrokerOptions) => {
       if (options.stopWithStdin === true) stopWithStdin(host);
       const { runBroker } = await import('@relevo/server/main');
       const flags = { ...options.set, ...(options.pretty === true && { 'log.pretty': 'true' }) };
       host.exitCode = exitCodeOf(
-        await runBroker(options.config ?? host.env['RELEVO_CONFIG'], flags),
+        await runBroker(options.config ?? host.env['RELEVO_CONFIG'], flags, {
+          bootstrap: options.bootstrap ?? false,
+        }),
       );
     });
 }

@@ -1,7 +1,7 @@
 import type { LogIndex } from '@relevo/base/ids';
 import type { Counter, Gauge, Measured, Metrics } from '@relevo/base/ports';
 import type { SoftState } from '@relevo/raft/ready';
-import type { QuorumPeer, QuorumStatus } from './quorum.ts';
+import type { QuorumPeer, QuorumStatus } from './quorum-types.ts';
 
 /** What Prometheus sees of a voter. */
 export class QuorumMetrics {

@@ -6,104 +6,40 @@
  */
 import { assert, defined } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
-import { brokerId, logIndex, term as toTerm } from '@relevo/base/ids';
-import type { BrokerId, LogIndex, Term, Uuid } from '@relevo/base/ids';
-import type { Ports, Route, TimerHandle } from '@relevo/base/ports';
-import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
-import { makeConfiguration } from '@relevo/raft/configuration';
+import { brokerId, logIndex, term as toTerm, uuidFromBytes } from '@relevo/base/ids';
+import type { BrokerId, LogIndex, Term } from '@relevo/base/ids';
+import type { Route, TimerHandle } from '@relevo/base/ports';
+import { isVoter, makeConfiguration } from '@relevo/raft/configuration';
 import type { Configuration, MembershipChange } from '@relevo/raft/configuration';
 import { UNPINNED } from '@relevo/raft/messages';
-import type { Entry, Message } from '@relevo/raft/messages';
+import type { Entry, Message, ReplicaKey } from '@relevo/raft/messages';
 import type { RaftOptions } from '@relevo/raft/options';
 import { RaftNode } from '@relevo/raft/raft-node';
-import type { PeerStatus } from '@relevo/raft/raft-node';
-import type { Ready, RoleName, SoftState } from '@relevo/raft/ready';
+import type { Ready, SoftState } from '@relevo/raft/ready';
 import { flawOfContent } from './content-check.ts';
-import type { ContentChecks } from './content-check.ts';
+import { Introductions } from './introductions.ts';
 import { LeaderWatch } from './leader-watch.ts';
+import type { PeerMemory } from './peer-memory.ts';
 import { PeerService } from './peer-service.ts';
 import { Peers } from './peers.ts';
 import { QuorumMetrics } from './quorum-metrics.ts';
-import { QuorumStorage } from './quorum-storage.ts';
+import type { QuorumStorage } from './quorum-storage.ts';
+import { olderCopy, raftOptions } from './quorum-types.ts';
+import type { QuorumDeps, QuorumLeadership, QuorumOptions, QuorumStatus } from './quorum-types.ts';
 import { ReadyWriter } from './ready-writer.ts';
 import { Snapshots } from './snapshots.ts';
+import { Voter, openVoter } from './voter.ts';
 import { WaitingCalls } from './waiting-calls.ts';
 import { VoterKeeper } from './voter-keeper.ts';
-
-/** A committed entry as the state machine gets it: `data` is empty for the consensus' own. */
-export interface AppliedEntry {
-  readonly index: LogIndex;
-  readonly term: Term;
-  readonly data: Uint8Array;
-}
-
-export interface QuorumLeadership {
-  /** It has committed and applied an entry of its own term: all that was ever committed is applied. */
-  readonly isLeader: boolean;
-  readonly term: Term;
-  /** Undefined while no leader is known. */
-  readonly leaderId: BrokerId | undefined;
-}
-
-/** The ports, and the state machine. Its callbacks may call the quorum; they may not throw. */
-export interface QuorumDeps extends ContentChecks, Omit<Ports, 'hmacSha256'> {
-  /** Entries to apply, in order, without gaps. Applied when it returns. */
-  readonly onCommitted: (entries: readonly AppliedEntry[]) => void;
-  /** Takes the place of everything up to `index`. */
-  readonly restoreSnapshot: (bytes: Uint8Array, index: LogIndex) => void;
-  /** The state after everything that was applied. */
-  readonly takeSnapshot: () => Uint8Array;
-  readonly onLeadership: (leadership: QuorumLeadership) => void;
-  /** The quorum has ended by itself: its disk failed, or a bug. The process should end. */
-  readonly onFailure?: (error: unknown) => void;
-}
-
-export interface QuorumOptions {
-  readonly nodeId: BrokerId;
-  readonly clusterId: string;
-  readonly directoryId: Uuid;
-  /** The data directory; the quorum has `quorum` in it. */
-  readonly directory: string;
-  /** The first members of a new cluster; later its log says who they are. */
-  readonly voters: readonly { readonly id: number; readonly address: string }[];
-  /** A follower waits between this and twice this for its leader. Default: 500. */
-  readonly electionTimeoutMs?: number;
-  /** Default: 100; at most a third of the election timeout is used. */
-  readonly heartbeatIntervalMs?: number;
-  /** A snapshot is taken after so many entries. Default: 10,000. */
-  readonly snapshotEntries?: number;
-  /** … or so many bytes of them. Default: 16 MiB. */
-  readonly snapshotBytes?: number;
-  /** A voter that comes back with another disk is exchanged for it after so long. Default: 3,000. */
-  readonly wipedVoterDelayMs?: number;
-}
-
-export interface QuorumStatus {
-  readonly nodeId: BrokerId;
-  readonly role: RoleName | 'stopped';
-  /** As `onLeadership` said last. */
-  readonly isLeader: boolean;
-  readonly term: Term;
-  readonly leaderId: BrokerId | undefined;
-  readonly leaderAddress: string | undefined;
-  readonly commitIndex: LogIndex;
-  readonly appliedIndex: LogIndex;
-  readonly lastIndex: LogIndex;
-  readonly configuration: Configuration;
-  /** Of a leader. */
-  readonly peers: readonly QuorumPeer[];
-}
-
-export interface QuorumPeer extends PeerStatus {
-  /** Since when it was last heard of, ms. */
-  readonly silentForMs: number;
-}
 
 /** With a write that takes longer the leader hands over: its disk hangs (mistake 27). */
 const DISK_STALL_MS = 1500;
 /** Beyond its own time limit a transfer has failed. */
 const TRANSFER_GRACE_MS = 100;
 const NO_DATA = new Uint8Array(0);
+/** A voter that has voted waits so long, at most, to be told by the others whether it is an older copy. */
+const GREETING_MS = 300;
+const NOBODY: Configuration = makeConfiguration([]);
 
 type State = 'new' | 'running' | 'stopped';
 
@@ -114,10 +50,12 @@ export class Quorum {
   readonly #calls = new WaitingCalls();
   readonly #peers: Peers;
   readonly #service: PeerService;
+  readonly #introductions: Introductions;
   readonly #metrics: QuorumMetrics;
   readonly #watch: LeaderWatch;
   #state: State = 'new';
   #storage: QuorumStorage | undefined;
+  #memory: PeerMemory | undefined;
   #stopping: Promise<void> | undefined;
   #core: RaftNode | undefined;
   #writer: ReadyWriter | undefined;
@@ -127,6 +65,8 @@ export class Quorum {
   #reported: QuorumLeadership | undefined;
   /** The term in which our own first entry has been applied. */
   #certainTerm: Term | undefined;
+  /** Of a leader. */
+  #membersAreCommitted = false;
   #appliedIndex: LogIndex = logIndex(0);
   #context = 0;
   #timer: { readonly handle: TimerHandle; readonly dueMs: number } | undefined;
@@ -148,6 +88,10 @@ export class Quorum {
         this.#with((core, nowMs) => core.peerUnreachable(id, { refused }, nowMs));
       },
     });
+    this.#introductions = new Introductions(deps, {
+      ...options,
+      incarnations: options.incarnations ?? [],
+    });
     this.#service = new PeerService(options, deps, {
       closedBecause: () => this.#closedBecause(),
       isKnown: (id) => this.addressOf(id) !== undefined,
@@ -160,36 +104,48 @@ export class Quorum {
 
   /** The service `Raft`; to be served before `start`. */
   routes(): Route[] {
-    return this.#service.routes();
+    return [...this.#service.routes(), ...this.#introductions.routes()];
   }
 
   /**
-   * Reads what is on the disk and takes part. Rejects with a LogError where that is damaged or another
-   * node's: nothing was changed, and the node does not vote.
+   * Reads what is on the disk, makes itself known to the other voters, and takes part. Rejects with a
+   * LogError where the only voter there is is damaged, or the directory is another node's, and with a
+   * RelevoError where it may not start; nothing votes then.
    */
   async start(): Promise<void> {
     assert(this.#state === 'new', 'a quorum is started once', { state: this.#state });
-    const { nodeId, clusterId, directoryId, directory: root } = this.#options;
-    const directory = `${root}/${QUORUM_DIRECTORY}`;
-    const options = { nodeId, clusterId, directoryId, directory };
-    const { storage, stored } = await QuorumStorage.open(options, this.#deps);
-    if (this.#isStopped()) return storage.close();
+    const opened = await openVoter(this.#options, this.#deps);
+    if (this.#isStopped()) return opened.storage.close();
+    const { storage } = opened;
     this.#storage = storage;
+    this.#memory = opened.memory;
+    const voter = new Voter(this.#options.nodeId, opened, {
+      onFounded: (members) => this.#with((core, nowMs) => core.found(members, nowMs)),
+      onMet: (peer) => this.#met(peer),
+      onOlderCopy: (peer) => this.#fail(olderCopy(this.#options, peer)),
+    });
+    // Whoever has voted before may be told that it is an older copy: before it votes again.
+    const alone = this.#options.bootstrap === true;
+    const hasVoted = voter.condition() === 'started';
+    await this.#introductions.start(voter, alone || hasVoted ? GREETING_MS : 0);
+    if (this.#isStopped()) return;
+    if (alone) await this.#goOnAlone(voter);
     this.#state = 'running';
-    const { snapshot } = stored;
+    const { hardState, snapshot, entries } = voter.stored;
     if (snapshot !== undefined) {
       this.#deps.restoreSnapshot(snapshot.data, snapshot.index);
       this.#appliedIndex = snapshot.index;
     }
     const core = new RaftNode(
       {
-        self: { id: nodeId, directoryId },
-        recovered: { ...stored, bootstrap: this.#bootstrap() },
+        self: voter.key,
+        recovered: { hardState, snapshot, entries, bootstrap: voter.firstMembers() },
         raft: this.#raft,
       },
       { random: this.#deps.random, nowMs: this.#deps.clock.monotonicMs() },
     );
     this.#core = core;
+    voter.runs(core);
     this.#writer = new ReadyWriter(
       { ...this.#deps, storage },
       {
@@ -206,13 +162,24 @@ export class Quorum {
       delayMs: this.#options.wipedVoterDelayMs,
       change: (change) => this.changeMembership(change),
     });
+    if (isVoter(core.configuration, voter.key)) opened.directory.forgetSetAside();
     this.#deps.logger.info('quorum joined', {
-      term: stored.hardState.term,
+      term: hardState.term,
       lastIndex: core.status().lastIndex,
       snapshot: snapshot?.index ?? 0,
-      voters: core.status().configuration.voters.map(({ id }) => id),
+      voters: core.configuration.voters.map(({ id }) => id),
     });
     this.#pump();
+  }
+
+  async #goOnAlone(voter: Voter): Promise<void> {
+    const others = this.#introductions.started();
+    if (others.length > 0) {
+      this.#deps.logger.warn('--bootstrap is passed over: other voters have a log', { others });
+      return;
+    }
+    const address = this.#options.voters.find(({ id }) => id === voter.key.id)?.address ?? '';
+    await voter.goOnAlone(address, uuidFromBytes(this.#deps.random.bytes(16)));
   }
 
   /** Ends it, wherever it is; hand leadership over before. */
@@ -225,6 +192,7 @@ export class Quorum {
     if (!this.#isStopped()) this.#end('the quorum of this node was stopped');
     await this.#writer?.stop();
     await this.#snapshots?.stop();
+    await this.#memory?.close();
     await this.#storage?.close();
   }
 
@@ -313,7 +281,7 @@ export class Quorum {
       commitIndex: status?.commitIndex ?? logIndex(0),
       appliedIndex: this.#appliedIndex,
       lastIndex: status?.lastIndex ?? logIndex(0),
-      configuration: status?.configuration ?? this.#bootstrap(),
+      configuration: this.#membersForPeople(status?.configuration),
       peers: (status?.peers ?? []).map((peer) => ({
         ...peer,
         silentForMs: nowMs - peer.lastContactMs,
@@ -321,9 +289,18 @@ export class Quorum {
     };
   }
 
+  /** Until a cluster is founded: those that the configuration names. */
+  #membersForPeople(known: Configuration | undefined): Configuration {
+    if (known !== undefined && known.voters.length > 0) return known;
+    const { voters } = this.#options;
+    return makeConfiguration(
+      voters.map(({ id, address }) => ({ id: brokerId(id), directoryId: UNPINNED, address })),
+    );
+  }
+
   /** host:port of a member; undefined for a stranger. */
   addressOf(id: BrokerId): string | undefined {
-    const { voters, learners } = this.#core?.configuration ?? this.#bootstrap();
+    const { voters, learners } = this.#core?.configuration ?? NOBODY;
     const member = [...voters, ...learners].find((candidate) => candidate.id === id);
     return member?.address ?? this.#options.voters.find((voter) => voter.id === id)?.address;
   }
@@ -332,12 +309,13 @@ export class Quorum {
 
   #receive(message: Message): void {
     this.#peers.heard(message.from.id);
-    this.#with((core, nowMs) => {
-      core.step(message, nowMs);
-      if (this.#soft?.role === 'leader') {
-        this.#keeper?.heard(message.from, core.configuration, nowMs);
-      }
-    });
+    this.#with((core, nowMs) => core.step(message, nowMs));
+  }
+
+  /** A voter has made itself known; only a leader has use for it. */
+  #met(peer: ReplicaKey): void {
+    if (this.#soft?.role !== 'leader') return;
+    this.#with((core, nowMs) => this.#keeper?.heard(peer, core.configuration, nowMs));
   }
 
   /** Gives something to the core; its effects follow in the same turn of the loop. */
@@ -369,6 +347,7 @@ export class Quorum {
     this.#pumping = true;
     try {
       while (this.#state === 'running') {
+        this.#writeDownMembers(core);
         const ready = core.ready(this.#nowMs());
         if (ready === undefined) break;
         this.#carryOut(ready);
@@ -442,6 +421,8 @@ export class Quorum {
         running.tick(nowMs);
         this.#checkDisk(running, nowMs);
         if (this.#soft?.role === 'leader') this.#keeper?.tick(running.status(), nowMs);
+        // Who has no members to wait for is seen to by the introductions.
+        if (running.configuration.voters.length === 0) return;
         this.#watch.tick(
           nowMs,
           this.#options.nodeId,
@@ -466,10 +447,24 @@ export class Quorum {
 
   // ------------------------------------------------------------------------------------------- leadership
 
+  /** The first leader of all puts the members into the log; a leader counts once they are committed. */
+  #writeDownMembers(core: RaftNode): void {
+    if (this.#membersAreCommitted || this.#soft?.role !== 'leader') return;
+    const { leadsForSure, changePending, configurationIndex } = core.status();
+    if (!leadsForSure || changePending) return;
+    if (configurationIndex === 0) {
+      core.changeMembership({ kind: 'update', members: [] }, this.#nowMs());
+    } else {
+      this.#membersAreCommitted = true;
+      this.#report();
+    }
+  }
+
   #roleChanged(soft: SoftState): void {
     const before = this.#soft;
     this.#soft = soft;
     this.#metrics.role(soft);
+    if (soft.role !== 'leader') this.#membersAreCommitted = false;
     if (before?.role === 'leader' && (soft.role !== 'leader' || soft.term !== before.term)) {
       this.#calls.dropProposals();
       this.#keeper?.reset();
@@ -483,7 +478,7 @@ export class Quorum {
     const soft = this.#soft;
     if (soft === undefined) return;
     const { role, term } = soft;
-    const isLeader = role === 'leader' && this.#certainTerm === term;
+    const isLeader = role === 'leader' && this.#certainTerm === term && this.#membersAreCommitted;
     const leaderId = role === 'leader' && !isLeader ? undefined : soft.leaderId;
     const before = this.#reported;
     this.#metrics.applied(this.#appliedIndex);
@@ -508,6 +503,7 @@ export class Quorum {
     this.#timer?.handle.cancel();
     this.#peers.close();
     this.#service.close();
+    this.#introductions.close();
     this.#keeper?.reset();
     this.#calls.dropAll(new RelevoError('NOT_CONTROLLER', `${why}; the outcome is unknown`));
     for (const tell of this.#leaderWaiters.splice(0)) tell();
@@ -554,31 +550,7 @@ export class Quorum {
     }
   }
 
-  #bootstrap(): Configuration {
-    const { voters, nodeId, directoryId } = this.#options;
-    return makeConfiguration(
-      voters.map(({ id, address }) => ({
-        id: brokerId(id),
-        directoryId: id === nodeId ? directoryId : UNPINNED,
-        address,
-      })),
-    );
-  }
-
   #nowMs(): number {
     return this.#deps.clock.monotonicMs();
   }
-}
-
-const DEFAULT_ELECTION_MS = 500;
-const DEFAULT_HEARTBEAT_MS = 100;
-
-function raftOptions(options: QuorumOptions): Partial<RaftOptions> {
-  const minMs = options.electionTimeoutMs ?? DEFAULT_ELECTION_MS;
-  return {
-    election: { minMs, maxMs: 2 * minMs },
-    heartbeatMs: Math.min(options.heartbeatIntervalMs ?? DEFAULT_HEARTBEAT_MS, minMs / 3),
-    checkQuorumMs: 2 * minMs,
-    transferTimeoutMs: 2 * minMs,
-  };
 }

@@ -4,10 +4,9 @@
  * again; after any other failure it takes nothing more (L3).
  */
 import { messageOf } from '@relevo/base/errors';
-import { DiskError } from '@relevo/base/ports';
 import type { Clock, Logger, TimerHandle, Timers } from '@relevo/base/ports';
-import { LogError } from '@relevo/log/log-error';
 import type { Ready } from '@relevo/raft/ready';
+import { isFull } from './quorum-files.ts';
 import type { QuorumStorage } from './quorum-storage.ts';
 
 const FULL_RETRY_MS = 500;
@@ -117,7 +116,3 @@ const needsWrite = (ready: Ready): boolean =>
   ready.snapshot !== undefined ||
   ready.truncateFrom !== undefined ||
   ready.entries.length > 0;
-
-const isFull = (error: unknown): boolean =>
-  (error instanceof LogError && error.kind === 'diskFull') ||
-  (error instanceof DiskError && error.code === 'FULL');

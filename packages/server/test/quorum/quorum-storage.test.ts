@@ -9,6 +9,7 @@ import type { HardState, Ready } from '@relevo/raft/ready';
 import { crc32c } from '@relevo/record/crc32c';
 import { createPorts } from '@relevo/runtime/ports';
 import { QuorumStorage } from '@relevo/server/quorum/quorum-storage';
+import type { VoterIdentity } from '@relevo/server/quorum/quorum-files';
 import type { StoredQuorum } from '@relevo/server/quorum/quorum-storage';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
@@ -18,14 +19,20 @@ let directory = '';
 let storage: QuorumStorage;
 let stored: StoredQuorum;
 
-const owner = {
-  clusterId: 'test',
-  nodeId: brokerId(1),
-  directoryId: uuidFromBytes(new Uint8Array(16).fill(1)),
-};
+const owner = { clusterId: 'test', nodeId: brokerId(1) };
+const directoryId = uuidFromBytes(new Uint8Array(16).fill(1));
+const newIdentity = (): VoterIdentity => ({
+  directoryId,
+  origin: 'new',
+  history: '',
+  founding: undefined,
+});
 
 async function open(options: Partial<typeof owner> = {}): Promise<void> {
-  const opened = await QuorumStorage.open({ ...owner, directory, ...options }, ports);
+  const opened = await QuorumStorage.open(
+    { ...owner, directory, newIdentity, configured: [], ...options },
+    ports,
+  );
   storage = opened.storage;
   stored = opened.stored;
 }
@@ -67,13 +74,7 @@ const hardState = (ofTerm: number, commit = 0): HardState => ({
 const snapshotAt = (index: number, ofTerm: number, data = 'state'): Snapshot => ({
   index: logIndex(index),
   term: term(ofTerm),
-  configuration: makeConfiguration(
-    [{ ...owner, id: owner.nodeId, address: 'a:1' }].map(({ id, directoryId, address }) => ({
-      id,
-      directoryId,
-      address,
-    })),
-  ),
+  configuration: makeConfiguration([{ id: owner.nodeId, directoryId, address: 'a:1' }]),
   data: utf8Encode(data),
 });
 
@@ -203,7 +204,6 @@ describe('refused at the start', () => {
   test.each([
     [{ clusterId: 'other' }, 'cluster "test"'],
     [{ nodeId: brokerId(2) }, 'node 1'],
-    [{ directoryId: uuidFromBytes(new Uint8Array(16).fill(9)) }, 'directory'],
   ])('another owner: %j', async (options, part) => {
     const message = await refusal(options);
     expect(message).toContain('belongs to');

@@ -7,7 +7,11 @@ import { brokerId, uuidFromBytes } from '@relevo/base/ids';
 import type { LogIndex } from '@relevo/base/ids';
 import type { Ports } from '@relevo/base/ports';
 import { Quorum } from '@relevo/server/quorum/quorum';
-import type { AppliedEntry, QuorumLeadership, QuorumOptions } from '@relevo/server/quorum/quorum';
+import type {
+  AppliedEntry,
+  QuorumLeadership,
+  QuorumOptions,
+} from '@relevo/server/quorum/quorum-types';
 import type { SimulatedProcess } from '@relevo/simulation/simulated-process';
 import { World } from '@relevo/simulation/world';
 import type { LogLine, WorldOptions } from '@relevo/simulation/world';

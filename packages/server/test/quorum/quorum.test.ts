@@ -264,6 +264,9 @@ describe('a quorum of three', () => {
   test('starts in any order, and says whom it waits for', async () => {
     const it = new QuorumWorld([1, 2, 3]);
     await it.world.run(async () => {
+      await it.boot(1, 2, 3);
+      await it.untilEqual(await produce(it, await it.untilLed(), range(3)));
+      for (const id of [1, 2, 3]) await it.voter(id).process.kill({ unsynced: 'lose' });
       await it.boot(3);
       await it.world.sleep(4000);
       const waiting = it.lines.find(({ event }) => event.startsWith('waiting for a majority'));
@@ -280,13 +283,17 @@ describe('a quorum of three', () => {
   test('a node of another cluster is refused, and told why', async () => {
     const it = new QuorumWorld([1, 2, 3]);
     await it.world.run(async () => {
-      await it.boot(1, 2);
+      await it.boot(1, 2, 3);
+      await it.untilLed();
+      await it.voter(3).process.kill({ unsynced: 'keep' });
+      it.voter(3).process.disk.wipe();
+      it.voter(3).generation++;
       const leader = await it.untilLed();
       await it.boot(3, { clusterId: 'other' });
       await it.until('it is told', () =>
         it.lines.some(({ process, fields }) => {
-          const refusal = String(fields['refusal']);
-          return process === 'node-3' && refusal.includes('this is cluster "test", not "other"');
+          const missing = String(fields['missing']);
+          return process === 'node-3' && missing.includes('this is cluster "test", not "other"');
         }),
       );
       await it.world.sleep(2000);
@@ -309,56 +316,5 @@ describe('one node alone', () => {
       await it.untilLed();
       await it.untilEqual(texts);
     });
-  });
-});
-
-describe('damage', () => {
-  const damageIn = async (
-    file: RegExp,
-    mutate: (voter: Voter, path: string) => void,
-  ): Promise<string> => {
-    const it = new QuorumWorld([1, 2, 3], { snapshotEntries: 40 });
-    let message = '';
-    await it.world.run(async () => {
-      await it.boot(1, 2, 3);
-      const leader = await it.untilLed();
-      const texts = await produce(it, leader, range(50));
-      await it.untilEqual(texts);
-      texts.push(...(await produce(it, leader, range(20, 'q'))));
-      await it.untilEqual(texts);
-      const victim = it.voter(leader.id === 3 ? 2 : 3);
-      await victim.process.kill({ unsynced: 'keep' });
-      const { disk } = victim.process;
-      const name = disk.list(METADATA).find((entry) => file.test(entry.name))?.name ?? '';
-      mutate(victim, `${METADATA}/${name}`);
-      await it.boot(victim.id);
-      message = String(victim.startError);
-      expect(victim.live.status().role).toBe('stopped');
-      expect(await produce(it, leader, ['more'])).toEqual(['more']);
-    });
-    return message;
-  };
-
-  test.each([
-    ['the hard state', /^quorum-state$/, 60],
-    ['a snapshot', /\.checkpoint$/, 80],
-    ['an entry', /^0+1\.log$/, 4000],
-    ['an entry’s term in the header of its batch', /^0+1\.log$/, 15],
-  ])(
-    'a flipped bit in %s is reported, and the node does not vote',
-    async (_what, file, position) => {
-      const message = await damageIn(file, ({ process }, path) =>
-        process.disk.flipBit(path, position, 3),
-      );
-      expect(message).toMatch(/damaged|corrupt/);
-      expect(message).toContain('does not vote');
-    },
-  );
-
-  test('a lost hard state is damage, not a new node', async () => {
-    const message = await damageIn(/^quorum-state$/, ({ process }, path) =>
-      process.disk.port().remove(path),
-    );
-    expect(message).toContain('quorum-state is missing');
   });
 });

@@ -19,6 +19,314 @@ import {
 } from '../../wire.ts';
 import type { Method } from '@relevo/base/ports';
 
+export const VoterState = {
+  VOTER_STATE_UNSPECIFIED: 0,
+  /** It has never voted, and has no log. */
+  VOTER_STATE_NEW: 1,
+  /** It has a term, a vote, or a log. */
+  VOTER_STATE_STARTED: 2,
+  /** It is as empty as a new one, but another log was here, and is lost. */
+  VOTER_STATE_LOST: 3,
+} as const;
+
+export interface VoterKey {
+  readonly id: number;
+  readonly directoryId: string;
+}
+
+/** Makes a VoterKey; what is left out has proto3's default. */
+export const voterKey = (init: Partial<VoterKey> = {}): VoterKey => ({
+  id: init.id ?? 0,
+  directoryId: init.directoryId ?? '',
+});
+
+export const VoterKeyCodec: MessageCodec<VoterKey> = messageCodec(
+  sizeVoterKey,
+  writeVoterKey,
+  readVoterKey,
+);
+
+function sizeVoterKey(message: VoterKey, encoder: Encoder): number {
+  let size = 0;
+  if (message.id !== 0) size += 1 + int32Size(message.id);
+  if (message.directoryId !== '') size += 1 + encoder.stringSize(message.directoryId);
+  return size;
+}
+
+function writeVoterKey(message: VoterKey, encoder: Encoder): void {
+  if (message.id !== 0) {
+    encoder.byte(8);
+    encoder.int32(message.id);
+  }
+  if (message.directoryId !== '') {
+    encoder.byte(18);
+    encoder.string(message.directoryId);
+  }
+}
+
+function readVoterKey(decoder: Decoder, end: number): VoterKey {
+  let id: number = 0;
+  let directoryId: string = '';
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 8:
+        id = decoder.int32();
+        break;
+      case 18:
+        directoryId = decoder.string();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { id, directoryId };
+}
+
+export interface IntroduceRequest {
+  readonly clusterId: string;
+  readonly from: number;
+  readonly fromDirectoryId: string;
+  readonly to: number;
+  readonly state: number;
+  /** The founding that its log goes back to; empty: not known. */
+  readonly history: string;
+  /** Proposed as the first members; empty: it only asks. */
+  readonly founders: readonly VoterKey[];
+  /** The starts of its data directory, the newest last. */
+  readonly incarnations: readonly string[];
+}
+
+/** Makes a IntroduceRequest; what is left out has proto3's default. */
+export const introduceRequest = (init: Partial<IntroduceRequest> = {}): IntroduceRequest => ({
+  clusterId: init.clusterId ?? '',
+  from: init.from ?? 0,
+  fromDirectoryId: init.fromDirectoryId ?? '',
+  to: init.to ?? 0,
+  state: init.state ?? 0,
+  history: init.history ?? '',
+  founders: init.founders ?? [],
+  incarnations: init.incarnations ?? [],
+});
+
+export const IntroduceRequestCodec: MessageCodec<IntroduceRequest> = messageCodec(
+  sizeIntroduceRequest,
+  writeIntroduceRequest,
+  readIntroduceRequest,
+);
+
+function sizeIntroduceRequest(message: IntroduceRequest, encoder: Encoder): number {
+  let size = 0;
+  if (message.clusterId !== '') size += 1 + encoder.stringSize(message.clusterId);
+  if (message.from !== 0) size += 1 + int32Size(message.from);
+  if (message.fromDirectoryId !== '') size += 1 + encoder.stringSize(message.fromDirectoryId);
+  if (message.to !== 0) size += 1 + int32Size(message.to);
+  if (message.state !== 0) size += 1 + int32Size(message.state);
+  if (message.history !== '') size += 1 + encoder.stringSize(message.history);
+  for (const item of message.founders)
+    size += 1 + encoder.close(encoder.open(), sizeVoterKey(item, encoder));
+  for (const item of message.incarnations) size += 1 + encoder.stringSize(item);
+  return size;
+}
+
+function writeIntroduceRequest(message: IntroduceRequest, encoder: Encoder): void {
+  if (message.clusterId !== '') {
+    encoder.byte(10);
+    encoder.string(message.clusterId);
+  }
+  if (message.from !== 0) {
+    encoder.byte(16);
+    encoder.int32(message.from);
+  }
+  if (message.fromDirectoryId !== '') {
+    encoder.byte(26);
+    encoder.string(message.fromDirectoryId);
+  }
+  if (message.to !== 0) {
+    encoder.byte(32);
+    encoder.int32(message.to);
+  }
+  if (message.state !== 0) {
+    encoder.byte(40);
+    encoder.int32(message.state);
+  }
+  if (message.history !== '') {
+    encoder.byte(50);
+    encoder.string(message.history);
+  }
+  for (const item of message.founders) {
+    encoder.byte(58);
+    encoder.nested();
+    writeVoterKey(item, encoder);
+  }
+  for (const item of message.incarnations) {
+    encoder.byte(66);
+    encoder.string(item);
+  }
+}
+
+function readIntroduceRequest(decoder: Decoder, end: number): IntroduceRequest {
+  let clusterId: string = '';
+  let from: number = 0;
+  let fromDirectoryId: string = '';
+  let to: number = 0;
+  let state: number = 0;
+  let history: string = '';
+  const founders: VoterKey[] = [];
+  const incarnations: string[] = [];
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 10:
+        clusterId = decoder.string();
+        break;
+      case 16:
+        from = decoder.int32();
+        break;
+      case 26:
+        fromDirectoryId = decoder.string();
+        break;
+      case 32:
+        to = decoder.int32();
+        break;
+      case 40:
+        state = decoder.int32();
+        break;
+      case 50:
+        history = decoder.string();
+        break;
+      case 58:
+        founders.push(readVoterKey(decoder, decoder.end()));
+        break;
+      case 66:
+        incarnations.push(decoder.string());
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { clusterId, from, fromDirectoryId, to, state, history, founders, incarnations };
+}
+
+export interface IntroduceResponse {
+  /** Not empty: why it does not answer. The other fields mean nothing then. */
+  readonly refusal: string;
+  readonly directoryId: string;
+  readonly state: number;
+  readonly history: string;
+  /** It has bound itself, durably, to the founders in the request. */
+  readonly agreed: boolean;
+  /** The sender, with this directory, is a member as far as it knows. */
+  readonly member: boolean;
+  /**
+   * Not empty: a start of the sender's directory that is none of those which it told of. So what it runs on
+   * is an older copy.
+   */
+  readonly laterIncarnation: string;
+}
+
+/** Makes a IntroduceResponse; what is left out has proto3's default. */
+export const introduceResponse = (init: Partial<IntroduceResponse> = {}): IntroduceResponse => ({
+  refusal: init.refusal ?? '',
+  directoryId: init.directoryId ?? '',
+  state: init.state ?? 0,
+  history: init.history ?? '',
+  agreed: init.agreed ?? false,
+  member: init.member ?? false,
+  laterIncarnation: init.laterIncarnation ?? '',
+});
+
+export const IntroduceResponseCodec: MessageCodec<IntroduceResponse> = messageCodec(
+  sizeIntroduceResponse,
+  writeIntroduceResponse,
+  readIntroduceResponse,
+);
+
+function sizeIntroduceResponse(message: IntroduceResponse, encoder: Encoder): number {
+  let size = 0;
+  if (message.refusal !== '') size += 1 + encoder.stringSize(message.refusal);
+  if (message.directoryId !== '') size += 1 + encoder.stringSize(message.directoryId);
+  if (message.state !== 0) size += 1 + int32Size(message.state);
+  if (message.history !== '') size += 1 + encoder.stringSize(message.history);
+  if (message.agreed) size += 1 + 1;
+  if (message.member) size += 1 + 1;
+  if (message.laterIncarnation !== '') size += 1 + encoder.stringSize(message.laterIncarnation);
+  return size;
+}
+
+function writeIntroduceResponse(message: IntroduceResponse, encoder: Encoder): void {
+  if (message.refusal !== '') {
+    encoder.byte(10);
+    encoder.string(message.refusal);
+  }
+  if (message.directoryId !== '') {
+    encoder.byte(18);
+    encoder.string(message.directoryId);
+  }
+  if (message.state !== 0) {
+    encoder.byte(24);
+    encoder.int32(message.state);
+  }
+  if (message.history !== '') {
+    encoder.byte(34);
+    encoder.string(message.history);
+  }
+  if (message.agreed) {
+    encoder.byte(40);
+    encoder.bool(message.agreed);
+  }
+  if (message.member) {
+    encoder.byte(48);
+    encoder.bool(message.member);
+  }
+  if (message.laterIncarnation !== '') {
+    encoder.byte(58);
+    encoder.string(message.laterIncarnation);
+  }
+}
+
+function readIntroduceResponse(decoder: Decoder, end: number): IntroduceResponse {
+  let refusal: string = '';
+  let directoryId: string = '';
+  let state: number = 0;
+  let history: string = '';
+  let agreed: boolean = false;
+  let member: boolean = false;
+  let laterIncarnation: string = '';
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 10:
+        refusal = decoder.string();
+        break;
+      case 18:
+        directoryId = decoder.string();
+        break;
+      case 24:
+        state = decoder.int32();
+        break;
+      case 34:
+        history = decoder.string();
+        break;
+      case 40:
+        agreed = decoder.bool();
+        break;
+      case 48:
+        member = decoder.bool();
+        break;
+      case 58:
+        laterIncarnation = decoder.string();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { refusal, directoryId, state, history, agreed, member, laterIncarnation };
+}
+
 export interface RaftMessage {
   readonly clusterId: string;
   readonly from: number;
@@ -924,6 +1232,11 @@ function readRaftTimeoutNow(decoder: Decoder, end: number): RaftTimeoutNow {
 
 export interface RaftService {
   readonly peer: Method<RaftMessage, RaftPeerReply, 'bidi'>;
+  /**
+   * A voter that starts makes itself known to each of the others, again and again until it is a member that
+   * they know. New ones found a cluster by it; one that lost its log is let in by it.
+   */
+  readonly introduce: Method<IntroduceRequest, IntroduceResponse, 'unary'>;
 }
 export const RaftService: RaftService = {
   peer: {
@@ -932,5 +1245,12 @@ export const RaftService: RaftService = {
     audience: 'cluster',
     request: RaftMessageCodec,
     response: RaftPeerReplyCodec,
+  },
+  introduce: {
+    path: '/relevo.cluster.v1.Raft/Introduce',
+    kind: 'unary',
+    audience: 'cluster',
+    request: IntroduceRequestCodec,
+    response: IntroduceResponseCodec,
   },
 };
