@@ -10,8 +10,18 @@ import { becomeLeader } from './leader.ts';
 import type { Message, PreVote, PreVoteReply, Vote, VoteReply } from './messages.ts';
 import { drawWaitMs, type WaitRange } from './options.ts';
 
-/** The wait is over: ask whether an election would be won. */
-export function startPreVote(core: Core, nowMs: number): void {
+/**
+ * The wait is over. A candidate whose own vote is not durable yet has not asked anybody: its disk is slow, and
+ * another term would only give it more to write.
+ */
+export function electionIsDue(core: Core, nowMs: number): void {
+  const isWriting = core.role.kind === 'candidate' && core.durable.term !== core.term;
+  if (isWriting) core.putOffElection(nowMs);
+  else startPreVote(core, nowMs);
+}
+
+/** Asks whether an election would be won. */
+function startPreVote(core: Core, nowMs: number): void {
   if (!core.electable) {
     core.becomeFollower(core.term, undefined, nowMs);
     core.putOffElection(nowMs);

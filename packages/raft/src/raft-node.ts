@@ -137,7 +137,7 @@ export class RaftNode {
     const core = this.#core;
     core.observe(nowMs);
     if (core.role.kind === 'leader') leader.tickLeader(core, core.role, nowMs);
-    else if (core.electable && nowMs >= core.electionDueMs) election.startPreVote(core, nowMs);
+    else if (core.electable && nowMs >= core.electionDueMs) election.electionIsDue(core, nowMs);
   }
 
   // -------------------------------------------------------------------------------------------- Messages

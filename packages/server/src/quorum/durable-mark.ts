@@ -38,12 +38,13 @@ export interface DurableMarkDeps {
   readonly crc32c: Crc32c;
 }
 
-interface Slot extends Mark {
+/** As it lies on the disk. */
+export interface WrittenMark extends Mark {
   readonly sequence: number;
 }
 
 /** Undefined where there is none. Throws a RangeError that says what is wrong with it. */
-export function readMark(deps: DurableMarkDeps, directory: string): Mark | undefined {
+export function readMark(deps: DurableMarkDeps, directory: string): WrittenMark | undefined {
   const bytes = readFile(deps.disk, `${directory}/${FILE}`);
   return bytes === undefined ? undefined : newestSlot(bytes, deps.crc32c);
 }
@@ -51,7 +52,7 @@ export function readMark(deps: DurableMarkDeps, directory: string): Mark | undef
 export class DurableMark {
   readonly #deps: DurableMarkDeps;
   readonly #file: DiskFile;
-  #slot: Slot;
+  #slot: WrittenMark;
 
   /** Durable when this returns; takes the place of the one that is there. */
   static make(deps: DurableMarkDeps, directory: string, mark: Mark): DurableMark {
@@ -63,7 +64,14 @@ export class DurableMark {
     return new DurableMark(deps, deps.disk.open(path, 'existing'), { ...mark, sequence: 1 });
   }
 
-  private constructor(deps: DurableMarkDeps, file: DiskFile, slot: Slot) {
+  /** Goes on with the one that is there, which is durable when this returns. */
+  static goOn(deps: DurableMarkDeps, directory: string, found: WrittenMark): DurableMark {
+    const file = deps.disk.open(`${directory}/${FILE}`, 'existing');
+    file.datasyncNow();
+    return new DurableMark(deps, file, found);
+  }
+
+  private constructor(deps: DurableMarkDeps, file: DiskFile, slot: WrittenMark) {
     this.#deps = deps;
     this.#file = file;
     this.#slot = slot;
@@ -90,7 +98,7 @@ export class DurableMark {
     this.#file.close();
   }
 
-  #put(mark: Mark): Slot {
+  #put(mark: Mark): WrittenMark {
     const slot = { ...mark, sequence: this.#slot.sequence + 1 };
     const position = (slot.sequence % 2) * SLOT_BYTES;
     this.#file.write(encodeSlot(slot, this.#deps.crc32c), position);
@@ -98,7 +106,7 @@ export class DurableMark {
   }
 }
 
-function encodeSlot({ sequence, index, term, failed }: Slot, crc32c: Crc32c): Uint8Array {
+function encodeSlot({ sequence, index, term, failed }: WrittenMark, crc32c: Crc32c): Uint8Array {
   const bytes = new Uint8Array(SLOT_BYTES);
   const writer = new ByteWriter(CRC_END + 21).uint32(MAGIC).int8(VERSION).uint32(0);
   writer
@@ -111,7 +119,7 @@ function encodeSlot({ sequence, index, term, failed }: Slot, crc32c: Crc32c): Ui
   return bytes;
 }
 
-function newestSlot(bytes: Uint8Array, crc32c: Crc32c): Slot {
+function newestSlot(bytes: Uint8Array, crc32c: Crc32c): WrittenMark {
   if (bytes.length !== 2 * SLOT_BYTES) {
     throw new RangeError(`${FILE} has ${bytes.length} bytes, not ${2 * SLOT_BYTES}`);
   }
@@ -122,7 +130,7 @@ function newestSlot(bytes: Uint8Array, crc32c: Crc32c): Slot {
   return first.sequence > second.sequence ? first : second;
 }
 
-function decodeSlot(bytes: Uint8Array, at: number, crc32c: Crc32c): Slot {
+function decodeSlot(bytes: Uint8Array, at: number, crc32c: Crc32c): WrittenMark {
   const reader = new ByteReader(bytes);
   if (reader.uint32() !== MAGIC) throw new RangeError(`slot ${at} of ${FILE} is none`);
   const version = reader.int8();

@@ -58,7 +58,7 @@ export interface IntroducedVoter {
   /** Binds it durably to the first members; false where it has started, or is bound to others for good. */
   bind(members: readonly Member[]): Promise<boolean>;
   /** All are bound to these members. */
-  founded(members: readonly Member[]): Promise<void>;
+  founded(members: readonly Member[]): void;
   /** Somebody has made itself known. */
   met(peer: ReplicaKey, condition: VoterCondition, history: string): void;
   /** A start of the peer's that it should know of and does not; undefined: there is none. */
@@ -291,7 +291,7 @@ export class Introductions {
     const asked = this.#peers.filter(({ answer }) => answer?.condition === 'new');
     const answers = await Promise.all(asked.map((peer) => this.#ask(peer, founders)));
     if (this.#closed || !answers.every((answer) => answer?.agreed === true)) return;
-    await voter.founded(founders);
+    voter.founded(founders);
   }
 
   // -------------------------------------------------------------------------------------------- answering

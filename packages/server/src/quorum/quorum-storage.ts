@@ -24,7 +24,7 @@ import type { EntryId } from '@relevo/raft/raft-log';
 import type { HardState, Ready } from '@relevo/raft/ready';
 import type { Member } from '@relevo/raft/configuration';
 import { DurableMark, NO_MARK, readMark } from './durable-mark.ts';
-import type { Mark } from './durable-mark.ts';
+import type { Mark, WrittenMark } from './durable-mark.ts';
 import { entriesOfBatches, entryToBatch } from './entry-batch.ts';
 import {
   checkpointName,
@@ -137,9 +137,12 @@ export class QuorumStorage {
     return this.#identity;
   }
 
-  /** In force at once; durable when it resolves, or with the next hard state. */
-  changeIdentity(change: Partial<Omit<VoterIdentity, 'directoryId'>>): Promise<void> {
+  /** In force at once; durable with the next hard state, or when `writeIdentity` resolves. */
+  changeIdentity(change: Partial<Omit<VoterIdentity, 'directoryId'>>): void {
     this.#identity = { ...this.#identity, ...change };
+  }
+
+  writeIdentity(): Promise<void> {
     return this.#writeState();
   }
 
@@ -263,7 +266,7 @@ async function openStorage(
   }
   const found = readState(deps, { owner: options, directory }) ?? makeState(options, deps);
   const acceptLoss = options.acceptLoss === true;
-  const mark = found.isOld || acceptLoss ? NO_MARK : markOf(directory, deps);
+  const mark = found.isOld || acceptLoss ? undefined : markOf(directory, deps);
   const snapshot = readNewestCheckpoint(deps, directory);
   const flaw = flawOfTerm(found.hardState.term);
   if (flaw !== undefined) throw damaged(directory, flaw);
@@ -271,15 +274,20 @@ async function openStorage(
   try {
     const inLog = await readEntries(log, directory);
     checkBeginning(log.logStartOffset, snapshot, directory);
-    if (!acceptLoss) checkMark(mark, inLog, snapshot, directory);
+    if (mark !== undefined) checkMark(mark, inLog, snapshot, directory);
     const entries = joinWithSnapshot(log, inLog, snapshot);
     const last = entries.at(-1) ?? snapshot ?? NOTHING;
     if (!acceptLoss) checkEnd(last, found.hardState, directory);
     const hardState = acceptLoss ? lowered(found.hardState, last) : found.hardState;
     const identity = found.isOld ? ofOldCluster(found, options) : found.identity;
     // What a process that was killed had written and not yet synced counts from here on as well.
-    const durable = DurableMark.make(deps, directory, { ...NO_MARK, ...idOf(last) });
-    writeStateNow(deps, { owner: options, directory }, identity, hardState);
+    const goesOn = mark !== undefined && mark.index === last.index && mark.term === last.term;
+    const durable = goesOn
+      ? DurableMark.goOn(deps, directory, mark)
+      : DurableMark.make(deps, directory, { ...NO_MARK, ...idOf(last) });
+    if (found.isOld || acceptLoss) {
+      writeStateNow(deps, { owner: options, directory }, identity, hardState);
+    } else disk.syncDirectoryNow(directory);
     const parts = { log, durable, identity, hardState, snapshot: snapshot ?? NOTHING };
     const storage = new QuorumStorage(options, deps, parts);
     return { storage, stored: { hardState, snapshot, entries } };
@@ -347,8 +355,8 @@ function ofOldCluster(
   return { ...identity, founding: { members, agreed: true } };
 }
 
-function markOf(directory: string, deps: QuorumStorageDeps): Mark {
-  let mark: Mark | undefined;
+function markOf(directory: string, deps: QuorumStorageDeps): WrittenMark {
+  let mark: WrittenMark | undefined;
   try {
     mark = readMark(deps, directory);
   } catch (error) {

@@ -128,21 +128,23 @@ export class Voter implements IntroducedVoter {
     if (this.condition() !== 'new' || !hasUs) return false;
     if (founding !== undefined && sameMembers(founding.members, members)) return true;
     if (founding?.agreed === true) return false;
-    directory.note();
-    await storage.changeIdentity({ founding: { members, agreed: false } });
+    storage.changeIdentity({ founding: { members, agreed: false } });
+    // A sole voter has nobody to whom this would be a promise.
+    if (members.length > 1) {
+      directory.note();
+      await storage.writeIdentity();
+    }
     // Meanwhile it may have voted, or have been bound to others.
     const bound = storage.identity.founding;
     return this.condition() === 'new' && bound !== undefined && sameMembers(bound.members, members);
   }
 
-  async founded(members: readonly Member[]): Promise<void> {
+  founded(members: readonly Member[]): void {
     const { storage, logger } = this.#deps;
     const bound = storage.identity.founding;
     if (bound === undefined || !sameMembers(bound.members, members)) return;
-    await storage.changeIdentity({
-      founding: { members, agreed: true },
-      history: historyOf(members),
-    });
+    // Durable with the first term: until then nothing comes of it, and all may be asked again.
+    storage.changeIdentity({ founding: { members, agreed: true }, history: historyOf(members) });
     logger.info('founded the quorum', { voters: members.map(({ id }) => id) });
     this.#events.onFounded(makeConfiguration(members));
   }
@@ -153,7 +155,7 @@ export class Voter implements IntroducedVoter {
     if (condition === 'started' && history !== '' && history !== ours) {
       if (ours === '' && this.condition() !== 'started') {
         // It is taken in by these.
-        storage.changeIdentity({ history }).catch(() => undefined);
+        storage.changeIdentity({ history });
       } else if (ours !== '') {
         const name = `${peer.id}/${peer.directoryId}`;
         if (this.#strangers.has(name)) return;
@@ -186,10 +188,11 @@ export class Voter implements IntroducedVoter {
     directory.note();
     if (this.condition() !== 'started') {
       const founding = { members, agreed: true };
-      await storage.changeIdentity({ founding, history: historyOf(members) });
+      storage.changeIdentity({ founding, history: historyOf(members) });
+      await storage.writeIdentity();
       return logger.warn('founded the quorum with this voter alone, as --bootstrap asks', {});
     }
-    await storage.changeIdentity({ history });
+    storage.changeIdentity({ history });
     const { hardState, entries, snapshot } = this.#stored;
     const last = entries.at(-1) ?? snapshot;
     const term = toTerm(hardState.term + 1);
