@@ -10,6 +10,15 @@ import { RpcError } from '@relevo/base/ports';
 import { AdminService } from '@relevo/rpc/gen/client/admin';
 import type { DescribeClusterResponse, TopicDescription } from '@relevo/rpc/gen/client/admin';
 import { MetadataService } from '@relevo/rpc/gen/client/metadata';
+import {
+  checkCall,
+  checkConfigChange,
+  checkElection,
+  checkNewTopic,
+  checkOffsetsQuery,
+  checkTopic,
+  checkTotal,
+} from './admin-options.ts';
 import type { AnyBrokerAnswer } from './any-broker.ts';
 import { CallFailure } from './any-broker.ts';
 import type { ClientPorts } from './client-ports.ts';
@@ -148,6 +157,7 @@ export class Admin {
    * INVALID_TOPIC_EXCEPTION, INVALID_PARTITIONS, INVALID_REPLICATION_FACTOR, INVALID_CONFIG and the like.
    */
   async createTopic(options: NewTopic): Promise<CreatedTopic> {
+    checkNewTopic(options);
     const { topic, partitions = -1, replicationFactor = -1, validateOnly = false } = options;
     const request = {
       name: topic,
@@ -178,6 +188,8 @@ export class Admin {
 
   /** Rejects with UNKNOWN_TOPIC_OR_PARTITION when there is none. */
   async deleteTopic(topic: string, options: AdminCallOptions = {}): Promise<void> {
+    checkTopic(topic);
+    checkCall('deletion', options);
     const request = { name: topic };
     const what = `deleting topic "${topic}"`;
     const { deleteTopic } = AdminService;
@@ -197,6 +209,9 @@ export class Admin {
     total: number,
     options: AdminCallOptions = {},
   ): Promise<void> {
+    checkTopic(topic);
+    checkTotal(total);
+    checkCall('growth', options);
     const request = { topic, partitions: total };
     const what = `giving topic "${topic}" ${total} partitions`;
     await this.#call(AdminService.createPartitions, request, what, options);
@@ -207,6 +222,7 @@ export class Admin {
   }
 
   async alterTopicConfig(options: ConfigChange): Promise<void> {
+    checkConfigChange(options);
     const { topic } = options;
     const request = {
       topic,
@@ -219,6 +235,7 @@ export class Admin {
 
   /** By name. */
   async listTopics(options: AdminCallOptions = {}): Promise<readonly ListedTopic[]> {
+    checkCall('list of topics', options);
     const request = { topics: [] };
     const { getMetadata } = MetadataService;
     const { topics } = await this.#call(getMetadata, request, 'listing the topics', options);
@@ -234,6 +251,8 @@ export class Admin {
 
   /** Rejects with UNKNOWN_TOPIC_OR_PARTITION when there is none. */
   async describeTopic(topic: string, options: AdminCallOptions = {}): Promise<DescribedTopic> {
+    checkTopic(topic);
+    checkCall('description', options);
     const request = { topics: [topic] };
     const what = `describing topic "${topic}"`;
     const { topics } = await this.#call(AdminService.describeTopics, request, what, options);
@@ -245,10 +264,11 @@ export class Admin {
   }
 
   /** Brokers, controllers and their states, as the active controller sees them. */
-  describeCluster(options: AdminCallOptions = {}): Promise<DescribedCluster> {
+  async describeCluster(options: AdminCallOptions = {}): Promise<DescribedCluster> {
+    checkCall('description', options);
     const request = {};
     const what = 'describing the cluster';
-    return this.#call(AdminService.describeCluster, request, what, options);
+    return await this.#call(AdminService.describeCluster, request, what, options);
   }
 
   /**
@@ -256,6 +276,7 @@ export class Admin {
    * should be are left out of the result.
    */
   async electLeaders(options: ElectionRequest = {}): Promise<readonly ElectionOutcome[]> {
+    checkElection(options);
     const request = {
       topic: options.topic ?? '',
       partitions: options.partitions ?? [],
@@ -273,6 +294,7 @@ export class Admin {
 
   /** By partition. */
   async listOffsets(options: OffsetsQuery): Promise<readonly ListedOffset[]> {
+    checkOffsetsQuery(options);
     const { topic, at = 'latest', timeoutMs = TIMEOUT_MS, signal } = options;
     const view = await this.#deps.metadata.waitForTopic(topic, { timeoutMs, signal });
     const wanted = options.partitions ?? Array.from({ length: view.partitionCount }, (_, p) => p);

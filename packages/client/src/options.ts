@@ -12,7 +12,8 @@ export type NamesOf<Options> = Readonly<Record<keyof Options, true>>;
 
 const SHOWN_CHARACTERS_MAX = 80;
 
-const invalid = (name: string, right: string, value: unknown, hint = ''): ClientError => {
+/** That a value is not what is `right`. */
+export const invalid = (name: string, right: string, value: unknown, hint = ''): ClientError => {
   const shown = inspect(value, { depth: 0, breakLength: Infinity });
   const cut =
     shown.length > SHOWN_CHARACTERS_MAX ? `${shown.slice(0, SHOWN_CHARACTERS_MAX)}…` : shown;
@@ -30,14 +31,21 @@ export function checkNames(
   }
   const known = Object.keys(names);
   for (const name of Object.keys(options)) {
-    if (Object.hasOwn(names, name)) continue;
-    const near = nearest(name, known);
-    throw new ClientError(
-      'INVALID_ARGUMENT',
-      `a ${what} has no option "${name}"` +
-        `${near === undefined ? '' : `: did you mean "${near}"?`} (there are ${known.join(', ')})`,
-    );
+    if (!Object.hasOwn(names, name)) throw unknownName(`a ${what} has no option`, name, known);
   }
+}
+
+/** `has` as in "a record has no field"; with the name that is most likely meant, or what helps (`hint`). */
+export function unknownName(
+  has: string,
+  name: string,
+  known: readonly string[],
+  hint?: string,
+): ClientError {
+  const near = hint === undefined ? nearest(name, known) : undefined;
+  const meant = near === undefined ? hint : `did you mean "${near}"?`;
+  const message = `${has} "${name}"${meant === undefined ? '' : `: ${meant}`}`;
+  return new ClientError('INVALID_ARGUMENT', `${message} (there are ${known.join(', ')})`);
 }
 
 /** A number from `min` to `max`. */

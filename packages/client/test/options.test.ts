@@ -67,6 +67,118 @@ const CLIENT: readonly Wrong[] = [
   [{ brokers: ['b:1'], signal: {} }, /^signal must be/],
 ];
 
+const RECORD: readonly Wrong[] = [
+  [
+    { topic: 'orders', messages: [{ value: 'a' }] },
+    /^a record has no field "messages": one record/,
+  ],
+  [
+    { topic: 'orders', val: 'a' },
+    /^a record has no field "val": did you mean "value"\? \(there are/,
+  ],
+  [{ topic: 'orders', value: 'a', header: {} }, /no field "header": did you mean "headers"\?/],
+  [{ topic: 'orders', value: 'a', partitions: 1 }, /did you mean "partition"\?/],
+  [
+    { topic: 'orders' },
+    /^a record for "orders" has no value: give it one, or null for a tombstone$/,
+  ],
+  [{ topic: 'orders', value: undefined }, /^a record for "orders" has no value/],
+  [{ value: 'a' }, /^topic must be a name, not undefined$/],
+  [{ topic: 7, value: 'a' }, /^topic must be a name, not 7$/],
+  [{ topic: 'orders', value: 'a', partition: '0' }, /^partition must be a whole number from 0 /],
+  [{ topic: 'orders', value: 'a', partition: null }, /^partition must be a whole number from 0 /],
+  [{ topic: 'orders', value: 'a', timestamp: '1700000000000' }, /^timestamp 1700000000000 is not/],
+  [
+    { topic: 'orders', value: 'a', headers: 'x=1' },
+    /^headers must be an object, or a list .*'x=1'/,
+  ],
+  [{ topic: 'orders', value: 'a', headers: null }, /^headers must be .* not null$/],
+  [{ topic: 'orders', value: 'a', headers: new Map([['a', 'b']]) }, /^headers must be .* not Map/],
+  [
+    { topic: 'orders', value: 'a', headers: ['ab'] },
+    /^a header must be \[name, value\], not 'ab'$/,
+  ],
+  [{ topic: 'orders', value: 'a', headers: [['a']] }, /^a header must be \[name, value\]/],
+  [[{ topic: 'orders', value: 'a' }], /^a record must be an object such as .*, not \[/],
+  ['orders' as never, /^a record must be an object/],
+];
+
+type Call = (admin: Relevo['admin'], options: never) => Promise<unknown>;
+const ADMIN: readonly (readonly [name: string, call: Call, options: object, words: RegExp])[] = [
+  [
+    'createTopic',
+    (admin, options) => admin.createTopic(options),
+    { topic: 'a', partition: 3 },
+    /^a new topic has no option "partition": did you mean "partitions"\?/,
+  ],
+  [
+    'createTopic',
+    (admin, options) => admin.createTopic(options),
+    { topic: 'a', numPartitions: 3 },
+    /^a new topic has no option "numPartitions".*\(there are topic, partitions/,
+  ],
+  [
+    'createTopic',
+    (admin, options) => admin.createTopic(options),
+    { topic: 'a', config: new Map([['retention.ms', 1]]) },
+    /^config must be an object of settings by name, not Map/,
+  ],
+  [
+    'createTopic',
+    (admin, options) => admin.createTopic(options),
+    { topic: 'a', config: { 'retention.ms': undefined } },
+    /^config\["retention.ms"\] must be text, a number or a boolean, not undefined$/,
+  ],
+  [
+    'createTopic',
+    (admin, options) => admin.createTopic(options),
+    { topic: 'a', partitions: '3' },
+    /^partitions must be a whole number/,
+  ],
+  [
+    'alterTopicConfig',
+    (admin, options) => admin.alterTopicConfig(options),
+    { topic: 'orders', config: { 'retention.ms': 1 } },
+    /^a change of settings has no option "config"/,
+  ],
+  [
+    'listOffsets',
+    (admin, options) => admin.listOffsets(options),
+    { topic: 'orders', partition: 0 },
+    /^a query for offsets has no option "partition": did you mean "partitions"\?/,
+  ],
+  [
+    'electLeaders',
+    (admin, options) => admin.electLeaders(options),
+    { topics: ['orders'] },
+    /^a request for elections has no option "topics": did you mean "topic"\?/,
+  ],
+  [
+    'electLeaders',
+    (admin, options) => admin.electLeaders(options),
+    { partitions: [0] },
+    /^partitions need the topic that they are of$/,
+  ],
+  [
+    'deleteTopic',
+    (admin, options) => admin.deleteTopic('orders', options),
+    { timeout: 5 },
+    /^a deletion has no option "timeout"/,
+  ],
+  [
+    'deleteTopic',
+    (admin, options) => admin.deleteTopic(options),
+    { topic: 'orders' },
+    /^topic must be a name, not \{/,
+  ],
+  [
+    'listTopics',
+    (admin, options) => admin.listTopics(options),
+    { timeoutMs: '5' },
+    /^timeoutMs must be a number from 1 to/,
+  ],
+];
+
 /** Says no with INVALID_ARGUMENT. */
 function refused(make: () => unknown, words: RegExp): void {
   try {
@@ -106,4 +218,40 @@ test.each(CLIENT)('of a client: %j', async (options, words) => {
   refused(() => {
     throw error;
   }, words);
+});
+
+test('of a record, a send and the admin’s calls; nothing is written, changed or deleted', async () => {
+  const world = new World({ seed: 1 });
+  await world.run(async () => {
+    const cluster = new ModelCluster(world);
+    cluster.createTopic('orders', 1);
+    const client = await cluster.connect();
+    const producer = client.producer({ onDelivery: () => undefined });
+    for (const [record, words] of RECORD) {
+      const rejected: unknown = await producer
+        .send(record as never)
+        .catch((thrown: unknown) => thrown);
+      refused(() => {
+        throw rejected;
+      }, words);
+      refused(() => producer.enqueue(record as never), words);
+    }
+    const record = { topic: 'orders', value: 'a' };
+    const signl = { signl: undefined } as object;
+    for (const call of [producer.send(record, signl), producer.flush(signl)]) {
+      await expect(call).rejects.toThrow(/has no option "signl": did you mean "signal"\?/);
+    }
+    for (const [, call, options, words] of ADMIN) {
+      const rejected: unknown = await call(client.admin, options as never).catch(
+        (thrown: unknown) => thrown,
+      );
+      refused(() => {
+        throw rejected;
+      }, words);
+    }
+    const open = { key: undefined, headers: undefined, partition: undefined, timestamp: undefined };
+    const taken = { topic: 'orders', value: null, ...open } as never;
+    expect((await producer.send(taken)).offset).toBe(0);
+    await client.close();
+  });
 });

@@ -170,6 +170,12 @@ export function checkedStart(from: StartPosition): StartPosition {
   return from;
 }
 
+/** Of `Consumer.stream`, in records; default: 64. */
+export function highWaterMarkOf(options: { readonly highWaterMark?: number }): number {
+  checkNames('stream', options, { highWaterMark: true });
+  return wholeWithin('highWaterMark', options.highWaterMark ?? 64, 0, 2 ** 31 - 1);
+}
+
 export function checkedOffset(offset: number): number {
   if (Number.isSafeInteger(offset) && offset >= 0) return offset;
   throw new ClientError('INVALID_ARGUMENT', `${offset} is no offset: a whole number from 0 on is`);

@@ -28,6 +28,7 @@ import type { Serializer } from '../serializers.ts';
 import {
   checkedOffset,
   checkedStart,
+  highWaterMarkOf,
   consumerSettings,
   notRead,
   wireTimestamp,
@@ -124,7 +125,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
 
   /** The records as a stream of objects. Destroying it closes the consumer. */
   stream(options: { readonly highWaterMark?: number } = {}): Readable {
-    return Readable.from(this, { objectMode: true, highWaterMark: options.highWaterMark ?? 64 });
+    return Readable.from(this, { objectMode: true, highWaterMark: highWaterMarkOf(options) });
   }
 
   /** Finds the partitions and their starts; the first read does so by itself. */

@@ -18,12 +18,13 @@ export type HeaderValue = string | Uint8Array | null;
 export type RecordHeaders =
   Readonly<Record<string, HeaderValue>> | readonly (readonly [name: string, value: HeaderValue])[];
 
+/** A field that is not among these is refused. One that may be left out may also be `undefined`. */
 export interface ProducerRecord<Key, Value> {
   readonly topic: string;
   /** Records of one key go to one partition, in order. Default: null. */
   readonly key?: Key;
-  /** Default: null. */
-  readonly value?: Value;
+  /** `null` is a tombstone: it says so explicitly, for a record without a value is refused. */
+  readonly value: Exclude<Value, undefined> | null;
   /** A name may occur more than once in the list form. */
   readonly headers?: RecordHeaders;
   /** Default: by the key, or by turns without one. */

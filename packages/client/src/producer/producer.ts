@@ -14,6 +14,7 @@ import type { PartitionView, TopicView, ViewChange } from '../cluster-view.ts';
 import type { Connections } from '../connections.ts';
 import { ClientError, abortedError, callError, closedError } from '../errors.ts';
 import type { Metadata } from '../metadata.ts';
+import { checkNames } from '../options.ts';
 import { bounded, deferred } from '../waiting.ts';
 import type { Deferred } from '../waiting.ts';
 import { BufferPool } from './buffer-pool.ts';
@@ -116,6 +117,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
   ): Promise<Receipt> {
     const signal = options?.signal;
     return new Promise<Receipt>((resolve, reject) => {
+      if (options !== undefined) checkNames('send', options, { signal: true });
       const handle: SendHandle = { resolve, reject, timestamp: 0 };
       if (signal?.aborted === true) {
         reject(abortedError('send', { cause: signal.reason }));
@@ -159,6 +161,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
    * settled, well or not.
    */
   async flush(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    checkNames('flush', options, { signal: true });
     if (this.#closed) return;
     this.#flushing++;
     try {
@@ -182,6 +185,7 @@ export class Producer<Key = Uint8Array | string | null, Value = Uint8Array | str
    * time-out) and frees everything. What is unsettled then is rejected with CLOSED.
    */
   close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    checkNames('close', options, { timeoutMs: true });
     this.#closing ??= this.#close(options.timeoutMs ?? this.#settings.deliveryTimeoutMs);
     return this.#closing;
   }
