@@ -6,11 +6,18 @@
  * The packed product (deploy/bundle.mjs) is built without this module: there `isMutated` is always false.
  */
 export type Mutation =
-  'follower-reports-unsynced' | 'refusals-unconfirmed' | 'watermark-below-min-isr';
+  | 'failed-write-forgotten'
+  | 'follower-reports-unsynced'
+  | 'missing-segment-passes'
+  | 'refusals-unconfirmed'
+  | 'watermark-below-min-isr';
 
 /** What each mistake is. */
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {
+  'failed-write-forgotten':
+    'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
+  'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',

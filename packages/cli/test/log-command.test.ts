@@ -96,7 +96,7 @@ describe('relevo log verify', () => {
     expect(exitCode).toBe(1);
     expect(stdout).toContain(`damage: ${segment()} at byte 0: the batch at offset 0: `);
     expect(stdout).toMatch(/orders-1 .* ok\n/);
-    expect(stdout).toContain("1 damage found; move a damaged log's directory away");
+    expect(stdout).toContain('1 damage found; start the broker: it copies a damaged log anew');
   });
 
   test('names a log that held records and is gone, be it the only one', async () => {
@@ -152,6 +152,43 @@ describe('relevo log verify', () => {
     const { exitCode, stderr } = await relevo(['log', 'verify', join(root, where)]);
     expect(exitCode).toBe(1);
     expect(stderr).toMatch(message);
+  });
+});
+
+describe('relevo log accept-loss', () => {
+  const FAILED = ['1', '1', 'orders 0 AAAAAAAAAAAAAAAAAAAAAA'].join('\n') + '\n';
+  const mark = (): void => {
+    const text = `${FAILED}crc32c ${crc32c(Buffer.from(FAILED)).toString(16).padStart(8, '0')}\n`;
+    writeFileSync(join(root, 'data/failed-logs'), text);
+  };
+
+  test('lets a log be used of which a write has failed, and says so', async () => {
+    mark();
+    const before = readFileSync(segment());
+    const { exitCode, stdout } = await relevo(['log', 'verify', join(root, 'data')]);
+    expect(exitCode).toBe(1);
+    expect(stdout).toMatch(/orders-0: a write or a sync has failed: .*accept-loss/);
+    const accepted = await relevo(['log', 'accept-loss', join(root, 'data'), 'orders-0']);
+    expect(accepted).toMatchObject({ exitCode: 0 });
+    expect(accepted.stdout).toMatch(/^orders-0: .* written anew\n.*opened at the next start/);
+    expect(readFileSync(segment())).toEqual(before);
+    expect(await relevo(['log', 'verify', join(root, 'data')])).toMatchObject({ exitCode: 0 });
+  });
+
+  test('does nothing for one of which none has failed, nor while a broker runs', async () => {
+    mark();
+    const data = join(root, 'data');
+    const other = await relevo(['log', 'accept-loss', data, 'orders-1']);
+    expect(other.exitCode).toBe(1);
+    expect(other.stderr).toContain('no write of orders-1 has failed (failed: orders-0)');
+    const lock = new NodeDisk().lock(data);
+    try {
+      const locked = await relevo(['log', 'accept-loss', data, 'orders-0']);
+      expect(locked.exitCode).toBe(1);
+      expect(locked.stderr).toMatch(/in use|used by|another process|locked/i);
+    } finally {
+      lock.release();
+    }
   });
 });
 

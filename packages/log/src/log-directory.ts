@@ -8,11 +8,13 @@
  *     replication-offset-checkpoint     high watermarks
  *     log-start-offset-checkpoint       where logs begin, if not with their first segment
  *     durable-logs                      which logs hold records: such a one is lost if it is missing
+ *     failed-logs                       which logs met a failed write: such a one is not trusted
  *     quorum                            what a controller keeps; nothing here reads it
  *
  * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
  * less is read after a crash, and the surer damage is told from a torn tail.
  */
+import { isMutated } from '@relevo/base/mutations';
 import { partitionName } from '@relevo/base/ids';
 import type { BrokerId, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
@@ -31,6 +33,7 @@ import {
   RECOVERY_POINTS_FILE,
   parsePartitionName,
 } from './file-names.ts';
+import { FailedLogs } from './failed-logs.ts';
 import { FreeSpace } from './free-space.ts';
 import type { LogConfig } from './log-config.ts';
 import type { LogCheckpoint } from './log-types.ts';
@@ -102,6 +105,7 @@ export class LogDirectory {
   readonly space: FreeSpace;
   readonly #deps: LogDirectoryDeps;
   readonly #durableLogs: DurableLogs;
+  readonly #failedLogs: FailedLogs;
   readonly #lock: { release(): void };
   readonly #cache: SegmentCache;
   readonly #writes: WriteCount = new WriteCount();
@@ -151,6 +155,7 @@ export class LogDirectory {
     this.partitions = takeStock(root, disk);
     sweep(root, disk, deps.logger);
     this.#durableLogs = new DurableLogs(disk, root);
+    this.#failedLogs = new FailedLogs(disk, root, deps.logger);
     this.lost = lostLogs(disk, root);
     // What is lost may be put back.
     const found = [...this.partitions, ...this.lost];
@@ -187,10 +192,17 @@ export class LogDirectory {
       throw new LogError('foreign', message);
     }
     const directory = this.pathOf(name);
-    const heldRecords = this.#durableLogs.has(name, options.topicId);
-    if (!heldRecords && !this.#deps.disk.exists(directory)) this.#forget(name);
+    const { topicId } = options;
+    const heldRecords = this.#durableLogs.has(name, topicId);
+    const isTrusted = isMutated('failed-write-forgotten') || !this.#failedLogs.has(name, topicId);
+    if (!isTrusted && this.#deps.disk.exists(directory)) throw notTrusted(this.root, name);
+    if (!heldRecords && !this.#deps.disk.exists(directory)) {
+      this.#forget(name);
+      this.#failedLogs.strike(name).catch(() => undefined);
+    }
     this.#outOfOrder.add(name);
-    const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, options.topicId);
+    const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, topicId);
+    const writeFailed = (): void => this.#failedLogs.note(name, topicId);
     const beginsAt = (start: Offset): Promise<void> => {
       this.#logStarts.set(name, start);
       return this.#logStarts.write();
@@ -214,6 +226,7 @@ export class LogDirectory {
         space: this.space,
         holdsRecords,
         beginsAt,
+        writeFailed,
         ...(onOffline === undefined ? {} : { onOffline }),
       },
     );
@@ -234,7 +247,7 @@ export class LogDirectory {
   async forget(name: string): Promise<void> {
     if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open`);
     this.#outOfOrder.delete(name);
-    const struck = this.#durableLogs.strike(name);
+    const struck = Promise.all([this.#durableLogs.strike(name), this.#failedLogs.strike(name)]);
     try {
       if (!this.#deps.disk.exists(this.pathOf(name))) this.#forget(name);
     } finally {
@@ -277,6 +290,7 @@ export class LogDirectory {
         await log.delete();
       } finally {
         await this.#durableLogs.strike(name);
+        await this.#failedLogs.strike(name);
       }
       return;
     }
@@ -291,6 +305,12 @@ export class LogDirectory {
       disk.removeTree(deleted);
     }
     await this.#durableLogs.strike(name);
+    await this.#failedLogs.strike(name);
+  }
+
+  /** Something has to be written that no checkpoint of an offset is about. */
+  get mustWrite(): boolean {
+    return this.#failedLogs.isChanged;
   }
 
   /** Lets go of a log that went offline, so that it can be opened anew. */
@@ -369,7 +389,8 @@ export class LogDirectory {
   /** One that fails does not keep the others from it. */
   async #writeAll(): Promise<void> {
     const failures: unknown[] = [];
-    for (const file of [this.#recoveryPoints, this.#highWatermarks, this.#logStarts]) {
+    const offsets = [this.#recoveryPoints, this.#highWatermarks, this.#logStarts];
+    for (const file of [this.#failedLogs, ...offsets]) {
       await file.write().catch((error: unknown) => failures.push(error));
     }
     if (failures.length > 0) throw failures[0];
@@ -382,6 +403,15 @@ export class LogDirectory {
     this.#logStarts.forget(name);
   }
 }
+
+const notTrusted = (root: string, name: string): LogError =>
+  new LogError(
+    'corrupt',
+    `the log of ${name} in ${root} is not trusted: a write or a sync of it has failed, and what can be ` +
+      'read of it may not be on the disk. Where another in-sync replica has the log, it is copied anew ' +
+      'from there. Where there is none, the partition stays offline until you accept that records may be ' +
+      `lost: stop the broker, and run relevo log accept-loss ${root} ${name}`,
+  );
 
 /** Makes the directory and those above it, and their names durable: with the name goes all that is in it. */
 function makeDurably(root: string, disk: Disk): void {

@@ -1,23 +1,31 @@
 /** Whether a log may be used, and why not. Offline is for good: the log is opened anew. */
 import { messageOf } from '@relevo/base/errors';
+import { DiskError } from '@relevo/base/ports';
 import type { Logger } from '@relevo/base/ports';
 import { BatchError } from '@relevo/record/batch-error';
 import { LogError } from './log-error.ts';
 import { ReadFault } from './read-plan.ts';
+
+export interface HealthEvents {
+  /** Once, when the log goes offline. */
+  readonly onOffline?: ((reason: LogError) => void) | undefined;
+  /** What was written may not be on the disk, whatever later reads and syncs say. */
+  readonly writeFailed?: (() => void) | undefined;
+}
 
 export type LogState = 'online' | 'offline' | 'closed';
 
 export class LogHealth {
   readonly #directory: string;
   readonly #logger: Logger;
-  readonly #onOffline: ((reason: LogError) => void) | undefined;
+  readonly #events: HealthEvents;
   #state: LogState = 'online';
   #reason: LogError | undefined;
 
-  constructor(directory: string, logger: Logger, onOffline?: (reason: LogError) => void) {
+  constructor(directory: string, logger: Logger, events: HealthEvents = {}) {
     this.#directory = directory;
     this.#logger = logger;
-    this.#onOffline = onOffline;
+    this.#events = events;
   }
 
   get state(): LogState {
@@ -42,8 +50,10 @@ export class LogHealth {
     if (this.#state === 'online') this.#state = 'closed';
   }
 
-  /** Takes the log offline (L3); what to throw. */
-  fail(what: string, cause: unknown): LogError {
+  /** Takes the log offline (L3); what to throw. `during`: a failed read leaves no doubt of what is written. */
+  fail(what: string, cause: unknown, during: 'read' | 'write' = 'write'): LogError {
+    const isDisk = cause instanceof DiskError && cause.code !== 'FULL';
+    if (isDisk && during === 'write') this.#events.writeFailed?.();
     if (this.#state === 'offline') return this.refusal;
     const message = `${what}: ${messageOf(cause)}`;
     if (this.#state === 'closed') {
@@ -64,7 +74,7 @@ export class LogHealth {
     this.#reason = reason;
     const facts = { directory: this.#directory, reason: reason.message };
     this.#logger.error('log went offline', facts);
-    this.#onOffline?.(reason);
+    this.#events.onOffline?.(reason);
     return reason;
   }
 }

@@ -36,6 +36,8 @@ export interface PartitionLogDeps {
    * are not missed. Default: nobody needs to know, and they go one by one.
    */
   readonly beginsAt?: (start: Offset) => Promise<void>;
+  /** A write or a sync failed: makes it known, durably. Default: nobody needs to know. */
+  readonly writeFailed?: () => void;
   /** Called once, when the log goes offline. */
   readonly onOffline?: (reason: LogError) => void;
 }

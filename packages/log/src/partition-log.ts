@@ -109,7 +109,7 @@ export class PartitionLog {
     this.topicId = options.topicId;
     this.#config = config;
     this.#deps = deps;
-    this.#health = new LogHealth(directory, deps.logger, deps.onOffline);
+    this.#health = new LogHealth(directory, deps.logger, deps);
     this.#epochs = recovered.epochs;
     this.#producers = recovered.producers;
     this.#snapshots = recovered.snapshots;
@@ -153,7 +153,7 @@ export class PartitionLog {
         return { start: this.#startOffset, end: this.#endOffset };
       },
       generation: () => this.#generation,
-      fail: (what, cause) => this.#health.fail(what, cause),
+      fail: (what, cause) => this.#health.fail(what, cause, 'read'),
     });
   }
   // ------------------------------------------------------------------------------ what is known
@@ -543,7 +543,7 @@ export class PartitionLog {
     try {
       return run();
     } catch (error) {
-      if (error instanceof DiskError) throw this.#health.fail(what, error);
+      if (error instanceof DiskError) throw this.#health.fail(what, error, 'read');
       throw error;
     }
   }

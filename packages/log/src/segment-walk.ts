@@ -8,8 +8,8 @@ import type { Segment } from './segment.ts';
 export const corrupt = (place: string, what: string): LogError =>
   new LogError(
     'corrupt',
-    `${place} is damaged: ${what}; nothing was cut. Move the directory away to have the replica ` +
-      'rebuilt from its peers',
+    `${place} is damaged: ${what}; nothing was cut. Where another in-sync replica has the log, it is ` +
+      'copied anew from there; where there is none, put the file, or a backup of the directory, back',
   );
 
 /** The headers of a segment's batches from `position` on, all of which must be there. */

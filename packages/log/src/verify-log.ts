@@ -32,6 +32,7 @@ import {
   parseOffsetFileName,
 } from './file-names.ts';
 import type { LostLog, NotedLog } from './durable-logs.ts';
+import { readFailedLogs } from './failed-logs.ts';
 import { knownExtent } from './known-extent.ts';
 import type { KnownExtent } from './known-extent.ts';
 import { LeaderEpochCache } from './leader-epoch-cache.ts';
@@ -103,6 +104,16 @@ export function knownExtentOf(disk: Disk, directory: string): KnownExtent {
   });
 }
 
+/** The data directory around `directory` says that a write or a sync of the log there has failed. */
+export function hasFailedWrite(disk: Disk, directory: string): boolean {
+  const slash = directory.lastIndexOf('/');
+  const root = directory.slice(0, slash);
+  const failed = readFailedLogs(disk, root);
+  if (failed === undefined) return true;
+  const found = identifyPartition(disk, root, directory.slice(slash + 1), failed.keys());
+  return found !== undefined && failed.has(found.name);
+}
+
 /** Base offsets of the segments in a directory, in order. */
 export const segmentBases = (disk: Disk, directory: string): Offset[] =>
   offsetsOf(disk, directory, LOG_SUFFIX);
@@ -154,6 +165,8 @@ export interface VerifyOptions {
   readonly known?: KnownExtent;
   /** Records of it were synced: not all of it may be missing. Default: not known. */
   readonly noted?: NotedLog | undefined;
+  /** A write or a sync of it has failed; default: not known. */
+  readonly hasFailedWrite?: boolean;
 }
 
 /** The report on a log that is gone; `root` is its data directory. */
@@ -197,6 +210,7 @@ class Verification {
   readonly #known: KnownExtent;
   readonly #heldRecords: boolean;
   readonly #notedId: Uuid | undefined;
+  readonly #hasFailedWrite: boolean;
   readonly #disk: Disk;
   readonly #crc32c: Crc32c;
   readonly #findings: Finding[] = [];
@@ -213,6 +227,7 @@ class Verification {
     this.#known = options.known ?? knownExtent(NO_FACTS);
     this.#heldRecords = options.noted !== undefined || this.#known.syncedEnd > 0;
     this.#notedId = options.noted?.topicId;
+    this.#hasFailedWrite = options.hasFailedWrite === true;
     this.#disk = deps.disk;
     this.#crc32c = deps.crc32c;
   }
@@ -233,6 +248,12 @@ class Verification {
     if (topicId !== undefined && topicId !== (this.#notedId ?? topicId)) {
       const message = `it names topic id ${topicId}, durable-logs has ${this.#notedId}`;
       this.#damage(`${directory}/${METADATA_FILE}`, message);
+    }
+    if (this.#hasFailedWrite) {
+      const message =
+        'a write or a sync has failed: the log is not opened before it is copied anew from another ' +
+        'replica, or relevo log accept-loss says that records may be lost';
+      this.#damage(directory, message);
     }
     this.#epochFile(endOffset);
     this.#snapshots();

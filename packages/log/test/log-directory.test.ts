@@ -377,6 +377,8 @@ describe('a log that held records and whose directory is gone', () => {
       disk.fail({ operation, path: /orders-0/ });
       await expect(log.sync()).rejects.toThrowError(/offline/);
       disk.crash();
+      // The failure stands for the power cut.
+      disk.port().remove('/data/failed-logs');
       const again = open(disk);
       expect(again.lost).toEqual([]);
       expect(messageOf(() => openLog(again))).toBe('no error');

@@ -154,7 +154,7 @@ describe('damage', () => {
     expect(outcome instanceof LogError ? outcome.message : '').toMatch(
       new RegExp(
         `${FILE} at byte ${ends[0]} \\(offset 1\\) is damaged: .*CRC.*below offset 2 was synced; ` +
-          'nothing was cut. Move the directory away',
+          'nothing was cut. Where another in-sync replica has the log, it is copied anew',
       ),
     );
     expect(bytes.length).toBe(ends[1]);

@@ -4,15 +4,17 @@ import type { Mutation } from '@relevo/base/mutations';
 import { failoverRun } from './failover-run.ts';
 import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
+import { logInjuriesRun } from './scenarios/log-injuries.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
 /** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
-export type ScenarioName = 'controller-answers' | 'failover';
+export type ScenarioName = 'controller-answers' | 'failover' | 'log-injuries';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
   failover: failoverRun,
+  'log-injuries': logInjuriesRun,
 };
 
 /** Rejects with a SimulationFailure that tells what went wrong. */

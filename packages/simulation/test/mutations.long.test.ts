@@ -19,7 +19,9 @@ interface Caught {
 
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
+  { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
+  { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
   { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 2, says: /K3/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];

@@ -1,12 +1,15 @@
 /**
  * `relevo log dump` and `relevo log verify`: look into a data directory while no broker runs on it. Both
- * only read.
+ * only read. `relevo log accept-loss` says that what a failed write has left of a log is to be used.
  */
 import { existsSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { Command } from 'commander';
 import { messageOf } from '@relevo/base/errors';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk } from '@relevo/base/ports';
+import { acceptLoss } from '@relevo/log/accept-loss';
+import type { AcceptedLoss } from '@relevo/log/accept-loss';
 import { DURABLE_LOGS_FILE, lostLogs, notedLog } from '@relevo/log/durable-logs';
 import {
   LOG_SUFFIX,
@@ -15,7 +18,9 @@ import {
   offsetFileName,
 } from '@relevo/log/file-names';
 import { identifyPartition, isPartitionDirectory } from '@relevo/log/partition-directory';
+import { LogError } from '@relevo/log/log-error';
 import {
+  hasFailedWrite,
   knownExtentOf,
   reportOfLost,
   segmentBases,
@@ -46,7 +51,7 @@ const UNPACKED_BYTES_MAX = 256 * 2 ** 20;
 
 export function logCommand(host: Host): Command {
   const log = new Command('log').description(
-    'Look into the logs of a data directory while no broker runs on it.',
+    'Look into the logs of a data directory, and mend them, while no broker runs on it.',
   );
   withOutputOptions(
     log
@@ -65,7 +70,51 @@ export function logCommand(host: Host): Command {
       )
       .action(action(host, verify)),
   );
+  withOutputOptions(
+    log
+      .command('accept-loss <dir> <log...>')
+      .description(
+        'accept that logs of which a write or sync has failed may lack records, where no other replica has them',
+      )
+      .action(action(host, accept)),
+  );
   return log;
+}
+
+// ------------------------------------------------------------------------------------ accept-loss
+
+/** `logs`: names such as orders-0. Nothing is done for any of them where one is not known. */
+async function accept(
+  context: CommandContext,
+  directory: string,
+  logs: readonly string[],
+): Promise<ExitCode> {
+  const disk = new NodeDisk();
+  const root = resolve(directory);
+  if (!existsSync(root)) throw new CommandError(`${directory} does not exist`);
+  const done: AcceptedLoss[] = [];
+  let lock: { release(): void } | undefined;
+  try {
+    lock = disk.lock(root);
+    for (const name of logs) {
+      done.push(acceptLoss(disk, root, name));
+      await new Promise((turn) => setImmediate(turn));
+      context.signal.throwIfAborted();
+    }
+  } catch (error) {
+    if (!(error instanceof LogError || error instanceof DiskError)) throw error;
+    throw new CommandError(error.message);
+  } finally {
+    lock?.release();
+  }
+  context.out.result({ accepted: done }, () =>
+    [
+      ...done.map(({ name, bytes }) => `${name}: ${bytesText(bytes)} written anew`),
+      'these logs are opened at the next start of the broker; run relevo log verify before, to see ' +
+        'whether what they hold is whole',
+    ].join('\n'),
+  );
+  return EXIT.ok;
 }
 
 // ---------------------------------------------------------------------------------------- finding
@@ -126,7 +175,8 @@ async function verify(context: CommandContext, directory: string): Promise<ExitC
     out.progress(`${reports.length - lost.length} of ${plural(logs.length, 'log')}: ${path}`);
     const known = knownExtentOf(disk, path);
     const noted = notedLog(disk, path);
-    reports.push(verifyLog({ directory: path, known, noted }, { disk, crc32c }));
+    const options = { directory: path, known, noted, hasFailedWrite: hasFailedWrite(disk, path) };
+    reports.push(verifyLog(options, { disk, crc32c }));
     // Lets Ctrl-C through.
     await new Promise((turn) => setImmediate(turn));
     context.signal.throwIfAborted();
@@ -164,9 +214,10 @@ function verifyText(reports: readonly LogReport[], directory: string): string {
   const verdict =
     damages === 0
       ? `${plural(reports.length, 'log')} in order`
-      : `${plural(damages, 'damage')} found; move a damaged log's directory away and start the ` +
-        'broker: it copies the log anew from another in-sync replica. Where there is none, the partition ' +
-        'is offline, and nothing is lost, until the directory, or a backup of it, is put back';
+      : `${plural(damages, 'damage')} found; start the broker: it copies a damaged log anew from another ` +
+        'in-sync replica. Where there is none, the partition is offline, and nothing more is lost, until ' +
+        'the directory, or a backup of it, is put back, or, after a failed write, until you accept the ' +
+        'loss with relevo log accept-loss';
   return [table(head, rows), ...findings, verdict].join('\n');
 }
 

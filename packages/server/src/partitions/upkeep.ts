@@ -182,8 +182,8 @@ export class Upkeep {
     for (const [name, highWatermark] of this.highWatermarks()) {
       if (this.#written.get(name) !== highWatermark) changed.set(name, highWatermark);
     }
-    if (changed.size === 0) return;
     const { directory, logger } = this.#deps;
+    if (changed.size === 0 && !directory.mustWrite) return;
     directory.checkpoint(changed).then(
       () => {
         for (const [name, highWatermark] of changed) this.#written.set(name, highWatermark);
