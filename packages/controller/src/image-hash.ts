@@ -3,6 +3,7 @@
  * guard over K4 (same index, same image, on every node). Topics and brokers, immutable themselves, are
  * hashed once each; the sums over them do not depend on the order.
  */
+import type { DeletedTopics } from './deleted-topics.ts';
 import type { BrokerImage, ClusterImage, TopicImage } from './image.ts';
 
 /** 16 hexadecimal digits; of everything in the image, its index and term included. */
@@ -17,6 +18,7 @@ export function imageHash(image: ClusterImage): string {
   hash.number(sum(image.brokers.values(), brokerHash));
   hash.number(image.topicsById.size);
   hash.number(sum(image.topicsById.values(), topicHash));
+  hash.number(deletedHash(image.deletedTopics));
   return hash.value().toString(16).padStart(16, '0');
 }
 
@@ -54,6 +56,12 @@ const brokerHash = (broker: BrokerImage): number =>
       hash.text(address);
     }
     hash.number((broker.fenced ? 1 : 0) + (broker.shuttingDown ? 2 : 0));
+  });
+
+const deletedHash = (deleted: DeletedTopics): number =>
+  once(deleted, (hash) => {
+    hash.number(deleted.size);
+    for (const id of deleted) hash.text(id);
   });
 
 const topicHash = (topic: TopicImage): number =>

@@ -12,6 +12,7 @@ import type {
   Term,
   Uuid,
 } from '@relevo/base/ids';
+import { DeletedTopics } from './deleted-topics.ts';
 import type { ListenerAddress } from './records.ts';
 
 export interface ClusterImage {
@@ -24,6 +25,8 @@ export interface ClusterImage {
   readonly brokers: ReadonlyMap<BrokerId, BrokerImage>;
   readonly topicsById: ReadonlyMap<Uuid, TopicImage>;
   readonly topicsByName: ReadonlyMap<string, TopicImage>;
+  /** None of them is among the topics, nor will be. */
+  readonly deletedTopics: DeletedTopics;
   /** The first id that has not been given out. */
   readonly nextProducerId: ProducerId;
   /** The first epoch that has not been given out. */
@@ -78,6 +81,7 @@ export const EMPTY_IMAGE: ClusterImage = {
   brokers: new Map(),
   topicsById: new Map(),
   topicsByName: new Map(),
+  deletedTopics: DeletedTopics.of([]),
   nextProducerId: 0 as ProducerId,
   nextBrokerEpoch: 1 as BrokerEpoch,
 };

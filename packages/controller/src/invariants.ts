@@ -18,6 +18,8 @@ export function violationsOf(image: ClusterImage): string[] {
   }
   if (image.topicsById.size !== image.topicsByName.size) found.push('topic names are not unique');
   for (const topic of image.topicsById.values()) {
+    if (image.deletedTopics.has(topic.id))
+      found.push(`${topic.name} has the id of a deleted topic`);
     if (image.topicsByName.get(topic.name) !== topic)
       found.push(`${topic.name} is not under its name`);
     topic.partitions.forEach((partition, number) => {
@@ -58,6 +60,9 @@ export function regressionsOf(before: ClusterImage, after: ClusterImage): string
     if (now !== undefined && now.epoch < broker.epoch) found.push(`the epoch of ${broker.id} fell`);
   }
   for (const topic of before.topicsById.values()) {
+    const isGone = !after.topicsById.has(topic.id);
+    if (isGone && !after.deletedTopics.has(topic.id))
+      found.push(`${topic.name} is not said deleted`);
     const now = after.topicsById.get(topic.id);
     if (now !== undefined) found.push(...topicRegressions(topic, now));
   }

@@ -5,6 +5,7 @@
  */
 import { RelevoError } from '@relevo/base/errors';
 import type { BrokerId } from '@relevo/base/ids';
+import { DELETED_TOPICS_MAX } from './deleted-topics.ts';
 import type { BrokerRegistrationRecord, MetadataRecord } from './records.ts';
 import { checkTopicName } from './topic-commands.ts';
 
@@ -36,6 +37,10 @@ export function flawOfRecord(record: MetadataRecord): string | undefined {
       return flawOfTopicName(record.name);
     case 'topicRemoval':
       return undefined;
+    case 'deletedTopics':
+      return record.topicIds.length > DELETED_TOPICS_MAX
+        ? `it names ${record.topicIds.length} deleted topics, above ${DELETED_TOPICS_MAX}`
+        : undefined;
     case 'topicSetting':
       return (
         flawOfText('the setting', record.name, 1) ??

@@ -20,6 +20,7 @@ export type MetadataRecord =
   | BrokerStateRecord
   | TopicCreationRecord
   | TopicRemovalRecord
+  | DeletedTopicsRecord
   | TopicSettingRecord
   | PartitionCreationRecord
   | PartitionChangeRecord;
@@ -86,6 +87,12 @@ export interface TopicCreationRecord {
 export interface TopicRemovalRecord {
   readonly kind: 'topicRemoval';
   readonly topicId: Uuid;
+}
+
+/** Ids of topics that were deleted before, the oldest first. In snapshots only. */
+export interface DeletedTopicsRecord {
+  readonly kind: 'deletedTopics';
+  readonly topicIds: readonly Uuid[];
 }
 
 export interface TopicSettingRecord {

@@ -76,6 +76,7 @@ export class ImageDelta {
   readonly #drafts = new Map<Uuid, TopicDraft>();
   readonly #removed = new Map<Uuid, TopicImage>();
   readonly #createdNames = new Set<string>();
+  readonly #deleted: Uuid[] = [];
 
   constructor(base: ClusterImage) {
     this.#base = base;
@@ -116,6 +117,9 @@ export class ImageDelta {
       case 'topicRemoval':
         this.#removeTopic(record.topicId);
         return;
+      case 'deletedTopics':
+        this.#deleted.push(...record.topicIds);
+        return;
       case 'topicSetting':
         this.#set(record);
         return;
@@ -142,6 +146,7 @@ export class ImageDelta {
       brokers: this.#brokers ?? base.brokers,
       topicsById: topics.byId,
       topicsByName: topics.byName,
+      deletedTopics: base.deletedTopics.with(this.#deleted),
     };
     const brokers: BrokerDelta[] = [];
     for (const after of this.#brokers?.values() ?? []) {
@@ -257,8 +262,9 @@ export class ImageDelta {
 
   #createTopic(record: TopicCreationRecord): void {
     const { topicId: id, name } = record;
-    const { topicsById, topicsByName } = this.#base;
-    assert(!this.#drafts.has(id) && !topicsById.has(id), 'topic ids are never used twice', { id });
+    const { topicsById, topicsByName, deletedTopics } = this.#base;
+    const isUsed = this.#drafts.has(id) || topicsById.has(id) || deletedTopics.has(id);
+    assert(!isUsed, 'topic ids are never used twice', { id });
     const namesake = topicsByName.get(name);
     assert(
       (namesake === undefined || this.#removed.has(namesake.id)) && !this.#createdNames.has(name),
@@ -280,6 +286,7 @@ export class ImageDelta {
   #removeTopic(id: Uuid): void {
     const { before, name } = this.#draft(id);
     this.#drafts.delete(id);
+    this.#deleted.push(id);
     if (before === undefined) this.#createdNames.delete(name);
     else this.#removed.set(id, before);
   }

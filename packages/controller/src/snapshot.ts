@@ -1,6 +1,6 @@
 /**
  * An image as records and back. The order is fixed (counters, brokers by id, topics by id, settings by
- * name, partitions by number), so equal images give equal records, and equal bytes.
+ * name, partitions by number, deleted topics), so equal images give equal records, and equal bytes.
  */
 import type { LogIndex, Term } from '@relevo/base/ids';
 import { EMPTY_IMAGE } from './image.ts';
@@ -20,6 +20,9 @@ export function imageToRecords(image: ClusterImage): MetadataRecord[] {
   }
   for (const topic of [...image.topicsById.values()].sort((a, b) => (a.id < b.id ? -1 : 1))) {
     topicRecords(topic, records);
+  }
+  if (image.deletedTopics.size > 0) {
+    records.push({ kind: 'deletedTopics', topicIds: [...image.deletedTopics] });
   }
   return records;
 }

@@ -128,6 +128,10 @@ function checkTopicId(image: ClusterImage, { topicId, name }: CreateTopic): void
   if (topicId === ZERO_UUID || topicId === QUORUM_LOG_ID) {
     throw new RelevoError('INVALID_REQUEST', `the topic id ${topicId} is kept for the cluster`);
   }
+  if (image.deletedTopics.has(topicId)) {
+    const message = `the topic id ${topicId} is that of a topic that was deleted: take a new one`;
+    throw new RelevoError('INVALID_REQUEST', message);
+  }
   const holder = image.topicsById.get(topicId);
   if (holder === undefined || holder.name === name) return;
   throw new RelevoError(

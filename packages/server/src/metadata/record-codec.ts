@@ -14,7 +14,7 @@ import {
 import type { LogIndex } from '@relevo/base/ids';
 import type { ClusterImage } from '@relevo/controller/image';
 import { flawOfRecord } from '@relevo/controller/record-limits';
-import type { MetadataRecord } from '@relevo/controller/records';
+import type { DeletedTopicsRecord, MetadataRecord } from '@relevo/controller/records';
 import { imageFromRecords, imageToRecords } from '@relevo/controller/snapshot';
 import {
   MetadataBatchCodec,
@@ -31,17 +31,25 @@ export const encodeRecords = (records: readonly MetadataRecord[]): Uint8Array =>
 export const decodeRecords = (data: Uint8Array): readonly MetadataRecord[] =>
   data.length === 0 ? [] : MetadataBatchCodec.decode(data).records.map(soundFromWire);
 
+/** The deleted topics have a field of their own, which older nodes pass over. */
 export const snapshotOf = (image: ClusterImage): MetadataSnapshot => ({
   index: image.index,
   term: image.term,
-  records: imageToRecords(image).map(toWire),
+  records: imageToRecords(image).filter(isOfLog).map(toWire),
+  deletedTopicIds: [...image.deletedTopics],
 });
 
-export const imageOf = (snapshot: MetadataSnapshot): ClusterImage =>
-  imageFromRecords(snapshot.records.map(soundFromWire), {
+export const imageOf = (snapshot: MetadataSnapshot): ClusterImage => {
+  const deleted = sound({ kind: 'deletedTopics', topicIds: snapshot.deletedTopicIds.map(uuid) });
+  return imageFromRecords([...snapshot.records.map(soundFromWire), deleted], {
     index: logIndex(snapshot.index),
     term: term(snapshot.term),
   });
+};
+
+type LogRecord = Exclude<MetadataRecord, DeletedTopicsRecord>;
+
+const isOfLog = (record: MetadataRecord): record is LogRecord => record.kind !== 'deletedTopics';
 
 /** Equal images give equal bytes. */
 export const encodeSnapshot = (image: ClusterImage): Uint8Array =>
@@ -54,12 +62,14 @@ export const decodeSnapshot = (bytes: Uint8Array): ClusterImage =>
 function soundToWire(record: MetadataRecord): WireRecord {
   const flaw = flawOfRecord(record);
   assert(flaw === undefined, 'only sound records are proposed', { kind: record.kind, flaw });
+  assert(isOfLog(record), 'what is of snapshots only is not proposed', { kind: record.kind });
   return toWire(record);
 }
 
 /** Throws a RangeError for what is not proposed. */
-function soundFromWire(wire: WireRecord): MetadataRecord {
-  const record = fromWire(wire);
+const soundFromWire = (wire: WireRecord): MetadataRecord => sound(fromWire(wire));
+
+function sound(record: MetadataRecord): MetadataRecord {
   const flaw = flawOfRecord(record);
   if (flaw !== undefined) throw new RangeError(`a record (${record.kind}) cannot be: ${flaw}`);
   return record;
@@ -85,11 +95,11 @@ function flawOf(read: () => unknown): string | undefined {
   }
 }
 
-function toWire(record: MetadataRecord): WireRecord {
+function toWire(record: LogRecord): WireRecord {
   return { record: bodyOf(record) };
 }
 
-function bodyOf(record: MetadataRecord): WireBody {
+function bodyOf(record: LogRecord): WireBody {
   switch (record.kind) {
     case 'clusterIdentity':
       return { case: 'clusterIdentity', value: record };

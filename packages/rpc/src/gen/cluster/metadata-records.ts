@@ -69,6 +69,8 @@ export interface MetadataSnapshot {
   readonly index: number;
   readonly term: number;
   readonly records: readonly MetadataRecord[];
+  /** Ids of topics that were deleted, the oldest first: the latest 10,000. */
+  readonly deletedTopicIds: readonly string[];
 }
 
 /** Makes a MetadataSnapshot; what is left out has proto3's default. */
@@ -76,6 +78,7 @@ export const metadataSnapshot = (init: Partial<MetadataSnapshot> = {}): Metadata
   index: init.index ?? 0,
   term: init.term ?? 0,
   records: init.records ?? [],
+  deletedTopicIds: init.deletedTopicIds ?? [],
 });
 
 export const MetadataSnapshotCodec: MessageCodec<MetadataSnapshot> = messageCodec(
@@ -90,6 +93,7 @@ function sizeMetadataSnapshot(message: MetadataSnapshot, encoder: Encoder): numb
   if (message.term !== 0) size += 1 + int32Size(message.term);
   for (const item of message.records)
     size += 1 + encoder.close(encoder.open(), sizeMetadataRecord(item, encoder));
+  for (const item of message.deletedTopicIds) size += 1 + encoder.stringSize(item);
   return size;
 }
 
@@ -107,12 +111,17 @@ function writeMetadataSnapshot(message: MetadataSnapshot, encoder: Encoder): voi
     encoder.nested();
     writeMetadataRecord(item, encoder);
   }
+  for (const item of message.deletedTopicIds) {
+    encoder.byte(34);
+    encoder.string(item);
+  }
 }
 
 function readMetadataSnapshot(decoder: Decoder, end: number): MetadataSnapshot {
   let index: number = 0;
   let term: number = 0;
   const records: MetadataRecord[] = [];
+  const deletedTopicIds: string[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -125,12 +134,15 @@ function readMetadataSnapshot(decoder: Decoder, end: number): MetadataSnapshot {
       case 26:
         records.push(readMetadataRecord(decoder, decoder.end()));
         break;
+      case 34:
+        deletedTopicIds.push(decoder.string());
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { index, term, records };
+  return { index, term, records, deletedTopicIds };
 }
 
 export interface MetadataRecord {
