@@ -6,18 +6,26 @@
  * The packed product (deploy/bundle.mjs) is built without this module: there `isMutated` is always false.
  */
 export type Mutation =
+  | 'absent-is-deleted'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
+  | 'long-names-as-they-are'
   | 'missing-segment-passes'
+  | 'quorum-among-partitions'
   | 'refusals-unconfirmed'
   | 'watermark-below-min-isr';
 
 /** What each mistake is. */
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {
+  'absent-is-deleted':
+    'directories of topics that the image does not know are removed, as if the topics were deleted',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
+  'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
+  'quorum-among-partitions':
+    'the quorum’s log lies where a topic that anybody may create has its own',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',

@@ -9,6 +9,7 @@ import {
   partitionEpoch,
 } from '@relevo/base/ids';
 import type { BrokerId, Uuid } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import type {
   AlterTopicConfig,
   ClusterDefaults,
@@ -115,7 +116,8 @@ export function checkTopicName(name: string): void {
 
 /** Of a topic that is to be made: one that was made before names were reserved stays. */
 function checkNotReserved(name: string): void {
-  if (!RESERVED_NAMES.has(name) && !name.startsWith(RESERVED_PREFIX)) return;
+  const isReserved = RESERVED_NAMES.has(name) || name.startsWith(RESERVED_PREFIX);
+  if (!isReserved || isMutated('quorum-among-partitions')) return;
   const reserved = [...RESERVED_NAMES, `${RESERVED_PREFIX}*`].join(', ');
   throw new RelevoError(
     'INVALID_TOPIC_EXCEPTION',

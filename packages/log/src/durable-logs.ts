@@ -63,12 +63,14 @@ export class DurableLogs {
   readonly #commit: GroupCommit = new GroupCommit(() => this.#write());
   #changes = 0;
   #durableChanges = 0;
+  #isWritten: boolean;
 
   /** `root`: the data directory. */
   constructor(disk: Disk, root: string) {
     this.#disk = disk;
     this.#path = `${root}/${DURABLE_LOGS_FILE}`;
     const found = readNotes(disk, root);
+    this.#isWritten = found.isWritten;
     // What the recovery points say is written down with the first change.
     if (!found.isWritten && found.notes.size > 0) this.#changes = 1;
     for (const [name, topicId] of found.notes) {
@@ -80,6 +82,16 @@ export class DurableLogs {
   has(name: string, topicId: Uuid): boolean {
     const note = this.#notes.get(name);
     return note !== undefined && (note.topicId === undefined || note.topicId === topicId);
+  }
+
+  /** The file is there: a log that it does not name has held nothing durable. */
+  get isWritten(): boolean {
+    return this.#isWritten;
+  }
+
+  /** A log of that name held durable records, of whatever topic id. */
+  isNoted(name: string): boolean {
+    return this.#notes.has(name);
   }
 
   /** Durable when this resolves; costs nothing where it is already. Rejects with a DiskError. */
@@ -115,6 +127,7 @@ export class DurableLogs {
     }
     await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines.sort()));
     this.#durableChanges = changes;
+    this.#isWritten = true;
   }
 }
 

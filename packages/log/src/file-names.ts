@@ -51,6 +51,13 @@ export function parseOffsetFileName(
   return { offset: offset as Offset, suffix: match[2] ?? '' };
 }
 
+/** The name is that of a file which a log makes in its directory. */
+export const isLogFile = (name: string): boolean =>
+  parseOffsetFileName(name) !== undefined ||
+  [METADATA_FILE, EPOCH_FILE, TRUNCATION_FILE].includes(name) ||
+  name.endsWith(TEMPORARY_SUFFIX) ||
+  name.endsWith(DELETED_SUFFIX);
+
 /** Topic and partition of a partition's name, or undefined for any other text. */
 export function parsePartitionName(
   name: string,

@@ -31,6 +31,8 @@ import {
   LOG_SUFFIX,
   QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
+  SET_ASIDE_SUFFIX,
+  isLogFile,
   parsePartitionName,
 } from './file-names.ts';
 import { FailedLogs } from './failed-logs.ts';
@@ -46,6 +48,7 @@ import {
   identifyPartition,
   isOrdinaryTopic,
   partitionDirectory,
+  setAsideTopicId,
 } from './partition-directory.ts';
 import type { PartitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
@@ -80,6 +83,18 @@ export interface LogDirectoryDeps {
   readonly logger: Logger;
   readonly clock: Pick<Clock, 'monotonicMs'>;
   readonly codecs?: Decompressor;
+}
+
+/** A directory without an open log. */
+export interface Leftover {
+  /** What it is called; not its path. */
+  readonly directory: string;
+  /** Undefined: it cannot be told. */
+  readonly topicId: Uuid | undefined;
+  /** Of the partition; undefined where it was set aside. */
+  readonly name: string | undefined;
+  /** A crash has left it when it was being made: nothing in it was ever synced, not its metadata either. */
+  readonly isStillborn: boolean;
 }
 
 export interface OpenLogOptions {
@@ -313,6 +328,59 @@ export class LogDirectory {
     return this.#failedLogs.isChanged;
   }
 
+  /** Directories of partitions whose logs are not open, and those that were set aside. */
+  leftovers(): Leftover[] {
+    const { disk } = this.#deps;
+    const found: Leftover[] = [];
+    for (const { name: directory, directory: isDirectory } of disk.list(this.root)) {
+      if (!isDirectory) continue;
+      if (directory.endsWith(SET_ASIDE_SUFFIX)) {
+        const topicId = setAsideTopicId(disk, this.root, directory);
+        found.push({ directory, topicId, name: undefined, isStillborn: false });
+        continue;
+      }
+      const partition = identifyPartition(disk, this.root, directory);
+      if (partition === undefined || this.#logs.has(partition.name)) continue;
+      const { topicId, name } = partition;
+      found.push({ directory, topicId, name, isStillborn: this.#isStillborn(partition) });
+    }
+    return found;
+  }
+
+  #isStillborn({ name, directory, topicId }: PartitionDirectory): boolean {
+    const { disk } = this.#deps;
+    const path = `${this.root}/${directory}`;
+    if (topicId !== undefined || !this.#durableLogs.isWritten) return false;
+    if (this.#durableLogs.isNoted(name) || (this.#recoveryPoints.get(name) ?? 0) > 0) return false;
+    // What people keep under such a name is theirs.
+    if (!disk.list(path).every((entry) => isLogFile(entry.name))) return false;
+    try {
+      return readTopicId(disk, path) === undefined;
+    } catch (error) {
+      if (error instanceof DiskError) return false;
+      throw error;
+    }
+  }
+
+  /** Removes one of them; false where it is gone or in use by now. Durable when it resolves. */
+  async removeLeftover({ directory, topicId, name }: Leftover): Promise<boolean> {
+    const { disk } = this.#deps;
+    const path = `${this.root}/${directory}`;
+    const isOpen = name !== undefined && this.#logs.has(name);
+    if (isOpen || !disk.exists(path)) return false;
+    const deleted =
+      name === undefined
+        ? path.slice(0, -SET_ASIDE_SUFFIX.length) + DELETED_SUFFIX
+        : deletedDirectory(path, topicId);
+    disk.removeTree(deleted);
+    disk.rename(path, deleted);
+    if (name !== undefined) this.#outOfOrder.delete(name);
+    await disk.syncDirectory(this.root);
+    disk.removeTree(deleted);
+    if (name !== undefined) await this.#durableLogs.strike(name);
+    return true;
+  }
+
   /** Lets go of a log that went offline, so that it can be opened anew. */
   async drop(name: string): Promise<void> {
     const log = this.#logs.get(name);
@@ -351,7 +419,9 @@ export class LogDirectory {
     await this.#durableLogs.idle();
     // What was found and not opened was not recovered either, unless the last end was clean too.
     const opened = new Set(logs.map(([name]) => name));
-    const allTaken = this.wasCleanShutdown || this.partitions.every(({ name }) => opened.has(name));
+    const isTaken = ({ name, directory }: PartitionDirectory): boolean =>
+      opened.has(name) || !this.#deps.disk.exists(`${this.root}/${directory}`);
+    const allTaken = this.wasCleanShutdown || this.partitions.every(isTaken);
     if (allTaken && inOrder.every(Boolean) && this.#outOfOrder.size === 0) {
       const path = `${this.root}/${CLEAN_SHUTDOWN_FILE}`;
       await replaceFileDurably(this.#deps.disk, path, utf8Encode('{"version":0}\n'));

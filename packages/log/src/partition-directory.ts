@@ -10,9 +10,10 @@
  *
  * A tilde stands in no topic's name, so that no topic can be called like a directory of another kind.
  */
-import { partitionName } from '@relevo/base/ids';
+import { partitionName, uuid } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
 import { utf8Encode } from '@relevo/base/bytes';
+import { isMutated } from '@relevo/base/mutations';
 import { DiskError } from '@relevo/base/ports';
 import type { Disk } from '@relevo/base/ports';
 import { sha256Hex } from '@relevo/base/sha256';
@@ -27,7 +28,8 @@ const LONG_NAME = /^([A-Za-z0-9._-]{1,249}~[0-9a-f]{64})-(0|[1-9]\d{0,9})$/;
 const SEPARATOR = '~';
 
 /** Whether a directory's name tells the topic; else its `partition.metadata` does. */
-export const isOrdinaryTopic = (topic: string): boolean => topic.length <= ORDINARY_TOPIC_MAX;
+export const isOrdinaryTopic = (topic: string): boolean =>
+  topic.length <= ORDINARY_TOPIC_MAX || isMutated('long-names-as-they-are');
 
 /** The name of the directory of a partition. */
 export function partitionDirectory(topic: string, partition: number): string {
@@ -47,6 +49,12 @@ export const setAsideDirectory = (
   nowMs: number,
 ): string =>
   `${directory}${SEPARATOR}${topicId ?? ''}${SEPARATOR}${Math.trunc(nowMs)}${SET_ASIDE_SUFFIX}`;
+
+/** Whose log was set aside there; undefined where nothing tells. */
+export function setAsideTopicId(disk: Disk, root: string, directory: string): Uuid | undefined {
+  const named = /~([A-Za-z0-9_-]{22})~\d+\.set-aside$/.exec(directory)?.[1];
+  return named === undefined ? readMetadata(disk, `${root}/${directory}`).topicId : uuid(named);
+}
 
 /** The name is that of a partition's directory, of either kind. */
 export const isPartitionDirectory = (name: string): boolean =>

@@ -489,6 +489,7 @@ class Parts {
         topicDefaults: clusterDefaultsOf(config).topic,
         replicaLagMs: config['replica.lag.time.max.ms'],
         retentionCheckMs: config['log.retention.check.interval.ms'],
+        strayDelayMs: config['deleted.topic.directory.retention.ms'],
       },
     );
   }

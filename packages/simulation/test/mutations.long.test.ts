@@ -19,9 +19,12 @@ interface Caught {
 
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
+  { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /P6/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
+  { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
+  { mutation: 'quorum-among-partitions', scenario: 'names', seed: 4, says: /__cluster_metadata/ },
   { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 2, says: /K3/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];

@@ -146,6 +146,7 @@ const fields = {
   'log.retention.ms': integer(-1, Number.MAX_SAFE_INTEGER).default(7 * 24 * 3600 * 1000),
   'log.retention.bytes': integer(-1, Number.MAX_SAFE_INTEGER).default(-1),
   'log.retention.check.interval.ms': milliseconds(100).default(30_000),
+  'deleted.topic.directory.retention.ms': milliseconds(0).default(3_600_000),
   'log.message.timestamp.type': z.enum(['CreateTime', 'LogAppendTime']).default('CreateTime'),
   'log.disk.reserve.bytes': integer(0, Number.MAX_SAFE_INTEGER).default(64 * MIB),
   'log.level': z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
@@ -244,6 +245,11 @@ export interface NodeConfig {
   readonly 'log.retention.bytes': number;
   /** Default: 30,000. */
   readonly 'log.retention.check.interval.ms': number;
+  /**
+   * How long a directory stays that a deleted topic has left here, because the broker was down or its log
+   * was set aside. From when the broker, once started, has seen that the topic was deleted. Default: 1 h.
+   */
+  readonly 'deleted.topic.directory.retention.ms': number;
   /** Default: CreateTime. */
   readonly 'log.message.timestamp.type': 'CreateTime' | 'LogAppendTime';
   /** Appends are refused when less than this is free. Default: 64 MiB. */

@@ -34,6 +34,7 @@ import type { ProducerIdBlock } from './producer-ids.ts';
 import { Reconciler } from './reconciler.ts';
 import { ReplicationClient } from './replication-client.ts';
 import { ReplicationServer } from './replication-server.ts';
+import { StrayDirectories } from './stray-directories.ts';
 import { Turn } from './turn.ts';
 import { Upkeep } from './upkeep.ts';
 
@@ -64,6 +65,8 @@ export interface PartitionManagerOptions {
   readonly replicaLagMs: number;
   /** `log.retention.check.interval.ms`. */
   readonly retentionCheckMs: number;
+  /** `deleted.topic.directory.retention.ms`. */
+  readonly strayDelayMs: number;
   /** Bytes appended and not yet answered above which producers are paused; default: 64 MiB. */
   readonly inHandBytesMax?: number;
 }
@@ -102,6 +105,7 @@ export class PartitionManager {
   readonly #proposals: IsrProposals;
   readonly #reconciler: Reconciler;
   readonly #upkeep: Upkeep;
+  readonly #strays: StrayDirectories;
   #closed = false;
 
   constructor(deps: PartitionManagerDeps, options: PartitionManagerOptions) {
@@ -135,7 +139,9 @@ export class PartitionManager {
       synced: deps.synced,
       leaderOptions: { localId, replicaLagMs: options.replicaLagMs },
     };
-    this.#reconciler = new Reconciler({ ...shared, ...options, partition });
+    this.#strays = new StrayDirectories({ ...deps, delayMs: options.strayDelayMs });
+    const strays = this.#strays;
+    this.#reconciler = new Reconciler({ ...shared, ...options, partition, strays });
     this.#upkeep = new Upkeep({
       ...shared,
       produce: this.#produce,
@@ -153,12 +159,14 @@ export class PartitionManager {
   start(): void {
     this.#reconciler.start();
     this.#upkeep.start();
+    this.#strays.start();
   }
 
   /** To be called with each change of the image, after `image()` gives the new one. */
   applyImage(delta: MetadataDelta, image: ClusterImage): void {
     if (this.#closed) return;
     this.#reconciler.applyImage(delta);
+    this.#strays.imageChanged(delta);
     if (delta.brokers.length === 0) return;
     this.#client.applyImage(image);
     // Who has come back may join in-sync sets.
@@ -227,6 +235,7 @@ export class PartitionManager {
     this.#produce.stop();
     this.#reconciler.close();
     this.#upkeep.close();
+    this.#strays.close();
     this.#client.close();
     for (const partition of this.#table.values()) partition.becomeIdle('SHUTTING_DOWN');
     this.#server.close();

@@ -37,6 +37,7 @@ import { readTopicId } from '@relevo/log/partition-metadata';
 import { Partition } from './partition.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
+import type { StrayDirectories } from './stray-directories.ts';
 
 /** Partitions looked at before the loop turns. */
 export const PARTITIONS_PER_TURN = 32;
@@ -57,6 +58,7 @@ export interface ReconcilerDeps {
   readonly brokerEpoch: () => BrokerEpoch | undefined;
   readonly localId: BrokerId;
   readonly topicDefaults: TopicSettings;
+  readonly strays: StrayDirectories;
 }
 
 interface Key {
@@ -291,6 +293,7 @@ export class Reconciler {
     disk.rename(from, to);
     disk.syncDirectoryNow(directory.root);
     logger.warn('a partition directory was set aside', { from, to, why });
+    this.#deps.strays.added();
   }
 
   /** What is known of a log that is gone no longer keeps a new one from its place. */
@@ -352,7 +355,7 @@ export class Reconciler {
   // ---------------------------------------------------------------------------- what people see
 
   #takeStock(): void {
-    const { directory, image, localId, logger } = this.#deps;
+    const { directory, image, localId, logger, strays } = this.#deps;
     for (const { name, topic, topicId, partition } of directory.lost) {
       const { topicsById, topicsByName } = image();
       const known = topicId === undefined ? topicsByName.get(topic) : topicsById.get(topicId);
@@ -362,6 +365,7 @@ export class Reconciler {
     }
     this.#stray = directory.partitions
       .filter(({ topicId, partition }) => {
+        if (strays.isOfDeletedTopic(topicId)) return false;
         const topic = topicId === undefined ? undefined : image().topicsById.get(topicId);
         return topic?.partitions[partition]?.replicas.includes(localId) !== true;
       })

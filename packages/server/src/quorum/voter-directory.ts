@@ -15,6 +15,7 @@
  */
 import { utf8Encode } from '@relevo/base/bytes';
 import { messageOf } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import type { BrokerId, Uuid } from '@relevo/base/ids';
 import { replaceFileNow } from '@relevo/log/checkpoint-file';
 import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
@@ -157,7 +158,8 @@ export class VoterDirectory {
   }
 
   get #directory(): string {
-    return `${this.#options.root}/${QUORUM_DIRECTORY}`;
+    const name = isMutated('quorum-among-partitions') ? '__cluster_metadata-0' : QUORUM_DIRECTORY;
+    return `${this.#options.root}/${name}`;
   }
 
   get #isSole(): boolean {

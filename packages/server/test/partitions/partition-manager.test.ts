@@ -1,6 +1,7 @@
 import { errorCodeOf } from '@relevo/base/errors';
-import { brokerId } from '@relevo/base/ids';
+import { brokerId, uuid } from '@relevo/base/ids';
 import { RESERVE_BYTES } from '@relevo/log/free-space';
+import { writeTopicId } from '@relevo/log/partition-metadata';
 import { describe, expect, test } from 'vitest';
 import { PartitionWorld } from './partition-world.ts';
 import type { TestClient } from './partition-world.ts';
@@ -81,7 +82,7 @@ describe('replicas come and go with the image', () => {
     });
   });
 
-  test('stray directories are kept and reported; one that stands in the way is set aside', async () => {
+  test('directories that deleted topics left go after a while, others are kept and reported', async () => {
     const world = new PartitionWorld();
     await world.run(async () => {
       await world.boot(1, 2);
@@ -95,6 +96,10 @@ describe('replicas come and go with the image', () => {
       world.decide({ kind: 'deleteTopic', name: 'orders' });
       world.decide({ kind: 'deleteTopic', name: 'old' });
       world.createTopic('orders', [[2, 1]]);
+      // Of a topic that the metadata know nothing of.
+      const disk = world.process(1).disk.port();
+      disk.makeDirectory('/data/strange-0');
+      writeTopicId(disk, '/data/strange-0', uuid('SSSSSSSSSSSSSSSSSSSSSS'));
       await world.boot(1);
       await world.world.until(
         'broker 1 follows',
@@ -102,13 +107,28 @@ describe('replicas come and go with the image', () => {
         2000,
       );
       const { manager, ports } = world.broker(1);
-      expect(manager.status().stray).toEqual(['old-0', 'orders-0']);
-      expect(ports.disk.exists('/data/old-0')).toBe(true);
-      const aside = ports.disk.list('/data').filter(({ name }) => name.endsWith('.set-aside'));
-      expect(aside).toHaveLength(1);
+      expect(manager.status().stray).toEqual(['strange-0']);
+      const directories = (): string[] =>
+        ports.disk
+          .list('/data')
+          .filter(({ directory }) => directory)
+          .map(({ name }) => name.replace(/~.*~\d+/, ''));
+      const found = ['old-0', 'orders-0', 'orders-0.set-aside', 'strange-0'];
+      expect(directories()).toEqual(found);
       expect(events(world, 1)).toContain('a partition directory was set aside');
+      await world.world.sleep(50_000);
+      expect(directories()).toEqual(found);
+      await world.world.until(
+        'what deleted topics left is gone',
+        () => directories().join() === 'orders-0,strange-0',
+        20_000,
+        () => directories().join(),
+      );
+      const removed = events(world, 1).filter((event) => event.startsWith('removed a directory'));
+      expect(removed).toHaveLength(2);
       const answer = await client.produce(2, 'orders', values(1));
       expect(answer).toMatchObject({ error: 0, baseOffset: 0 });
+      await world.converge('orders', 0, [1, 2]);
     });
   });
 

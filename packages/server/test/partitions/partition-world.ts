@@ -262,6 +262,7 @@ export class PartitionWorld {
             topicDefaults: TOPIC_DEFAULTS,
             replicaLagMs: LAG_MS,
             retentionCheckMs: 1000,
+            strayDelayMs: 60_000,
             ...this.#options,
           },
         ),
