@@ -9,10 +9,13 @@ export type Mutation =
   | 'absent-is-deleted'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
+  | 'heartbeats-unconfirmed'
   | 'long-names-as-they-are'
   | 'missing-segment-passes'
   | 'quorum-among-partitions'
+  | 'reads-without-lease'
   | 'refusals-unconfirmed'
+  | 'unfenced-unaware'
   | 'watermark-below-min-isr';
 
 /** What each mistake is. */
@@ -22,12 +25,16 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
+  'heartbeats-unconfirmed':
+    'a controller prolongs leases without asking a majority whether it still leads',
   'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
   'quorum-among-partitions':
     'the quorum’s log lies where a topic that anybody may create has its own',
+  'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
+  'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',
 };
 

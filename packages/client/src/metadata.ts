@@ -11,7 +11,7 @@
  * for a `refresh` from another one; when that keeps being ahead, it is watched instead.
  */
 import { backoffMs } from '@relevo/base/retry';
-import { messageOf } from '@relevo/base/errors';
+import { errorCodeOf, messageOf } from '@relevo/base/errors';
 import { nearest } from '@relevo/base/nearest';
 import { RpcError } from '@relevo/base/ports';
 import type { MessageStream, TimerHandle } from '@relevo/base/ports';
@@ -153,7 +153,15 @@ export class Metadata {
       this.#publish(this.view.applyMetadata(metadata, false));
       const found = this.view.topic(name);
       if (found !== undefined) return found;
-      if (clock.monotonicMs() >= giveUpMs) throw this.unknownTopic(name);
+      // A broker that is out of touch with the controllers cannot say that there is none.
+      const told = metadata.topics.find((topic) => topic.name === name);
+      const isSure = told === undefined || errorCodeOf(told.error) !== 'LEADER_NOT_AVAILABLE';
+      const nowMs = clock.monotonicMs();
+      if (isSure && nowMs >= giveUpMs) throw this.unknownTopic(name);
+      if (nowMs >= startMs + options.timeoutMs) {
+        const message = `no broker could say within ${options.timeoutMs} ms whether there is a topic "${name}"`;
+        throw new ClientError('TIMED_OUT', message);
+      }
       await sleep(timers, UNKNOWN_TOPIC_RETRY_MS, options.signal);
     }
   }

@@ -39,8 +39,8 @@ export type SessionVerdict = 'alive' | 'diskFailed' | 'unknown';
 interface Session {
   readonly brokerId: BrokerId;
   readonly brokerEpoch: BrokerEpoch;
-  /** To be unfenced the broker must have applied the log up to here: its registration. */
-  readonly registeredAt: LogIndex;
+  /** To be unfenced the broker must have applied the log up to here: its registration, its last fencing. */
+  appliesUpTo: LogIndex;
   lastHeardMs: number;
   metadataIndex: LogIndex;
   connected: boolean;
@@ -69,11 +69,20 @@ export class BrokerSessions {
     this.#begin(brokerId, brokerEpoch, at, nowMs);
   }
 
+  /**
+   * The broker was fenced by the log entry `at`. Unfenced before it has applied that, it would go on as the
+   * leader that it was.
+   */
+  fenced(brokerId: BrokerId, brokerEpoch: BrokerEpoch, at: LogIndex): void {
+    const session = this.#session(brokerId, brokerEpoch);
+    if (session !== undefined) session.appliesUpTo = at;
+  }
+
   #begin(brokerId: BrokerId, brokerEpoch: BrokerEpoch, at: LogIndex, nowMs: number): void {
     this.#sessions.set(brokerId, {
       brokerId,
       brokerEpoch,
-      registeredAt: at,
+      appliesUpTo: at,
       lastHeardMs: nowMs,
       metadataIndex: logIndex(0),
       connected: false,
@@ -102,10 +111,10 @@ export class BrokerSessions {
     if (session !== undefined) session.connected = false;
   }
 
-  /** Whether the broker has applied its own registration, and so may be unfenced. */
+  /** Whether the broker has applied its own registration and fencing, and so may be unfenced. */
   isCaughtUp(brokerId: BrokerId, brokerEpoch: BrokerEpoch): boolean {
     const session = this.#session(brokerId, brokerEpoch);
-    return session !== undefined && session.metadataIndex >= session.registeredAt;
+    return session !== undefined && session.metadataIndex >= session.appliesUpTo;
   }
 
   /** Up to where the broker has said that it has applied the log; 0: it has not said. */

@@ -252,7 +252,7 @@ class Parts {
       controller: this.#controllerAdmin,
       image,
       topicDefaults: defaults.topic,
-      assertInformed: () => this.#assertInformed(),
+      assertCurrent: () => this.#assertCurrent(),
     });
     const names = new UnadvertisedNames(ports.logger, config['advertised.grpc']);
     this.#metadata = new MetadataService({
@@ -261,6 +261,7 @@ class Parts {
       image,
       controllerId: () => publisher.controller()?.id ?? -1,
       assertInformed: () => this.#assertInformed(),
+      isCurrent: () => this.#lifecycle?.fenced !== true,
       reached: (peer) => names.reached(peer),
       describeNode: (listener) =>
         describeNode(config, listener, {
@@ -344,8 +345,26 @@ class Parts {
         lifecycle === undefined ? this.#publisher.controller() !== undefined : !lifecycle.fenced;
     }
     if (this.#informed) return;
-    const message = 'this broker is starting and does not know the cluster yet: ask another one';
-    throw new RelevoError('LEADER_NOT_AVAILABLE', message);
+    throw new RelevoError('LEADER_NOT_AVAILABLE', this.#outOfTouch());
+  }
+
+  /** What the image does not hold may have come since: only a broker with a lease can say that it is not. */
+  #assertCurrent(): void {
+    this.#assertInformed();
+    if (this.#lifecycle?.fenced === true) {
+      throw new RelevoError('LEADER_NOT_AVAILABLE', this.#outOfTouch());
+    }
+  }
+
+  /** Why this broker, being fenced, can tell nothing. */
+  #outOfTouch(): string {
+    if (!this.#informed) {
+      return 'this broker is starting and does not know the cluster yet: ask another one';
+    }
+    return (
+      'this broker is fenced, or no controller has heard it for longer than its session: ' +
+      'refresh the metadata, and ask another one'
+    );
   }
 
   unready(): string | undefined {
@@ -403,6 +422,7 @@ class Parts {
       image,
       topicDefaults: clusterDefaultsOf(this.#config).topic,
       newProducerId: () => producerIds.take(),
+      assertCurrent: () => this.#assertCurrent(),
     });
   }
 
@@ -480,7 +500,12 @@ class Parts {
         allocateProducerIds: (broker) => this.#client.allocateProducerIds(broker),
         image: () => this.#publisher.image(),
         brokerEpoch: () => lifecycle.brokerEpoch,
-        isLeaseValid: () => !lifecycle.fenced,
+        lease: {
+          isValid: () => !lifecycle.fenced,
+          isCertain: () => lifecycle.certain,
+          untilCertain: () => lifecycle.untilCertain(),
+          outOfTouch: () => this.#outOfTouch(),
+        },
         synced: (tookMs) => this.#diskProof.synced(tookMs),
       },
       {

@@ -6,17 +6,20 @@ import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
+import { staleReadsRun } from './scenarios/stale-reads.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
 /** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
-export type ScenarioName = 'controller-answers' | 'failover' | 'log-injuries' | 'names';
+export type ScenarioName =
+  'controller-answers' | 'failover' | 'log-injuries' | 'names' | 'stale-reads';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
   failover: failoverRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,
+  'stale-reads': staleReadsRun,
 };
 
 /** Rejects with a SimulationFailure that tells what went wrong. */

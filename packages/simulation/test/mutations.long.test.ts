@@ -22,10 +22,13 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /P6/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
+  { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 19, says: /P7/ },
   { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
   { mutation: 'quorum-among-partitions', scenario: 'names', seed: 4, says: /__cluster_metadata/ },
+  { mutation: 'reads-without-lease', scenario: 'stale-reads', seed: 1, says: /P7/ },
   { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 2, says: /K3/ },
+  { mutation: 'unfenced-unaware', scenario: 'stale-reads', seed: 6, says: /P7/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];
 

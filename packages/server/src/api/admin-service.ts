@@ -31,8 +31,8 @@ export interface AdminServiceDeps {
   readonly controller: ControllerAdmin;
   readonly image: () => ClusterImage;
   readonly topicDefaults: TopicSettings;
-  /** Throws LEADER_NOT_AVAILABLE while this node has not caught up with the cluster since its start. */
-  readonly assertInformed: () => void;
+  /** Throws LEADER_NOT_AVAILABLE while this node starts, or is out of touch with the controllers. */
+  readonly assertCurrent: () => void;
 }
 
 interface ImageWaiter {
@@ -113,7 +113,7 @@ export class AdminService {
   }
 
   #describeTopics(names: readonly string[]): DescribeTopicsResponse {
-    this.#deps.assertInformed();
+    this.#deps.assertCurrent();
     const image = this.#deps.image();
     const topics =
       names.length === 0

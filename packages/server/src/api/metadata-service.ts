@@ -19,6 +19,7 @@ import {
   MetadataService as methods,
   type MetadataUpdate,
   type NodeDescription,
+  type TopicMetadata,
   type WatchMetadataRequest,
 } from '@relevo/rpc/gen/client/metadata';
 import { viewBrokers, viewDelta, viewTopics } from './metadata-view.ts';
@@ -43,6 +44,8 @@ export interface MetadataServiceDeps {
   readonly controllerId: () => number;
   /** Throws LEADER_NOT_AVAILABLE while this node has not caught up with the cluster since its start. */
   readonly assertInformed: () => void;
+  /** False: it may not have heard of everything, so it cannot say what there is not. */
+  readonly isCurrent: () => boolean;
   /** A client looks the cluster up. */
   readonly reached: (peer: PeerInfo) => void;
   /** As callers of that listener are told. */
@@ -69,7 +72,7 @@ export class MetadataService {
           version: this.#deps.image().index,
           controllerId: this.#deps.controllerId(),
           brokers: viewBrokers(this.#deps.image(), peer.listener),
-          topics: viewTopics(this.#deps.image(), request.topics),
+          topics: this.#viewTopics(request.topics),
         });
       }),
       route(methods.watchMetadata, (request, stream, peer) => {
@@ -154,11 +157,16 @@ export class MetadataService {
   #tellAll(watcher: Watcher): void {
     watcher.behind = false;
     const image = this.#deps.image();
-    const topics = viewTopics(image, [...watcher.names]);
+    const topics = this.#viewTopics([...watcher.names]);
     this.#tell(
       watcher,
       metadataUpdate({ full: true, brokers: viewBrokers(image, watcher.listener), topics }),
     );
+  }
+
+  #viewTopics(names: readonly string[]): TopicMetadata[] {
+    const absent = this.#deps.isCurrent() ? 'UNKNOWN_TOPIC_OR_PARTITION' : 'LEADER_NOT_AVAILABLE';
+    return viewTopics(this.#deps.image(), names, absent);
   }
 
   #tell(watcher: Watcher, update: MetadataUpdate): void {

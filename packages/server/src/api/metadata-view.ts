@@ -53,14 +53,18 @@ export const viewTopic = (topic: TopicImage, partitions?: readonly number[]): To
     ),
   });
 
-/** All topics, or those named; for a name without a topic an entry that says why there is none. */
-export function viewTopics(image: ClusterImage, names: readonly string[]): TopicMetadata[] {
+/** All topics, or those named; for a name without a topic an entry with the error `absent`. */
+export function viewTopics(
+  image: ClusterImage,
+  names: readonly string[],
+  absent: 'UNKNOWN_TOPIC_OR_PARTITION' | 'LEADER_NOT_AVAILABLE',
+): TopicMetadata[] {
   if (names.length === 0) return [...image.topicsById.values()].map((topic) => viewTopic(topic));
   return names.map((name) => {
     const topic = image.topicsByName.get(name);
     if (topic !== undefined) return viewTopic(topic);
     const legal = LEGAL_TOPIC_NAME.test(name);
-    const code = legal ? 'UNKNOWN_TOPIC_OR_PARTITION' : 'INVALID_TOPIC_EXCEPTION';
+    const code = legal ? absent : 'INVALID_TOPIC_EXCEPTION';
     return topicMetadata({ name, error: ERRORS[code].number });
   });
 }

@@ -11,6 +11,7 @@
  */
 import { RelevoError, ERRORS, messageOf } from '@relevo/base/errors';
 import { brokerEpoch, brokerId, logIndex } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import type { BrokerEpoch, BrokerId, LogIndex } from '@relevo/base/ids';
 import type {
   Clock,
@@ -35,7 +36,7 @@ import type { Proposals } from './proposals.ts';
 const PROBE_TIMEOUT_MS = 150;
 const PROBE_AGAIN_MS = 25;
 /** Of a session: so long nothing answers the dials to a broker that is taken for gone. */
-const SILENT_PART = 3;
+export const SILENT_PART = 3;
 /** How often sessions are looked at, at least: well below half a session. */
 const TICKS_PER_SESSION = 6;
 /** Heartbeats of a stream whose times are remembered until a reply to them was heard. */
@@ -149,8 +150,11 @@ export class SessionStreams {
         if (connection !== undefined && connection.brokerEpoch !== after.epoch) {
           this.#refuse(connection, 'STALE_BROKER_EPOCH');
         }
-      } else if (connection !== undefined && before.fenced !== after.fenced) {
-        this.#reply(connection);
+      } else if (before.fenced !== after.fenced) {
+        if (after.fenced && !isMutated('unfenced-unaware')) {
+          this.#sessions.fenced(after.id, after.epoch, delta.to);
+        }
+        if (connection !== undefined) this.#reply(connection);
       }
     }
     this.#release();
@@ -241,7 +245,8 @@ export class SessionStreams {
       connection.lastCounted = Math.max(connection.lastCounted, sequence);
       this.#reply(connection);
     };
-    this.#deps.proposals.confirmed().then(counted, () => undefined);
+    if (isMutated('heartbeats-unconfirmed')) counted();
+    else this.#deps.proposals.confirmed().then(counted, () => undefined);
   }
 
   #reply(connection: Connection): void {

@@ -13,7 +13,9 @@
  * lease: an answer to a heartbeat sent at t means that the controller will not fence this broker before
  * t + session timeout (it counts from the arrival, which is later). Past the lease the broker regards itself
  * as fenced, and acknowledges nothing, until it is answered again. Epochs keep data safe without that; the
- * lease keeps clients from talking to a broker that the others have given up.
+ * lease keeps clients from talking to a broker that the others have given up. What it may say of the ends of its
+ * logs rests on `certain`, which is shorter: a controller that sees a broker's stream break and finds nobody at
+ * its address does not wait for the end of the session.
  */
 import { RelevoError, errorCodeOf, messageOf } from '@relevo/base/errors';
 import { brokerEpoch } from '@relevo/base/ids';
@@ -38,6 +40,7 @@ import {
 } from '@relevo/rpc/gen/cluster/controller';
 import type { BrokerHeartbeat, HeartbeatReply } from '@relevo/rpc/gen/cluster/controller';
 import type { MetadataPublisher } from '../metadata/metadata-publisher.ts';
+import { SILENT_PART } from '../controller/session-streams.ts';
 import { CONTROLLER_RETRY, Elsewhere } from './controller-client.ts';
 import type { ControllerClient } from './controller-client.ts';
 import type { DiskProof } from './disk-proof.ts';
@@ -48,6 +51,10 @@ const WAITING_LINE_MS = 5000;
 const FIRST_WAITING_LINE_MS = 2000;
 /** Sessions that a broker waits for a predecessor with its id to be given up. */
 const PREDECESSOR_SESSIONS = 3;
+/** Of a session: so long after a heartbeat that counted no controller can have fenced this broker. */
+const CERTAIN_PART = 1 / SILENT_PART;
+/** Clocks run at different rates. */
+const CLOCK_MARGIN = 0.95;
 /** Heartbeats that are remembered until one of them, or a later one, has counted. */
 const UNCOUNTED_MAX = 64;
 
@@ -84,12 +91,18 @@ export interface BrokerLifecycleOptions {
   readonly sessionTimeoutMs: number;
 }
 
+interface Sending {
+  readonly atMs: number;
+  /** On the wall clock, which goes on while a machine is suspended. */
+  readonly wallMs: number;
+}
+
 interface Session {
   readonly stream: MessageStream<BrokerHeartbeat>;
   readonly channel: Channel;
   sequence: number;
   /** When each heartbeat after the last that counted was sent; a map keeps the order. */
-  readonly sentMs: Map<number, number>;
+  readonly sent: Map<number, Sending>;
   /** The last heartbeat to which a reply has come; 0: none. */
   heard: number;
   answered: boolean;
@@ -109,6 +122,9 @@ export class BrokerLifecycle {
   /** Told by the controller. */
   #fencedByController = true;
   #leaseEndMs = Number.NEGATIVE_INFINITY;
+  /** The last heartbeat that counted. */
+  #counted: Sending | undefined;
+  #certainWaiters: (() => void)[] = [];
   #wasFenced = true;
   #attempts = 0;
   #retry: { readonly timer: TimerHandle; readonly run: () => void } | undefined;
@@ -140,6 +156,34 @@ export class BrokerLifecycle {
   /** Whether this broker may not acknowledge anything: told so, or not told otherwise in time. */
   get fenced(): boolean {
     return this.#fencedByController || this.#deps.clock.monotonicMs() >= this.#leaseEndMs;
+  }
+
+  /**
+   * Whether no controller can have fenced this broker by now: a third of a session has not passed since it
+   * sent a heartbeat that counted. A wall clock that has jumped ahead tells of a suspended machine.
+   */
+  get certain(): boolean {
+    const { clock } = this.#deps;
+    if (this.fenced || this.#counted === undefined) return false;
+    const { atMs, wallMs } = this.#counted;
+    const agoMs = Math.max(clock.monotonicMs() - atMs, clock.wallMs() - wallMs);
+    return agoMs < this.#options.sessionTimeoutMs * CERTAIN_PART * CLOCK_MARGIN;
+  }
+
+  /** Asks the controller at once; resolves when `certain`, or after a third of a session without it. */
+  untilCertain(): Promise<void> {
+    if (this.certain || this.#state !== 'inSession') return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#certainWaiters.push(resolve);
+      if (this.#certainWaiters.length > 1) return;
+      this.#heartbeatNow();
+      const patienceMs = this.#options.sessionTimeoutMs / SILENT_PART;
+      this.#deps.timers.after(patienceMs, () => this.#tellCertain());
+    });
+  }
+
+  #tellCertain(): void {
+    for (const resolve of this.#certainWaiters.splice(0)) resolve();
   }
 
   /** Called when `fenced` has changed; the end of a lease is noticed within a heartbeat. */
@@ -205,6 +249,7 @@ export class BrokerLifecycle {
     session?.stream.end();
     this.#fencedByController = true;
     this.#tellFenced();
+    this.#tellCertain();
   }
 
   // ---------------------------------------------------------------------------------------- registering
@@ -325,7 +370,7 @@ export class BrokerLifecycle {
       stream,
       channel,
       sequence: 0,
-      sentMs: new Map(),
+      sent: new Map(),
       heard: 0,
       answered: false,
     };
@@ -343,15 +388,15 @@ export class BrokerLifecycle {
     this.#beat = timers.after(heartbeatIntervalMs, () => this.#heartbeat());
     this.#tellFenced();
     const nowMs = clock.monotonicMs();
-    const oldestMs = session.sentMs.get(session.heard + 1);
+    const oldestMs = session.sent.get(session.heard + 1)?.atMs;
     if (oldestMs !== undefined && nowMs - oldestMs > sessionTimeoutMs / 3) {
       // The controller or the way to it hangs; the session is too short to wait for a reset.
       this.#broken(session, new RpcError('DEADLINE_EXCEEDED', 'heartbeats are not answered'));
       return;
     }
     session.sequence++;
-    session.sentMs.set(session.sequence, nowMs);
-    session.sentMs.delete(session.sequence - UNCOUNTED_MAX);
+    session.sent.set(session.sequence, { atMs: nowMs, wallMs: clock.wallMs() });
+    session.sent.delete(session.sequence - UNCOUNTED_MAX);
     session.stream.send(
       brokerHeartbeat({
         brokerId,
@@ -389,14 +434,16 @@ export class BrokerLifecycle {
       this.#heartbeatNow();
     }
     session.heard = Math.max(session.heard, reply.answers);
-    for (const [sequence, sentMs] of session.sentMs) {
+    for (const [sequence, sending] of session.sent) {
       if (sequence > reply.counted) break;
-      session.sentMs.delete(sequence);
-      const endMs = sentMs + this.#options.sessionTimeoutMs;
+      session.sent.delete(sequence);
+      if (sending.atMs >= (this.#counted?.atMs ?? -Infinity)) this.#counted = sending;
+      const endMs = sending.atMs + this.#options.sessionTimeoutMs;
       if (endMs > this.#leaseEndMs) this.#leaseEndMs = endMs;
     }
     this.#fencedByController = reply.fenced;
     this.#tellFenced();
+    if (this.#certainWaiters.length > 0 && this.certain) this.#tellCertain();
     if (reply.mayShutDown && this.#wantsShutdown) this.#released?.();
   }
 
@@ -409,6 +456,7 @@ export class BrokerLifecycle {
     this.#beat?.cancel();
     this.#fencedByController = true;
     this.#leaseEndMs = Number.NEGATIVE_INFINITY;
+    this.#counted = undefined;
     this.#tellFenced();
     this.#state = 'registering';
     void this.#register();

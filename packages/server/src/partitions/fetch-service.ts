@@ -1,5 +1,7 @@
 /**
- * Reading, from the leader: slices of the log below the high watermark, as they lie on disk (P7).
+ * Reading, from the leader: slices of the log below the high watermark, as they lie on disk (P7). A leader
+ * serves under a valid lease only, checked at the moment of the answer. What it says of the ends of its log
+ * ("latest", "out of range") takes more: see `Lease`.
  *
  *     request ─> read all its partitions ─> enough, an error, or no time to wait: answer
  *                    ↑                  └─> wait in the purgatory
@@ -11,6 +13,7 @@
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import type { Offset } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { route } from '@relevo/base/ports';
 import type {
   Clock,
@@ -41,6 +44,9 @@ import type {
   ListedOffset,
 } from '@relevo/rpc/gen/client/fetch';
 import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
+import type { Refusal } from './current-leader.ts';
+import { outOfTouch } from './lease.ts';
+import type { Lease } from './lease.ts';
 import type { Partition } from './partition.ts';
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -65,6 +71,7 @@ export interface FetchServiceDeps {
   readonly table: PartitionTable;
   readonly metrics: PartitionMetrics;
   readonly image: () => ClusterImage;
+  readonly lease: Lease;
 }
 
 export type FetchReply = (response: FetchResponse) => void;
@@ -154,8 +161,10 @@ export class FetchService {
   }
 
   async listOffsets(request: ListOffsetsRequest): Promise<ListOffsetsResponse> {
+    await this.#deps.lease.untilCertain();
     const partitions = await Promise.all(request.partitions.map((each) => this.#listOne(each)));
-    return listOffsetsResponse({ partitions });
+    // The answer is given now: looking up a time may have taken long, or this process stood still.
+    return listOffsetsResponse({ partitions: partitions.map((each) => this.#stillTrue(each)) });
   }
 
   // ---------------------------------------------------------------------------------- streams
@@ -291,7 +300,7 @@ export class FetchService {
     found: Gathered,
   ): undefined | Promise<undefined> {
     const partition = this.#deps.table.find(target.topicId, target.partition);
-    const refusal = refusalOf(this.#deps.image(), target, partition);
+    const refusal = this.#refusal(target, partition);
     if (refusal !== undefined || partition === undefined) {
       this.#fail(target, found, refusal?.code ?? 'UNKNOWN_SERVER_ERROR', refusal?.message ?? '');
       return undefined;
@@ -304,7 +313,7 @@ export class FetchService {
     const limit = Math.max(0, Math.min(total, target.maxBytes || PARTITION_BYTES_DEFAULT));
     const offset = target.offset as Offset;
     try {
-      checkRange(partition, offset);
+      this.#checkRange(partition, offset);
       const none = limit === 0 && found.bytes > 0;
       const batches =
         none || offset >= highWatermark
@@ -330,7 +339,7 @@ export class FetchService {
     found: Gathered,
   ): undefined {
     // Read under this leadership or not at all: the log may have been cut meanwhile.
-    const refusal = refusalOf(this.#deps.image(), target, partition);
+    const refusal = this.#refusal(target, partition);
     if (refusal !== undefined) {
       this.#fail(target, found, refusal.code, refusal.message);
       return;
@@ -346,6 +355,43 @@ export class FetchService {
       currentLeader: undefined,
       batches,
     });
+  }
+
+  /** Why this broker cannot serve the partition at this moment. */
+  #refusal(
+    target: { readonly topicId: string; readonly partition: number; readonly leaderEpoch: number },
+    partition: Partition | undefined,
+  ): Refusal | undefined {
+    const { lease, image } = this.#deps;
+    if (!lease.isValid() && !isMutated('reads-without-lease')) return outOfTouch(lease);
+    return refusalOf(image(), target, partition);
+  }
+
+  get #isCertain(): boolean {
+    return this.#deps.lease.isCertain() || isMutated('reads-without-lease');
+  }
+
+  /**
+   * Between the high watermark and the log end nothing is served, but nothing is wrong either: a new
+   * leader may not know yet how far the old one had committed. What lies outside of the log is out of range
+   * only where this broker knows that it still leads, and what was committed before it.
+   */
+  #checkRange(partition: Partition, offset: Offset): void {
+    const { logStartOffset, logEndOffset, name } = partition;
+    if (offset >= logStartOffset && offset <= logEndOffset) return;
+    if (!this.#isCertain || partition.leader?.replica.knowsLatest !== true) {
+      // The next attempt finds out.
+      void this.#deps.lease.untilCertain();
+      const message =
+        `offset ${offset} is not in the log of ${name} here, but this broker is not sure that it still ` +
+        'leads, or of what was committed before it: try again shortly';
+      throw new RelevoError('OFFSET_NOT_AVAILABLE', message);
+    }
+    throw new RelevoError(
+      'OFFSET_OUT_OF_RANGE',
+      `${name} has offsets ${logStartOffset} to ${partition.highWatermark}, not ${offset}: ` +
+        'choose where to go on (earliest, latest, an offset or a time)',
+    );
   }
 
   #failWith(target: FetchPartition, found: Gathered, error: unknown): undefined {
@@ -393,7 +439,7 @@ export class FetchService {
   async #listOne(target: ListOffsetsPartition): Promise<ListedOffset> {
     const { topicId, partition: number } = target;
     const partition = this.#deps.table.find(topicId, number);
-    const refusal = refusalOf(this.#deps.image(), target, partition);
+    const refusal = this.#refusal(target, partition);
     try {
       if (refusal !== undefined || partition?.leader === undefined) {
         throw new RelevoError(refusal?.code ?? 'UNKNOWN_SERVER_ERROR', refusal?.message ?? '');
@@ -403,17 +449,35 @@ export class FetchService {
       return listedOffset({ topicId, partition: number, leaderEpoch, ...found });
     } catch (error) {
       if (!(error instanceof RelevoError)) throw error;
-      return listedOffset({
-        topicId,
-        partition: number,
-        error: ERRORS[error.code].number,
-        message: error.message,
-        offset: -1,
-        timestampMs: -1,
-        leaderEpoch: -1,
-        currentLeader: leaderOf(this.#deps.image(), topicId, number),
-      });
+      return this.#notListed(target, error);
     }
+  }
+
+  /** The answer, where this broker leads under the same epoch still and is certain of it. */
+  #stillTrue(listed: ListedOffset): ListedOffset {
+    if (listed.error !== 0) return listed;
+    const refusal = this.#refusal(listed, this.#deps.table.find(listed.topicId, listed.partition));
+    if (refusal !== undefined) return this.#notListed(listed, refusal);
+    if (this.#isCertain) return listed;
+    const code = 'OFFSET_NOT_AVAILABLE';
+    const message = 'no controller has confirmed of late that this broker leads: try again shortly';
+    return this.#notListed(listed, { code, message });
+  }
+
+  #notListed(
+    { topicId, partition }: { readonly topicId: string; readonly partition: number },
+    { code, message }: { readonly code: ErrorCode; readonly message: string },
+  ): ListedOffset {
+    return listedOffset({
+      topicId,
+      partition,
+      error: ERRORS[code].number,
+      message,
+      offset: -1,
+      timestampMs: -1,
+      leaderEpoch: -1,
+      currentLeader: leaderOf(this.#deps.image(), topicId, partition),
+    });
   }
 
   async #offsetFor(
@@ -436,18 +500,4 @@ export class FetchService {
     if (found === undefined) return { offset: -1, timestampMs: -1 };
     return { offset: found.offset, timestampMs: found.timestamp };
   }
-}
-
-/**
- * Between the high watermark and the log end nothing is served, but nothing is wrong either: a new
- * leader may not know yet how far the old one had committed.
- */
-function checkRange(partition: Partition, offset: Offset): void {
-  const { logStartOffset, logEndOffset } = partition;
-  if (offset >= logStartOffset && offset <= logEndOffset) return;
-  throw new RelevoError(
-    'OFFSET_OUT_OF_RANGE',
-    `${partition.name} has offsets ${logStartOffset} to ${partition.highWatermark}, not ${offset}: ` +
-      'choose where to go on (earliest, latest, an offset or a time)',
-  );
 }

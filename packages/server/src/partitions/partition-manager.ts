@@ -26,6 +26,7 @@ import type { FetchReply } from './fetch-service.ts';
 import { IsrProposals } from './isr-proposals.ts';
 import type { AlterPartitions } from './isr-proposals.ts';
 import type { Partition, PartitionDeps, PartitionEvents, ProduceReply } from './partition.ts';
+import type { Lease } from './lease.ts';
 import { PartitionMetrics } from './partition-metrics.ts';
 import { PartitionTable } from './partition-table.ts';
 import { IN_HAND_BYTES_MAX, ProduceService } from './produce-service.ts';
@@ -52,7 +53,7 @@ export interface PartitionManagerDeps extends Ports {
   /** Of this life of the broker; undefined until it is registered. */
   readonly brokerEpoch: () => BrokerEpoch | undefined;
   /** The controller has answered a heartbeat within the session timeout. */
-  readonly isLeaseValid: () => boolean;
+  readonly lease: Lease;
   /** A log has been synced, in so many ms: proof that the disk works. */
   readonly synced: (tookMs: number) => void;
 }

@@ -40,6 +40,8 @@ import { validateBatch } from '@relevo/record/validate';
 import type { BatchLimits } from '@relevo/record/validate';
 import { ProduceService as methods, produceResponse } from '@relevo/rpc/gen/client/produce';
 import type { ProduceRequest, ProduceResponse } from '@relevo/rpc/gen/client/produce';
+import { outOfTouch } from './lease.ts';
+import type { Lease } from './lease.ts';
 import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
 import type {
   AnswerProduce,
@@ -73,7 +75,7 @@ export interface ProduceServiceDeps {
   readonly producerIds: ProducerIds;
   readonly image: () => ClusterImage;
   /** The controller has heard of this broker within the session timeout. */
-  readonly isLeaseValid: () => boolean;
+  readonly lease: Lease;
   /** Bytes taken and not yet answered, over all streams, above which producers are paused. */
   readonly inHandBytesMax: number;
 }
@@ -230,23 +232,18 @@ export class ProduceService {
   /** The partition, of which this broker may append the batch now; throws a RelevoError otherwise. */
   #led(request: ProduceRequest): Partition {
     const { acks } = request;
+    if (this.#stopping) {
+      throw new RelevoError('SHUTTING_DOWN', 'this broker is stopping: go to another one');
+    }
     const partition = this.#deps.table.find(request.topicId, request.partition);
-    const refusal = refusalOf(this.#deps.image(), request, partition);
+    const { lease, image } = this.#deps;
+    const refusal = lease.isValid() ? refusalOf(image(), request, partition) : outOfTouch(lease);
     if (refusal !== undefined) throw new RelevoError(refusal.code, refusal.message);
     const led = defined(partition, 'what is not refused is here');
     const { replica } = roleOf(led);
     if (acks !== -1 && acks !== 1 && acks !== 0) {
       const message = `acks is ${acks}: use -1 (all in-sync replicas), 1 (the leader) or 0 (none)`;
       throw new RelevoError('INVALID_REQUIRED_ACKS', message);
-    }
-    if (this.#stopping) {
-      throw new RelevoError('SHUTTING_DOWN', 'this broker is stopping: go to another one');
-    }
-    if (!this.#deps.isLeaseValid()) {
-      const message =
-        `this broker led ${led.name}, but has not been heard by the controller for longer ` +
-        'than its session: refresh the metadata';
-      throw new RelevoError('LEADER_NOT_AVAILABLE', message);
     }
     if (acks === -1 && !replica.hasEnoughInSync) {
       const message =

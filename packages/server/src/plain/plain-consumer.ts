@@ -45,6 +45,8 @@ export interface PlainConsumerDeps {
   readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly fetches: LeaderFetches;
   readonly image: () => ClusterImage;
+  /** Throws LEADER_NOT_AVAILABLE while this broker cannot say what there is not. */
+  readonly assertCurrent: () => void;
 }
 
 interface Position {
@@ -81,6 +83,7 @@ export class PlainConsumer {
     checkFrom(request);
     const topic = deps.image().topicsByName.get(request.topic);
     if (topic === undefined) {
+      deps.assertCurrent();
       const message = `topic "${request.topic}" does not exist: create it with relevo topic create`;
       throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
     }
@@ -89,6 +92,7 @@ export class PlainConsumer {
     const wanted = request.partitions.length > 0 ? [...new Set(request.partitions)] : all;
     for (const number of wanted) {
       if (topic.partitions[number] !== undefined) continue;
+      deps.assertCurrent();
       const message = `${topic.name} has no partition ${number}: it has 0 to ${all.length - 1}`;
       throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
     }

@@ -45,6 +45,8 @@ export interface PlainProducerDeps {
   readonly transport: Transport;
   readonly crc32c: Crc32c;
   readonly image: () => ClusterImage;
+  /** Throws LEADER_NOT_AVAILABLE while this broker cannot say what there is not. */
+  readonly assertCurrent: () => void;
   /** Of the cluster, for what a topic does not set. */
   readonly topicDefaults: TopicSettings;
   /** One that nobody else has. */
@@ -210,6 +212,7 @@ export class PlainProducer {
   #topic(name: string): TopicImage {
     const topic = this.#deps.image().topicsByName.get(name);
     if (topic !== undefined) return topic;
+    this.#deps.assertCurrent();
     const message = `topic "${name}" does not exist: create it with relevo topic create ${name}`;
     throw new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message);
   }

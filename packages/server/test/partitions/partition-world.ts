@@ -253,7 +253,12 @@ export class PartitionWorld {
             },
             image: () => broker.image,
             brokerEpoch: () => broker.epoch,
-            isLeaseValid: () => broker.leaseValid,
+            lease: {
+              isValid: () => broker.leaseValid,
+              isCertain: () => broker.leaseValid,
+              untilCertain: () => Promise.resolve(),
+              outOfTouch: () => 'the scenario has ended the lease of this broker',
+            },
             synced: () => (broker.syncs += 1),
           },
           {

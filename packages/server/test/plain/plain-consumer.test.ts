@@ -48,7 +48,14 @@ async function consume(
   const calls = new LeaderCalls(ports.transport, FetchService.stream);
   const fetches = new LeaderFetches({ timers: ports.timers, calls });
   const consumer = new PlainConsumer(
-    { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image },
+    {
+      ...ports,
+      codecs: simulatedCodecs,
+      calls,
+      fetches,
+      image: () => world.image,
+      assertCurrent: () => undefined,
+    },
     consumeRequest({
       topic: 'orders',
       from: { case: 'earliest', value: true },
@@ -132,7 +139,14 @@ test('many idle calls cost a leader a few requests, and each gets what comes nex
     const { ports } = client;
     const calls = new CountedCalls(ports.transport, FetchService.stream);
     const fetches = new LeaderFetches({ timers: ports.timers, calls });
-    const deps = { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image };
+    const deps = {
+      ...ports,
+      codecs: simulatedCodecs,
+      calls,
+      fetches,
+      image: () => world.image,
+      assertCurrent: () => undefined,
+    };
     const got = new Map<number, string[]>();
     const consumers = Array.from({ length: 500 }, (_, index) => {
       const values: string[] = [];
@@ -170,7 +184,14 @@ test('two offsets of a partition are both served', () =>
     await client.produce(1, 'orders', ['a', 'b', 'c', 'd']);
     const calls = new LeaderCalls(ports.transport, FetchService.stream);
     const fetches = new LeaderFetches({ timers: ports.timers, calls });
-    const deps = { ...ports, codecs: simulatedCodecs, calls, fetches, image: () => world.image };
+    const deps = {
+      ...ports,
+      codecs: simulatedCodecs,
+      calls,
+      fetches,
+      image: () => world.image,
+      assertCurrent: () => undefined,
+    };
     const read = [0, 1, 2, 3].map((value) => {
       const values: string[] = [];
       const request = consumeRequest({ topic: 'orders', from: { case: 'offset', value } });

@@ -12,6 +12,7 @@ import type { TestClient } from '../partitions/partition-world.ts';
 export const plainDeps = (world: PartitionWorld, { ports }: TestClient): PlainProducerDeps => ({
   ...ports,
   image: () => world.image,
+  assertCurrent: () => undefined,
   topicDefaults: TOPIC_DEFAULTS,
   newProducerId: () => world.broker(1).manager.newProducerId(),
 });

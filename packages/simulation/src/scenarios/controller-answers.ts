@@ -94,7 +94,10 @@ class ControllerAnswersRun {
   }
 
   #allServe(): boolean {
-    return this.#cluster.ids.every((id) => this.#cluster.node(id)?.unready() === undefined);
+    return this.#cluster.ids.every((id) => {
+      const node = this.#cluster.process(id).alive ? this.#cluster.node(id) : undefined;
+      return node !== undefined && node.unready() === undefined;
+    });
   }
 
   async #strike(): Promise<void> {
