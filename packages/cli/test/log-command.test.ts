@@ -156,7 +156,7 @@ describe('relevo log verify', () => {
 });
 
 describe('relevo log accept-loss', () => {
-  const FAILED = ['1', '1', 'orders 0 AAAAAAAAAAAAAAAAAAAAAA'].join('\n') + '\n';
+  const FAILED = ['1', '1', 'orders 0 AAAAAAAAAAAAAAAAAAAAAA failed'].join('\n') + '\n';
   const mark = (): void => {
     const text = `${FAILED}crc32c ${crc32c(Buffer.from(FAILED)).toString(16).padStart(8, '0')}\n`;
     writeFileSync(join(root, 'data/failed-logs'), text);

@@ -39,19 +39,16 @@ export function acceptLoss(disk: Disk, root: string, name: string): AcceptedLoss
     throw new LogError('corrupt', message);
   }
   const parsed = parsePartitionName(name);
-  if (parsed === undefined || !failed.has(name)) {
-    const names = [...failed.keys()].join(', ') || 'none';
+  const log = failed.get(name);
+  if (parsed === undefined || log?.why !== 'failed') {
+    const all = [...failed].flatMap(([each, { why }]) => (why === 'failed' ? [each] : []));
+    const names = all.join(', ') || 'none';
     throw new LogError('foreign', `no write of ${name} has failed (failed: ${names})`);
   }
   const directory = `${root}/${partitionDirectory(parsed.topic, parsed.partition)}`;
   const bytes = disk.exists(directory) ? rewrite(disk, directory) : 0;
-  failed.delete(name);
-  const path = `${root}/${FAILED_LOGS_FILE}`;
-  if (failed.size > 0) replaceFileNow(disk, path, encodeFailedLogs(failed));
-  else {
-    disk.remove(path);
-    disk.syncDirectoryNow(root);
-  }
+  failed.set(name, { topicId: log.topicId, why: 'accepted' });
+  replaceFileNow(disk, `${root}/${FAILED_LOGS_FILE}`, encodeFailedLogs(failed));
   return { name, bytes };
 }
 

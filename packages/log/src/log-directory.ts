@@ -217,7 +217,7 @@ export class LogDirectory {
     }
     this.#outOfOrder.add(name);
     const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, topicId);
-    const writeFailed = (): void => this.#failedLogs.note(name, topicId);
+    const writeFailed = (): void => this.#failedLogs.note(name, topicId, 'failed');
     const beginsAt = (start: Offset): Promise<void> => {
       this.#logStarts.set(name, start);
       return this.#logStarts.write();
@@ -275,6 +275,29 @@ export class LogDirectory {
     const parsed = parsePartitionName(name);
     if (parsed === undefined) throw new RangeError(`"${name}" is no name of a partition`);
     return `${this.root}/${partitionDirectory(parsed.topic, parsed.partition)}`;
+  }
+
+  /**
+   * The replica is offline, for whatever reason; where a write of it failed, that is noted already. For
+   * `isNoted`, after a restart.
+   */
+  noteOffline(name: string, topicId: Uuid): void {
+    this.#failedLogs.note(name, topicId, 'other');
+  }
+
+  /** A line says why the log went offline, if not of late, or that the loss was accepted. */
+  isNoted(name: string, topicId: Uuid): boolean {
+    return this.#failedLogs.isNoted(name, topicId);
+  }
+
+  /** Others know that the log went offline, but here that was lost: it is not trusted any more. */
+  distrust(name: string, topicId: Uuid): void {
+    if (this.#deps.disk.exists(this.pathOf(name))) this.#failedLogs.note(name, topicId, 'failed');
+  }
+
+  /** The replica is in order, and nobody says otherwise: what `noteOffline` noted has done its work. */
+  settled(name: string): void {
+    this.#failedLogs.settled(name);
   }
 
   /** The log of that name and topic id has held records. */

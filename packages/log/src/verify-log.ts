@@ -111,7 +111,7 @@ export function hasFailedWrite(disk: Disk, directory: string): boolean {
   const failed = readFailedLogs(disk, root);
   if (failed === undefined) return true;
   const found = identifyPartition(disk, root, directory.slice(slash + 1), failed.keys());
-  return found !== undefined && failed.has(found.name);
+  return found !== undefined && failed.get(found.name)?.why === 'failed';
 }
 
 /** Base offsets of the segments in a directory, in order. */

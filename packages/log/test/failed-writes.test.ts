@@ -128,9 +128,43 @@ describe('a log of which a sync has failed', () => {
     );
     expect(acceptLoss(disk.port(), '/data', 'orders-0')).toMatchObject({ name: 'orders-0' });
     disk.crash();
-    const log = start(disk).open();
+    const broker = start(disk);
+    const log = broker.open();
     expect([...(await readValues(log)).values()]).toEqual(['a', 'b', 'c', 'd', 'e', 'f']);
+    // The cluster's metadata may still call it offline: that is no news here.
+    expect(broker.directory.isNoted('orders-0', TOPIC_ID)).toBe(true);
+    broker.directory.settled('orders-0');
+    await broker.directory.checkpoint(new Map());
+    expect(broker.directory.isNoted('orders-0', TOPIC_ID)).toBe(false);
     expect(disk.port().exists('/data/failed-logs')).toBe(false);
+  });
+
+  test('is not trusted either where others know of it and the disk has lost the mark', async () => {
+    const disk = newDisk();
+    await failed(disk);
+    disk.port().remove('/data/failed-logs');
+    const broker = start(disk);
+    expect(broker.directory.isNoted('orders-0', TOPIC_ID)).toBe(false);
+    broker.directory.distrust('orders-0', TOPIC_ID);
+    expect(outcome(() => broker.open())).toMatch(NOT_TRUSTED);
+    await broker.directory.checkpoint(new Map());
+    broker.kill();
+    expect(outcome(() => start(disk).open())).toMatch(NOT_TRUSTED);
+  });
+
+  test('one that went offline for another reason is trusted when it opens', async () => {
+    const disk = newDisk();
+    const first = start(disk);
+    appendValues(first.open(), ['a']);
+    await first.directory.close(new Map());
+    first.kill();
+    const second = start(disk);
+    second.directory.noteOffline('orders-0', TOPIC_ID);
+    await second.directory.checkpoint(new Map());
+    second.kill();
+    const third = start(disk);
+    expect(third.directory.isNoted('orders-0', TOPIC_ID)).toBe(true);
+    expect(outcome(() => third.open())).toBe('ends at 1');
   });
 
   test('stays so where accepting the loss fails in the middle', async () => {

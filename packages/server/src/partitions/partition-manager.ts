@@ -268,6 +268,7 @@ export class PartitionManager {
       },
       failed: (partition, reason) => {
         this.#deps.logger.error('a replica is offline', { partition: partition.name, reason });
+        this.#deps.directory.noteOffline(partition.name, partition.topicId);
       },
     };
   }

@@ -251,6 +251,7 @@ export class Reconciler {
     try {
       this.#setForeignAside(partition);
       partition.opened(directory.openLog(options), directory.highWatermark(name));
+      directory.settled(name);
       this.#withoutRoom.delete(name);
     } catch (error) {
       if (!(error instanceof LogError || error instanceof DiskError)) throw error;

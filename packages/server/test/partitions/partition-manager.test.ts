@@ -1,5 +1,6 @@
 import { errorCodeOf } from '@relevo/base/errors';
 import { brokerId, uuid } from '@relevo/base/ids';
+import { acceptLoss } from '@relevo/log/accept-loss';
 import { RESERVE_BYTES } from '@relevo/log/free-space';
 import { writeTopicId } from '@relevo/log/partition-metadata';
 import { describe, expect, test } from 'vitest';
@@ -212,6 +213,71 @@ describe('a log that fails', () => {
       await world.converge('orders', 0, ALL);
       expect(events(world, 3)).toContain('a log cannot be opened: the replica is offline');
       expect(events(world, 3)).toContain('a partition directory was set aside');
+    });
+  });
+
+  test('without its first segment when the broker comes back: copied anew, its loss is nobody else’s', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await replicated(world, 5, 20);
+      await world.world.sleep(6000);
+      await world.stop(3);
+      world.fence(3);
+      const port = world.process(3).disk.port();
+      port.remove('/data/orders-0/00000000000000000000.log');
+      await world.boot(3);
+      await inSync(world, [1, 2, 3], 5000);
+      await world.converge('orders', 0, ALL);
+      expect(world.partition(3, 'orders')).toMatchObject({ logStartOffset: 0, logEndOffset: 100 });
+      expect(events(world, 3)).toContain('a partition directory was set aside');
+    });
+  });
+
+  test('of which a sync failed: not trusted after a restart, and copied anew', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      const client = await replicated(world);
+      world.process(3).disk.fail({ operation: 'datasync', path: /orders-0/ });
+      expect(await client.produce(1, 'orders', values(5))).toMatchObject({ syncedOn: [1, 2] });
+      await world.kill(3, 'keep');
+      world.fence(3);
+      await world.boot(3);
+      await inSync(world, [1, 2, 3], 5000);
+      await world.converge('orders', 0, ALL);
+      expect(events(world, 3)).toContain('a partition directory was set aside');
+    });
+  });
+
+  test('of which a sync failed, without a peer: offline until the loss is accepted', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      await world.boot(1);
+      world.createTopic('orders', [[1]]);
+      await leading(world, 1);
+      const client = await world.client();
+      expect(await client.produce(1, 'orders', values(5))).toMatchObject({ error: 0 });
+      world.process(1).disk.fail({ operation: 'datasync', path: /orders-0/ });
+      const failed = await client.produce(1, 'orders', values(5));
+      expect(errorCodeOf(failed.error)).toBe('STORAGE_ERROR');
+      for (let restart = 0; restart < 2; restart++) {
+        await world.kill(1, 'keep');
+        world.fence(1);
+        await world.boot(1);
+        await world.world.until(
+          'the replica is offline',
+          () => world.broker(1).manager.status().offline.length === 1,
+          3000,
+        );
+        const [{ reason } = { reason: '' }] = world.broker(1).manager.status().offline;
+        expect(reason).toMatch(/not trusted: .*relevo log accept-loss \/data orders-0$/);
+      }
+      await world.kill(1, 'keep');
+      world.fence(1);
+      acceptLoss(world.process(1).disk.port(), '/data', 'orders-0');
+      await world.boot(1);
+      await leading(world, 1);
+      expect(world.partition(1, 'orders').logEndOffset).toBeGreaterThanOrEqual(5);
+      expect(await client.produce(1, 'orders', values(1))).toMatchObject({ error: 0 });
     });
   });
 });
