@@ -12,6 +12,9 @@ export type Mutation =
   | 'heartbeats-unconfirmed'
   | 'long-names-as-they-are'
   | 'missing-segment-passes'
+  | 'producer-id-given-twice'
+  | 'producer-id-to-come-taken'
+  | 'producers-expire-by-record-time'
   | 'quorum-among-partitions'
   | 'reads-without-lease'
   | 'refusals-unconfirmed'
@@ -32,6 +35,11 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'quorum-among-partitions':
     'the quorum’s log lies where a topic that anybody may create has its own',
   'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
+  'producer-id-given-twice': 'a broker gives one producer id to two producers',
+  'producer-id-to-come-taken':
+    'a leader takes batches under producer ids that nobody was given yet',
+  'producers-expire-by-record-time':
+    'a producer is forgotten when its records are older than those of others',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',

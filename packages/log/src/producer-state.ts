@@ -12,6 +12,7 @@
 import { assert } from '@relevo/base/assert';
 import { NO_PRODUCER_ID } from '@relevo/base/ids';
 import type { Offset, ProducerEpoch, ProducerId } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { SEQUENCE_MAX, sequenceAfter } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { LogError } from './log-error.ts';
@@ -160,6 +161,10 @@ export class ProducerState {
   }
 
   #isExpired(entry: ProducerEntry, nowMs: number): boolean {
+    if (isMutated('producers-expire-by-record-time')) {
+      const newest = Math.max(...[...this.#entries.values()].map(timestampOf));
+      return timestampOf(entry) < newest - this.#expirationMs;
+    }
     return entry.learntMs < nowMs - this.#expirationMs;
   }
 
@@ -171,6 +176,8 @@ export class ProducerState {
     }
   }
 }
+
+const timestampOf = (entry: ProducerEntry): number => entry.batches.at(-1)?.timestamp ?? 0;
 
 /** What an append that repeats the batch gives. */
 export const duplicateOf = ({ firstOffset, lastOffset, timestamp }: ProducerBatch): Duplicate => ({

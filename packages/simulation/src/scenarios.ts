@@ -7,12 +7,13 @@ import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
 import { staleReadsRun } from './scenarios/stale-reads.ts';
+import { numberedSendsRun } from './scenarios/numbered-sends.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
 /** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
 export type ScenarioName =
-  'controller-answers' | 'failover' | 'log-injuries' | 'names' | 'stale-reads';
+  'controller-answers' | 'failover' | 'log-injuries' | 'names' | 'numbered-sends' | 'stale-reads';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
@@ -20,6 +21,7 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'log-injuries': logInjuriesRun,
   names: namesRun,
   'stale-reads': staleReadsRun,
+  'numbered-sends': numberedSendsRun,
 };
 
 /** Rejects with a SimulationFailure that tells what went wrong. */

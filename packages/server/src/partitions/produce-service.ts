@@ -19,6 +19,7 @@ import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { NO_LEADER_EPOCH, NO_PRODUCER_ID } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { route } from '@relevo/base/ports';
 import type {
   Clock,
@@ -259,7 +260,7 @@ export class ProduceService {
    * for a repeat, acknowledged and lost (I0).
    */
   #checkProducer({ producerId }: BatchHeader): void {
-    if (producerId === NO_PRODUCER_ID) return;
+    if (producerId === NO_PRODUCER_ID || isMutated('producer-id-to-come-taken')) return;
     const image = this.#deps.image();
     if (isProducerIdIssued(image, producerId)) return;
     // Another broker may have given it out a moment ago.

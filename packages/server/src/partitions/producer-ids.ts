@@ -9,6 +9,7 @@
  * comes under an earlier one.
  */
 import { RelevoError } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import type { ClusterImage } from '@relevo/controller/image';
 import { FIRST_PRODUCER_ID, isProducerIdIssued } from '@relevo/controller/producer-id-commands';
 import { initProducerIdResponse } from '@relevo/rpc/gen/client/produce';
@@ -53,7 +54,7 @@ export class ProducerIds {
       });
       await this.#asking;
     }
-    return this.#next++;
+    return isMutated('producer-id-given-twice') ? this.#next : this.#next++;
   }
 
   async #refill(): Promise<void> {
