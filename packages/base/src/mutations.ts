@@ -18,6 +18,7 @@ export type Mutation =
   | 'quorum-among-partitions'
   | 'reads-without-lease'
   | 'refusals-unconfirmed'
+  | 'segments-go-before-known'
   | 'unfenced-unaware'
   | 'watermark-below-min-isr';
 
@@ -42,6 +43,8 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a producer is forgotten when its records are older than those of others',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
+  'segments-go-before-known':
+    'retention removes segments before it is durable where the log begins then',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',
 };

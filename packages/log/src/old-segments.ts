@@ -6,6 +6,7 @@
  */
 import { defined } from '@relevo/base/assert';
 import { messageOf } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import type { Offset } from '@relevo/base/ids';
 import type { Logger } from '@relevo/base/ports';
 import { LogError } from './log-error.ts';
@@ -38,7 +39,7 @@ export class OldSegments {
   /** The log begins at `start`. Throws a LogError where the log has gone offline. */
   removeBelow(start: Offset): void {
     const { beginsAt } = this.#deps;
-    if (beginsAt === undefined) this.#remove(start);
+    if (beginsAt === undefined || isMutated('segments-go-before-known')) this.#remove(start);
     else if (!this.#isWaiting) void this.#removeWhenKnown(start, beginsAt);
   }
 

@@ -13,8 +13,7 @@ export interface RetentionLimits {
 /** Whether all records of the segment are over age. Records without timestamps have no age. */
 export function isOverAge(segment: Segment, config: LogConfig, nowMs: number): boolean {
   if (config.retentionMs < 0) return false;
-  const latest = segment.latest?.timestamp;
-  return latest !== undefined && latest < nowMs - config.retentionMs;
+  return segment.isAllBefore(nowMs - config.retentionMs);
 }
 
 /** How many of the oldest are over age, over size or below the log start; never the active one. */

@@ -4,6 +4,7 @@
  * and rebuilt from the batches when missing or wrong.
  */
 import { assert } from '@relevo/base/assert';
+import { NO_TIMESTAMP } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
@@ -93,6 +94,25 @@ export class Segment {
   /** The latest timestamp of the first batch, where it was seen. */
   get firstTimestamp(): number | undefined {
     return this.#firstTimestamp;
+  }
+
+  /**
+   * Whether no record is as late as `limit`. The time index is a hint: before its word counts against the
+   * records, it is compared with the last batch, which is mostly the latest too.
+   */
+  isAllBefore(limit: number): boolean {
+    const isBefore = (): boolean => (this.latest?.timestamp ?? Infinity) < limit;
+    if (!isBefore()) return false;
+    const { offsets } = this.indexes;
+    const entry = offsets.entries - 1;
+    let last = NO_TIMESTAMP;
+    const from = entry < 0 ? 0 : offsets.positionAt(entry);
+    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header) => {
+      last = header.maxTimestamp;
+    });
+    if (last <= (this.latest?.timestamp ?? NO_TIMESTAMP)) return true;
+    this.rebuildIndexes();
+    return isBefore();
   }
 
   path(suffix: string): string {

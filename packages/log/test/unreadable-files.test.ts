@@ -5,6 +5,7 @@ import { FreeSpace } from '@relevo/log/free-space';
 import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { SegmentCache } from '@relevo/log/segment-cache';
+import { TimeIndex } from '@relevo/log/time-index';
 import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
 import {
   DIRECTORY,
@@ -104,6 +105,19 @@ test('a segment that cannot be read takes its log offline, and throws what calle
     expect(() => use(log)).toThrowError(LogError);
     expect(log.state).toBe('offline');
   }
+});
+
+test('a time index that calls a segment older than its records deletes nothing', async () => {
+  const { disk, open } = await reopened();
+  const path = `${DIRECTORY}/00000000000000000000.timeindex`;
+  const index = new TimeIndex(at(0));
+  index.append(NOW_MS - 10 ** 9, at(1));
+  const file = disk.port().open(path, 'existing');
+  file.truncate(0);
+  file.write(index.encoded(), 0);
+  const log = open();
+  expect(log.applyRetention(NOW_MS + 500, at(10))).toBe(0);
+  expect(log.applyRetention(NOW_MS + 1005, at(10))).toBeGreaterThan(0);
 });
 
 test('room that cannot be measured keeps nobody from writing', () => {

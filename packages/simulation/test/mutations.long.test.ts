@@ -46,6 +46,12 @@ const CAUGHT: readonly Caught[] = [
     says: /a repeat was told .*\(I2\)|must begin at 0/,
   },
   { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 2, says: /K3/ },
+  {
+    mutation: 'segments-go-before-known',
+    scenario: 'log-injuries',
+    seed: 2,
+    says: /nothing was injured, yet/,
+  },
   { mutation: 'unfenced-unaware', scenario: 'stale-reads', seed: 6, says: /P7/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];

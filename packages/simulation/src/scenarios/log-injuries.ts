@@ -92,6 +92,7 @@ class InjuriesRun {
     const { injuries, noticed, failedWrites, powerCuts } = this.#counts;
     return {
       acknowledged: this.#acknowledged,
+      // For want of names of their own: injuries, those that were noticed, and failures of the disk.
       unknown: injuries,
       failed: noticed,
       failoverMs: [],
