@@ -7,17 +7,20 @@
  */
 export type Mutation =
   | 'absent-is-deleted'
+  | 'damage-unreported'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
   | 'heartbeats-unconfirmed'
   | 'long-names-as-they-are'
   | 'missing-segment-passes'
+  | 'no-eligible-leaders'
   | 'producer-id-given-twice'
   | 'producer-id-to-come-taken'
   | 'producers-expire-by-record-time'
   | 'quorum-among-partitions'
   | 'reads-without-lease'
   | 'refusals-unconfirmed'
+  | 'registration-leaves-isr'
   | 'segments-go-before-known'
   | 'unfenced-unaware'
   | 'watermark-below-min-isr';
@@ -26,6 +29,7 @@ export type Mutation =
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'absent-is-deleted':
     'directories of topics that the image does not know are removed, as if the topics were deleted',
+  'damage-unreported': 'a broker does not tell the controller that a log of its own is damaged',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
@@ -33,6 +37,7 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a controller prolongs leases without asking a majority whether it still leads',
   'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
+  'no-eligible-leaders': 'nobody but the last member of an in-sync set is remembered as whole',
   'quorum-among-partitions':
     'the quorum’s log lies where a topic that anybody may create has its own',
   'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
@@ -43,6 +48,8 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a producer is forgotten when its records are older than those of others',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
+  'registration-leaves-isr':
+    'a broker that registers again leaves in-sync sets before it has looked at its logs',
   'segments-go-before-known':
     'retention removes segments before it is durable where the log begins then',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',

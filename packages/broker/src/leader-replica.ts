@@ -27,6 +27,13 @@ export interface PartitionState {
   readonly partitionEpoch: PartitionEpoch;
   readonly replicas: readonly BrokerId[];
   readonly isr: readonly BrokerId[];
+  /**
+   * Replicas beside the in-sync set that may be elected because nothing was acknowledged without them
+   * (KIP-966): while there are any, nothing is.
+   */
+  readonly elr: readonly BrokerId[];
+  /** Whose logs cannot be used. */
+  readonly offline: readonly BrokerId[];
 }
 
 /** What one metadata image says of a broker. */
@@ -67,9 +74,10 @@ export interface FollowerReport {
 /**
  * `stale`: made under another leader epoch or by an older life of the broker, and ignored.
  * `beyondEnd`: claims what this leader never had; the caller should end the stream.
+ * `lostRecords`: an in-sync replica lacks committed records that it had; it is to leave the in-sync set.
  * `advanced`: the high watermark has moved.
  */
-export type ReportVerdict = 'stale' | 'beyondEnd' | 'held' | 'advanced';
+export type ReportVerdict = 'stale' | 'beyondEnd' | 'lostRecords' | 'held' | 'advanced';
 
 export interface IsrMember {
   readonly brokerId: BrokerId;
@@ -90,6 +98,7 @@ export type IsrOutcome =
       readonly kind: 'accepted';
       readonly partitionEpoch: PartitionEpoch;
       readonly isr: readonly BrokerId[];
+      readonly elr: readonly BrokerId[];
     }
   /** The controller did not and will not apply it. */
   | { readonly kind: 'refused' }
@@ -102,6 +111,8 @@ export type IsrOutcome =
 const NO_REPORT = -1;
 /** After a refusal the next proposal waits so long, lest two disagreeing nodes busy each other. */
 export const PROPOSAL_PAUSE_MS = 250;
+/** A member of the in-sync set that has registered anew is waited for so long before it states its position. */
+export const RESTART_GRACE_MS = 1_000;
 
 interface Follower {
   readonly brokerId: BrokerId;
@@ -127,6 +138,8 @@ export class LeaderReplica {
   #partitionEpoch: PartitionEpoch;
   #replicas: readonly BrokerId[];
   #isr: readonly BrokerId[];
+  #elr: readonly BrokerId[];
+  #offline: readonly BrokerId[];
   #pending: IsrProposal | undefined;
   /** Members of proposals that may still be applied on this partition epoch. */
   readonly #doubtful = new Set<BrokerId>();
@@ -146,6 +159,8 @@ export class LeaderReplica {
     this.#partitionEpoch = start.state.partitionEpoch;
     this.#replicas = start.state.replicas;
     this.#isr = start.state.isr;
+    this.#elr = start.state.elr;
+    this.#offline = start.state.offline;
     this.#minIsr = start.minIsr;
     this.#logEnd = start.epochStartOffset;
     this.#syncedEnd = start.syncedEndOffset;
@@ -184,7 +199,7 @@ export class LeaderReplica {
   }
   /** False: acks=all must be refused before anything is appended (NOT_ENOUGH_REPLICAS). */
   get hasEnoughInSync(): boolean {
-    return this.#isr.length >= this.minIsr;
+    return this.#isr.length >= this.minIsr && this.#elr.length === 0;
   }
   /** Whether the others of the in-sync set are enough to acknowledge without this replica. */
   get isDispensable(): boolean {
@@ -231,6 +246,12 @@ export class LeaderReplica {
     follower.brokerEpoch = report.brokerEpoch;
     follower.hasLeft = false;
     follower.syncedEnd = report.syncedEndOffset;
+    if (follower.inSync && report.syncedEndOffset < this.#highWatermark) {
+      follower.lastCaughtUpMs = -Infinity;
+      follower.markOffset = this.#logEnd;
+      follower.markMs = nowMs;
+      return 'lostRecords';
+    }
     if (report.syncedEndOffset >= this.#logEnd) {
       follower.lastCaughtUpMs = nowMs;
     } else if (report.syncedEndOffset >= follower.markOffset) {
@@ -255,6 +276,21 @@ export class LeaderReplica {
   }
 
   /**
+   * The follower's broker has registered anew: it may take its time to look at its logs, and what it said
+   * before counts no longer. It is not waited for as long as for one that is slow.
+   */
+  restarted(brokerId: BrokerId, brokerEpoch: BrokerEpoch, nowMs: number): void {
+    const follower = this.#followers.find((each) => each.brokerId === brokerId);
+    if (follower === undefined || brokerEpoch <= follower.brokerEpoch) return;
+    follower.brokerEpoch = brokerEpoch;
+    follower.syncedEnd = NO_REPORT;
+    const graceMs = Math.min(RESTART_GRACE_MS, this.#options.replicaLagMs);
+    const givenMs = nowMs + graceMs - this.#options.replicaLagMs;
+    follower.lastCaughtUpMs = Math.min(follower.lastCaughtUpMs, givenMs);
+    follower.markMs = follower.lastCaughtUpMs;
+  }
+
+  /**
    * The change of the in-sync set that the present calls for, if any and if none is under way. It
    * counts as pending from this call on; settle it with `isrOutcome` or `applyState`.
    */
@@ -272,13 +308,6 @@ export class LeaderReplica {
     // The same set again moves the partition epoch, and so ends what may still be applied on this one.
     const settles = this.#doubtful.size > 0;
     if (joining.length === 0 && leaving.length === 0 && !settles) return undefined;
-    // The controller refuses sets with members that are fenced or about to stop.
-    for (const follower of this.#followers) {
-      const { brokerId, inSync } = follower;
-      if (inSync && !leaving.includes(brokerId) && brokers(brokerId)?.fenced === true) {
-        leaving.push(brokerId);
-      }
-    }
     const members = this.#isr.filter((id) => !leaving.includes(id)).concat(joining);
     const isr: IsrMember[] = [];
     for (const brokerId of members) {
@@ -301,7 +330,7 @@ export class LeaderReplica {
   /** Ends a proposal. True: the high watermark has moved. */
   isrOutcome(proposal: IsrProposal, outcome: IsrOutcome, nowMs: number): boolean {
     if (outcome.kind === 'accepted') {
-      return this.#commit(outcome.partitionEpoch, outcome.isr, nowMs);
+      return this.#commit(outcome, nowMs);
     }
     // Compare and drop: a late answer must not end another proposal than its own.
     if (outcome.kind === 'unknown' || this.#pending !== proposal) return false;
@@ -325,7 +354,8 @@ export class LeaderReplica {
       this.#replicas = state.replicas;
       this.#alignFollowers(nowMs);
     }
-    return this.#commit(state.partitionEpoch, state.isr, nowMs) || this.#advance();
+    if (state.partitionEpoch >= this.#partitionEpoch) this.#offline = state.offline;
+    return this.#commit(state, nowMs) || this.#advance();
   }
 
   /** The next moment at which `proposeIsr` may have something to propose; Infinity: none in sight. */
@@ -354,10 +384,14 @@ export class LeaderReplica {
     return follower.syncedEnd as Offset;
   }
 
-  #commit(partitionEpoch: PartitionEpoch, isr: readonly BrokerId[], nowMs: number): boolean {
+  #commit(
+    { partitionEpoch, isr, elr }: Pick<PartitionState, 'partitionEpoch' | 'isr' | 'elr'>,
+    nowMs: number,
+  ): boolean {
     if (partitionEpoch <= this.#partitionEpoch) return false;
     this.#partitionEpoch = partitionEpoch;
     this.#isr = isr;
+    this.#elr = elr;
     this.#pending = undefined;
     this.#doubtful.clear();
     this.#assertIsr();
@@ -392,6 +426,7 @@ export class LeaderReplica {
   /** P4, from one snapshot: what it has synced, and what one image says of it. */
   #mayJoin(follower: Follower, brokers: BrokerViews): boolean {
     if (follower.syncedEnd < Math.max(this.#highWatermark, this.epochStartOffset)) return false;
+    if (this.#offline.includes(follower.brokerId)) return false;
     const view = brokers(follower.brokerId);
     return view !== undefined && !view.fenced && view.epoch === follower.brokerEpoch;
   }

@@ -1,5 +1,5 @@
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch } from '@relevo/base/ids';
-import { LeaderReplica, PROPOSAL_PAUSE_MS } from '@relevo/broker/leader-replica';
+import { LeaderReplica, PROPOSAL_PAUSE_MS, RESTART_GRACE_MS } from '@relevo/broker/leader-replica';
 import type {
   BrokerView,
   IsrProposal,
@@ -18,6 +18,8 @@ const state = (isr: BrokerId[], partitionEpoch = 20): PartitionState => ({
   partitionEpoch: partitionEpoch as PartitionEpoch,
   replicas: ids(1, 2, 3),
   isr,
+  elr: [],
+  offline: [],
 });
 
 const leader = (change: Partial<LeaderStart> = {}, isr = ids(1, 2, 3)): LeaderReplica =>
@@ -155,6 +157,7 @@ describe('the in-sync set', () => {
       kind: 'accepted',
       partitionEpoch: 21 as PartitionEpoch,
       isr: ids(1, 2),
+      elr: [],
     } as const;
     expect(replica.isrOutcome(proposal, outcome, 101 + LAG_MS)).toBe(true);
     expect(replica.highWatermark).toBe(11);
@@ -234,6 +237,7 @@ describe('the in-sync set', () => {
       kind: 'accepted',
       partitionEpoch: 21 as PartitionEpoch,
       isr: ids(1, 2, 3),
+      elr: [],
     } as const;
     expect(replica.isrOutcome(proposal, late, 3)).toBe(false);
     expect(replica.isr).toEqual([1]);
@@ -271,7 +275,7 @@ describe('the in-sync set', () => {
     expect(members(settling)).toEqual([1, 2]);
     if (settling === undefined) throw new Error('nothing was proposed');
     const epoch = 21 as PartitionEpoch;
-    const accepted = { kind: 'accepted', partitionEpoch: epoch, isr: ids(1, 2) } as const;
+    const accepted = { kind: 'accepted', partitionEpoch: epoch, isr: ids(1, 2), elr: [] } as const;
     expect(replica.isrOutcome(settling, accepted, PROPOSAL_PAUSE_MS)).toBe(true);
     expect(replica.highWatermark).toBe(20);
     expect(replica.nextDeadlineMs()).toBe(Infinity);
@@ -295,19 +299,51 @@ describe('the in-sync set', () => {
     expect(members(joining)).toEqual([1, 2, 3]);
     replica.followerLeft(3 as BrokerId);
     replica.appended(at(12), 1);
-    const accepted = { partitionEpoch: 21 as PartitionEpoch, isr: ids(1, 2, 3) };
+    const accepted = { partitionEpoch: 21 as PartitionEpoch, isr: ids(1, 2, 3), elr: [] };
     replica.isrOutcome(joining, { kind: 'accepted', ...accepted }, 2);
     expect(replica.nextDeadlineMs()).toBeLessThanOrEqual(2);
     expect(members(replica.proposeIsr(brokers(), 2))).toEqual([1, 2]);
   });
 
-  test('is never proposed with members that are fenced: the controller would refuse it', () => {
+  test('keeps a member that has registered anew, and drops it soon when it does not follow', () => {
+    const replica = leader({}, ids(1, 2));
+    report(replica, 2, 10);
+    replica.restarted(2 as BrokerId, 99 as BrokerEpoch, 1_000);
+    report(replica, 3, 10);
+    expect(members(replica.proposeIsr(brokers([2]), 1_001))).toEqual([1, 2, 3]);
+    const alone = leader({}, ids(1, 2));
+    report(alone, 2, 10);
+    alone.restarted(2 as BrokerId, 99 as BrokerEpoch, 1_000);
+    expect(alone.proposeIsr(brokers(), 1_000 + RESTART_GRACE_MS - 1)).toBeUndefined();
+    expect(members(alone.proposeIsr(brokers(), 1_000 + RESTART_GRACE_MS))).toEqual([1]);
+  });
+
+  test('drops a member that comes back without committed records, and says so', () => {
+    const replica = leader({ highWatermark: at(10) }, ids(1, 2, 3));
+    report(replica, 2, 10);
+    report(replica, 3, 10);
+    expect(report(replica, 3, 9)).toBe('lostRecords');
+    expect(members(replica.proposeIsr(brokers(), 1))).toEqual([1, 2]);
+  });
+
+  test('is not joined by a replica whose log cannot be used', () => {
     const replica = leader({}, ids(1, 2));
     report(replica, 2, 10);
     report(replica, 3, 10);
-    const proposal = replica.proposeIsr(brokers([2]), 1);
-    expect(members(proposal)).toEqual([1, 3]);
-    expect(proposal).toMatchObject({ joining: [3], leaving: [2] });
+    replica.applyState({ ...state(ids(1, 2), 21), offline: ids(3) }, 2, 1);
+    expect(replica.proposeIsr(brokers(), 1)).toBeUndefined();
+    replica.applyState(state(ids(1, 2), 22), 2, 1);
+    expect(members(replica.proposeIsr(brokers(), 1))).toEqual([1, 2, 3]);
+  });
+
+  test('acknowledges nothing while others might be elected who know nothing of it', () => {
+    const replica = leader({ minIsr: 1 }, ids(1));
+    replica.applyState({ ...state(ids(1), 21), elr: ids(2) }, 1, 1);
+    expect(replica.hasEnoughInSync).toBe(false);
+    replica.appended(at(11), 2);
+    expect(replica.synced(at(11))).toBe(false);
+    expect(replica.applyState(state(ids(1), 22), 1, 3)).toBe(true);
+    expect(replica.highWatermark).toBe(11);
   });
 
   test('follows a change of the replicas', () => {

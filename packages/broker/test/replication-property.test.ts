@@ -20,6 +20,8 @@ const WEIGHTED: readonly (readonly [number, Step])[] = [
   [2, (cluster, a) => cluster.checkpointWatermark(a)],
   [3, (cluster, a) => cluster.restart(a)],
   [4, (cluster, a) => cluster.unfence(a)],
+  [1, (cluster, a, b) => (b === 0 ? cluster.damage(a) : undefined)],
+  [3, (cluster, a) => cluster.report(a)],
   [10, (cluster, a) => flow(cluster, a)],
   [1, (cluster, a, b) => (b < 2 ? cluster.disconnect(a) : undefined)],
   [1, (cluster, a, b) => (b === 0 ? cluster.fence(a) : undefined)],
@@ -89,6 +91,7 @@ function turn(cluster: ToyCluster): void {
   cluster.passTime(300);
   for (const { id } of cluster.brokers) {
     while (cluster.images.at(-1) !== cluster.broker(id).image) cluster.applyImage(id);
+    cluster.report(id);
     flow(cluster, id);
     cluster.propose(id);
     cluster.decide(0, true);

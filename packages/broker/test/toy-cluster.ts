@@ -62,6 +62,8 @@ export class ToyLog implements EpochHistory, StatedPosition {
   }
 }
 
+type Mutable<Type> = { -readonly [Key in keyof Type]: Type[Key] };
+
 interface Image extends PartitionState {
   readonly leader: number;
   readonly brokers: ReadonlyMap<BrokerId, BrokerView>;
@@ -86,6 +88,8 @@ export class ToyBroker {
   readonly id: BrokerId;
   readonly log = new ToyLog();
   alive = true;
+  /** Its log cannot be used. */
+  damaged = false;
   epoch: BrokerEpoch;
   image: Image;
   leader: LeaderReplica | undefined;
@@ -121,6 +125,8 @@ export class ToyCluster {
       partitionEpoch: 0 as PartitionEpoch,
       replicas: REPLICAS,
       isr: REPLICAS,
+      elr: [],
+      offline: [],
       brokers: new Map(
         REPLICAS.map((id) => [id, { epoch: id as number as BrokerEpoch, fenced: false }]),
       ),
@@ -263,6 +269,10 @@ export class ToyCluster {
     if (next === undefined) return;
     const old = broker.image;
     broker.image = next;
+    for (const [member, { epoch }] of next.brokers) {
+      if (old.brokers.get(member)?.epoch === epoch) continue;
+      broker.leader?.restarted(member, epoch, this.nowMs);
+    }
     if (next.leaderEpoch !== old.leaderEpoch) this.#become(broker);
     else if (broker.leader?.applyState(next, MIN_ISR, this.nowMs) === true) this.#watermark(broker);
   }
@@ -289,7 +299,9 @@ export class ToyCluster {
       truth.brokers.get(from.id)?.epoch !== request.epoch;
     const unfit = proposal.isr.some(({ brokerId, brokerEpoch }) => {
       const view = truth.brokers.get(brokerId);
-      return view === undefined || view.fenced || view.epoch !== brokerEpoch;
+      if (view?.epoch !== brokerEpoch) return true;
+      const joins = !truth.isr.includes(brokerId);
+      return joins && (view.fenced || truth.offline.includes(brokerId));
     });
     if (!stale && !unfit) {
       this.counts.shrinks += proposal.leaving.length;
@@ -307,6 +319,7 @@ export class ToyCluster {
           : {
               kind: 'accepted',
               isr: this.truth.isr,
+              elr: this.truth.elr,
               partitionEpoch: this.truth.partitionEpoch,
             },
       this.nowMs,
@@ -318,7 +331,7 @@ export class ToyCluster {
   fence(id: number): void {
     const { truth } = this;
     const view = defined(truth.brokers.get(id as BrokerId), 'broker');
-    if (view.fenced) return;
+    if (view.fenced && (truth.isr.length === 1 || !truth.isr.includes(id as BrokerId))) return;
     const brokers = new Map(truth.brokers).set(id as BrokerId, { ...view, fenced: true });
     const others = truth.isr.filter((each) => each !== id);
     this.#publish({ brokers, isr: others.length === 0 ? truth.isr : others });
@@ -336,8 +349,8 @@ export class ToyCluster {
   moveLeader(id: number): void {
     const view = this.truth.brokers.get(id as BrokerId);
     const { truth } = this;
-    if (view?.fenced !== false || !truth.isr.includes(id as BrokerId) || truth.leader === id)
-      return;
+    const may = truth.isr.includes(id as BrokerId) && !truth.offline.includes(id as BrokerId);
+    if (view?.fenced !== false || !may || truth.leader === id) return;
     this.#publish({ leader: id });
   }
 
@@ -356,16 +369,60 @@ export class ToyCluster {
     }
   }
 
-  /** Registers anew (fenced until a heartbeat); it knows nothing but its image at the start. */
+  /** Durable bytes of the replica are damaged, and somebody else has them whole: nobody can use its log. */
+  damage(id: number): void {
+    const broker = this.broker(id);
+    const { isr, elr } = this.truth;
+    const others = [...isr, ...elr].filter((each) => each !== id);
+    if (!others.some((each) => !this.broker(each).damaged)) return;
+    broker.damaged = true;
+    broker.leader = undefined;
+    broker.follower?.stop();
+    broker.follower = undefined;
+    broker.waiting.drain(() => {});
+    for (const other of this.brokers) {
+      if (other.id === id || other.image.leader === id) this.disconnect(other.id);
+    }
+  }
+
+  /** The broker tells the controller; then it copies the log anew, from wherever somebody leads. */
+  report(id: number): void {
+    const broker = this.broker(id);
+    if (!broker.alive || !broker.damaged) return;
+    const { isr, elr, offline } = this.truth;
+    const self = broker.id;
+    if (!offline.includes(self)) {
+      const others = isr.filter((each) => each !== self);
+      const isLast = others.length === 0 && elr.every((each) => each === self);
+      this.#publish({ offline: [...offline, self], isr: isLast ? isr : others }, self);
+      return;
+    }
+    // As far as it has heard.
+    const { image } = broker;
+    const isOut = !image.isr.includes(self) && !image.elr.includes(self);
+    if (image.leader < 0 || !image.offline.includes(self) || !isOut) return;
+    broker.damaged = false;
+    broker.log.truncate(0);
+    broker.log.sync();
+    broker.highWatermark = 0;
+    broker.checkpoint = 0;
+    this.#publish({ offline: offline.filter((each) => each !== self) });
+    this.#become(broker);
+  }
+
+  /**
+   * Registers anew (fenced until a heartbeat), and stays in the in-sync set: what it had it still has. It
+   * knows nothing but its image at the start.
+   */
   restart(id: number): void {
     const broker = this.broker(id);
     if (broker.alive) return;
-    this.fence(id);
     broker.alive = true;
     broker.epoch = this.#nextBrokerEpoch++ as BrokerEpoch;
     const view = { epoch: broker.epoch, fenced: true };
     // Fenced first: a leader that restarts comes back under a new epoch (P2).
-    this.#publish({ brokers: new Map(this.truth.brokers).set(broker.id, view) });
+    const brokers = new Map(this.truth.brokers).set(broker.id, view);
+    this.#publish({ brokers, offline: this.truth.offline.filter((each) => each !== id) });
     broker.image = this.truth;
     this.#become(broker);
   }
@@ -385,30 +442,41 @@ export class ToyCluster {
       }
       const { leader } = broker;
       if (leader === undefined) continue;
-      for (const member of this.truth.isr) {
-        const { log } = this.broker(member);
+      for (const member of [...this.truth.isr, ...this.truth.elr]) {
+        const { log, damaged } = this.broker(member);
+        if (damaged) continue;
         for (let offset = 0; offset < leader.highWatermark; offset++) {
           const [mine, theirs] = [broker.log.entries[offset], log.entries[offset]];
-          assert(
-            mine?.value === theirs?.value,
-            'P1: below the HW the in-sync replicas are the same',
-            { leader: broker.id, member, offset, mine: mine?.value, theirs: theirs?.value },
-          );
+          assert(mine?.value === theirs?.value, 'P1: below the HW all who may lead are the same', {
+            leader: broker.id,
+            member,
+            offset,
+            mine: mine?.value,
+            theirs: theirs?.value,
+          });
         }
       }
     }
   }
 
   /** One change, one image; a leader that is not fit, or is not in sync any more, is replaced in it. */
-  #publish(change: Partial<Image>): void {
+  #publish(change: Partial<Image>, lost?: BrokerId): void {
     const { truth } = this;
-    const next = {
+    const next: Mutable<Image> = {
       ...truth,
       ...change,
       partitionEpoch: (truth.partitionEpoch + 1) as PartitionEpoch,
     };
-    const fit = (id: number): boolean => next.brokers.get(id as BrokerId)?.fenced === false;
-    if (!fit(next.leader)) next.leader = next.isr.find(fit) ?? -1;
+    const fit = (id: BrokerId): boolean =>
+      next.brokers.get(id)?.fenced === false && !next.offline.includes(id);
+    const sure = [...truth.isr, ...truth.elr].filter((id) => id !== lost);
+    if (!next.isr.some((id) => id === next.leader && fit(id))) {
+      const inSync = next.isr.find(fit);
+      const beside = next.isr.length < MIN_ISR ? sure.find(fit) : undefined;
+      next.leader = inSync ?? beside ?? -1;
+      if (inSync === undefined && beside !== undefined) next.isr = [beside];
+    }
+    next.elr = next.isr.length < MIN_ISR ? sure.filter((id) => !next.isr.includes(id)) : [];
     if (next.leader !== truth.leader) {
       this.counts.elections += 1;
       next.leaderEpoch = (truth.leaderEpoch + 1) as LeaderEpoch;
@@ -423,6 +491,7 @@ export class ToyCluster {
     broker.follower = undefined;
     broker.leader = undefined;
     broker.waiting.drain(() => {});
+    if (broker.damaged) return;
     const highWatermark = broker.highWatermark as Offset;
     if (image.leader !== broker.id) {
       broker.follower = new FollowerReplica({

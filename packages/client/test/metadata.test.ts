@@ -12,6 +12,8 @@ const partition = (epoch: number, leader: number, partitionEpoch = epoch): Parti
   leaderEpoch: epoch,
   replicas: [1, 2, 3],
   isr: [1, 2, 3],
+  elr: [],
+  offline: [],
   partitionEpoch,
 });
 

@@ -308,6 +308,8 @@ export class ModelBroker {
           leaderEpoch: epoch,
           replicas: [1, 2, 3],
           isr: [1, 2, 3],
+          elr: [],
+          offline: [],
           partitionEpoch: epoch,
         })),
       })),

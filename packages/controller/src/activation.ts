@@ -5,10 +5,9 @@
  */
 import { RelevoError } from '@relevo/base/errors';
 import type { Activate, ClusterDefaults, Decision, Nothing } from './commands.ts';
-import { changePartition, conditionsOf } from './elections.ts';
+import { changePartition, conditionsOf, rulesOf } from './elections.ts';
 import type { ClusterImage } from './image.ts';
 import type { MetadataRecord } from './records.ts';
-import { uncleanAllowed } from './topic-config.ts';
 
 export function decideActivation(
   image: ClusterImage,
@@ -27,16 +26,14 @@ export function decideActivation(
   }
   const conditions = conditionsOf(image);
   for (const topic of image.topicsById.values()) {
-    const unclean = uncleanAllowed(topic.config, defaults.topic);
+    const rules = rulesOf(topic.config, defaults.topic);
     topic.partitions.forEach((partition, number) => {
-      const present = partition.isr.filter((member) => conditions(member) !== 'gone');
       const change = changePartition({
         topicId: topic.id,
         partition: number,
         image: partition,
-        isr: present.length > 0 ? present : partition.isr,
         conditions,
-        uncleanAllowed: unclean,
+        rules,
       });
       if (change !== undefined) records.push(change);
     });

@@ -10,11 +10,19 @@
  *
  * "-" changes nothing. "epoch": under a new broker epoch; the same incarnation keeps the one it has.
  *
- * Whoever is fenced leads nothing and is in no in-sync set but those where it is the last: it holds all
- * that was acknowledged there, and nobody else is sure to. Only a broker that comes back with another
- * data directory leaves those too (K8): its copy is gone, and such a partition has no leader until
- * somebody allows an unclean election. One that crashed may have lost the end of what was not fsynced
- * before it was acknowledged (flush.mode=os): it leads again, but as after an unclean election.
+ * Whoever is fenced leads nothing, and leaves every in-sync set in which it is not the last: the others go
+ * on without waiting for it. The last one stays: it holds all that was acknowledged.
+ *
+ * A registration takes a broker out of an in-sync set only where it may have lost something (K8): everywhere
+ * if it comes with another data directory, and after a crash where records are acknowledged before they are
+ * fsynced (flush.mode=os). Elsewhere what it had is on its disk, and it stays, though it leads nothing until
+ * it serves: after a restart of the whole cluster everybody who was in sync still is, so that any of them
+ * may lead, whichever logs turn out damaged. A leader does not wait long for one that has registered
+ * anew and does not follow (`LeaderReplica.restarted`), and counts on nothing that it reported before.
+ *
+ * The last one of a set that may have lost something: with another disk it leaves, and the partition has no
+ * leader until somebody allows an unclean election; after a crash under flush.mode=os it leads again, but as
+ * after an unclean election. Where `elr` has others, one of them leads.
  *
  * Within a decision, changes of partitions come before the broker's fencing or registration and after
  * its unfencing, so that at no point in between a partition is led by a fenced broker.
@@ -32,12 +40,14 @@ import type {
   ShutDownBroker,
   UnfenceBroker,
 } from './commands.ts';
-import { changePartition, conditionsOf } from './elections.ts';
-import type { BrokerCondition, Conditions } from './elections.ts';
-import type { BrokerImage, ClusterImage, PartitionImage } from './image.ts';
+import { isMutated } from '@relevo/base/mutations';
+import { changePartition, conditionsOf, rulesOf } from './elections.ts';
+import type { BrokerCondition, Conditions, PartitionChange } from './elections.ts';
+import type { BrokerImage, ClusterImage, PartitionImage, TopicImage } from './image.ts';
 import { isEligible } from './image.ts';
 import type { PartitionChangeRecord } from './records.ts';
-import { topicSettings, uncleanAllowed } from './topic-config.ts';
+import { withoutReplica } from './partition-commands.ts';
+import { topicSettings } from './topic-config.ts';
 
 export function decideRegistration(
   image: ClusterImage,
@@ -59,13 +69,9 @@ export function decideRegistration(
   }
   const brokerEpoch: BrokerEpoch = image.nextBrokerEpoch;
   const otherDisk = known !== undefined && known.directoryId !== directoryId;
-  const changes = withdraw(image, defaults, {
-    brokerId,
-    becomes: 'gone',
-    evenWhereLast: otherDisk,
-  });
-  if (!command.nothingLost && !otherDisk)
-    changes.push(...doubts(image, brokerId, changes, defaults));
+  const isCrash = known !== undefined && !command.nothingLost;
+  const changes = returned(image, defaults, { brokerId, otherDisk, isCrash });
+  if (isCrash && !otherDisk) changes.push(...doubts(image, brokerId, changes, defaults));
   const { clientAddress, peerAddress, rack, listeners } = command;
   return {
     records: [
@@ -116,6 +122,8 @@ function doubts(
         partition,
         leader: NO_BROKER,
         isr: undefined,
+        elr: undefined,
+        offline: undefined,
         unclean: true,
       });
     });
@@ -139,10 +147,15 @@ export function decideFence(
 ): Decision<BrokerStateAnswer> {
   const { brokerId } = command;
   const broker = current(image, command);
-  if (broker === undefined || broker.fenced) return UNCHANGED;
+  if (broker === undefined) return UNCHANGED;
+  const changes = withdraw(image, defaults, { brokerId, becomes: 'gone' });
+  // It has registered and was not heard of since: fenced it is, and the others wait for it no longer.
+  if (broker.fenced) {
+    return { records: changes, atomic: false, response: { changed: changes.length > 0 } };
+  }
   return {
     records: [
-      ...withdraw(image, defaults, { brokerId, becomes: 'gone', evenWhereLast: false }),
+      ...changes,
       {
         kind: 'brokerState',
         brokerId,
@@ -167,7 +180,7 @@ export function decideUnfence(
   const conditions = conditionsOf(image, new Map([[brokerId, 'eligible']]));
   const changes = changeWhere(image, defaults, conditions, (partition) =>
     partition.replicas.includes(brokerId) && conditions(partition.leader) !== 'eligible'
-      ? partition.isr
+      ? { isr: partition.isr }
       : undefined,
   );
   return {
@@ -197,7 +210,6 @@ export function decideShutdown(
   const changes = withdraw(image, defaults, {
     brokerId,
     becomes: 'stopping',
-    evenWhereLast: false,
   });
   if (broker.shuttingDown && changes.length === 0) return UNCHANGED;
   return {
@@ -246,22 +258,38 @@ function current(
   return broker?.epoch === command.brokerEpoch ? broker : undefined;
 }
 
-/** Takes the broker out of in-sync sets and off leadership. */
+/** Takes the broker out of in-sync sets, but where it is the last, and off leadership. */
 function withdraw(
   image: ClusterImage,
   defaults: ClusterDefaults,
-  how: {
-    readonly brokerId: BrokerId;
-    readonly becomes: BrokerCondition;
-    /** Out of sets too where it is the only member. */
-    readonly evenWhereLast: boolean;
-  },
+  how: { readonly brokerId: BrokerId; readonly becomes: BrokerCondition },
 ): PartitionChangeRecord[] {
-  const { brokerId, evenWhereLast } = how;
+  const { brokerId } = how;
   const conditions = conditionsOf(image, new Map([[brokerId, how.becomes]]));
   return changeWhere(image, defaults, conditions, ({ isr, leader }) => {
     if (!isr.includes(brokerId) && leader !== brokerId) return undefined;
-    return isr.length > 1 || evenWhereLast ? isr.filter((member) => member !== brokerId) : isr;
+    return { isr: isr.length > 1 ? isr.filter((member) => member !== brokerId) : isr };
+  });
+}
+
+/** What becomes of a broker's replicas when it registers anew; see the head of this file. */
+function returned(
+  image: ClusterImage,
+  defaults: ClusterDefaults,
+  how: { readonly brokerId: BrokerId; readonly otherDisk: boolean; readonly isCrash: boolean },
+): PartitionChangeRecord[] {
+  const { brokerId, otherDisk, isCrash } = how;
+  const conditions = conditionsOf(image, new Map([[brokerId, 'gone']]));
+  return changeWhere(image, defaults, conditions, (partition, topic) => {
+    const { replicas, isr } = partition;
+    if (!replicas.includes(brokerId)) return undefined;
+    const offline = partition.offline.filter((other) => other !== brokerId);
+    if (otherDisk) {
+      return { isr: isr.filter((member) => member !== brokerId), lost: [brokerId], offline };
+    }
+    const syncs = topicSettings(topic.config, defaults.topic).flushMode !== 'os';
+    const keepsAll = (syncs || !isCrash) && !isMutated('registration-leaves-isr');
+    return keepsAll ? { isr, offline } : { ...withoutReplica(partition, brokerId), offline };
   });
 }
 
@@ -270,22 +298,25 @@ function changeWhere(
   image: ClusterImage,
   defaults: ClusterDefaults,
   conditions: Conditions,
-  wanted: (partition: PartitionImage) => readonly BrokerId[] | undefined,
+  wanted: (
+    partition: PartitionImage,
+    topic: TopicImage,
+  ) => Pick<PartitionChange, 'isr' | 'lost' | 'offline'> | undefined,
 ): PartitionChangeRecord[] {
   const changes: PartitionChangeRecord[] = [];
   for (const topic of image.topicsById.values()) {
-    const unclean = uncleanAllowed(topic.config, defaults.topic);
+    const rules = rulesOf(topic.config, defaults.topic);
     for (let partition = 0; partition < topic.partitions.length; partition++) {
       const known = topic.partitions[partition];
-      const isr = known === undefined ? undefined : wanted(known);
-      if (known === undefined || isr === undefined) continue;
+      const want = known === undefined ? undefined : wanted(known, topic);
+      if (known === undefined || want === undefined) continue;
       const change = changePartition({
         topicId: topic.id,
         partition,
         image: known,
-        isr,
+        ...want,
         conditions,
-        uncleanAllowed: unclean,
+        rules,
       });
       if (change !== undefined) changes.push(change);
     }

@@ -153,12 +153,28 @@ export interface PartitionProposal {
 export interface PartitionOutcome {
   readonly error: ErrorCode;
   readonly isr: readonly BrokerId[];
+  readonly elr: readonly BrokerId[];
   readonly leaderEpoch: LeaderEpoch;
   readonly partitionEpoch: PartitionEpoch;
 }
 
 export interface AlterPartitionsAnswer {
   readonly partitions: readonly PartitionOutcome[];
+}
+
+/** A broker says which of its replicas cannot be used, and which can be again. */
+export interface ReportReplicas extends OfBroker {
+  readonly kind: 'reportReplicas';
+  readonly replicas: readonly {
+    readonly topicId: Uuid;
+    readonly partition: number;
+    readonly offline: boolean;
+  }[];
+}
+
+export interface ReportReplicasAnswer {
+  /** Partitions that were not so already. */
+  readonly changed: number;
 }
 
 export interface ElectPreferred {
@@ -216,6 +232,7 @@ export interface Commands {
   readonly createPartitions: { command: CreatePartitions; answer: CreatePartitionsAnswer };
   readonly alterTopicConfig: { command: AlterTopicConfig; answer: Nothing };
   readonly alterPartitions: { command: AlterPartitions; answer: AlterPartitionsAnswer };
+  readonly reportReplicas: { command: ReportReplicas; answer: ReportReplicasAnswer };
   readonly electPreferred: { command: ElectPreferred; answer: ElectPreferredAnswer };
   readonly handBack: { command: HandBack; answer: HandBackAnswer };
   readonly allocateProducerIds: {

@@ -13,7 +13,7 @@ import {
 import type { AnswerOf, ClusterDefaults, CommandKind, CommandOf, Decision } from './commands.ts';
 import type { ClusterImage } from './image.ts';
 import { decideElectPreferred, decideHandBack } from './leader-commands.ts';
-import { decideAlterPartitions } from './partition-commands.ts';
+import { decideAlterPartitions, decideReportReplicas } from './partition-commands.ts';
 import { decideAllocateProducerIds } from './producer-id-commands.ts';
 import {
   decideAlterTopicConfig,
@@ -41,6 +41,7 @@ const DECIDERS: Deciders = {
   createPartitions: decideCreatePartitions,
   alterTopicConfig: decideAlterTopicConfig,
   alterPartitions: decideAlterPartitions,
+  reportReplicas: decideReportReplicas,
   electPreferred: decideElectPreferred,
   handBack: decideHandBack,
   allocateProducerIds: decideAllocateProducerIds,

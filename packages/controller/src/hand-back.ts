@@ -59,16 +59,34 @@ export class HandBackSchedule {
   /** Takes note of a change; `image` is as after it. */
   observe(delta: MetadataDelta, image: ClusterImage, nowMs: number): void {
     for (const { topic, partition, after } of delta.partitions) {
-      const key = `${topic.id} ${partition}`;
-      if (!isCandidate(image, after)) this.#candidates.delete(key);
-      else if (!this.#candidates.has(key)) {
-        this.#candidates.set(key, { topicId: topic.id, partition, sinceMs: nowMs });
-      }
+      this.#look(image, topic.id, partition, after, nowMs);
+    }
+    // A broker that registered anew stays in sync, and may lead again once it serves.
+    const changed = new Set(delta.brokers.map(({ after }) => after.id));
+    for (const topic of changed.size === 0 ? [] : image.topicsById.values()) {
+      topic.partitions.forEach((partition, number) => {
+        if (!changed.has(preferredLeader(partition))) return;
+        this.#look(image, topic.id, number, partition, nowMs);
+      });
     }
     for (const topic of delta.removedTopics) {
       topic.partitions.forEach((_, partition) =>
         this.#candidates.delete(`${topic.id} ${partition}`),
       );
+    }
+  }
+
+  #look(
+    image: ClusterImage,
+    topicId: Uuid,
+    partition: number,
+    state: PartitionImage,
+    nowMs: number,
+  ): void {
+    const key = `${topicId} ${partition}`;
+    if (!isCandidate(image, state)) this.#candidates.delete(key);
+    else if (!this.#candidates.has(key)) {
+      this.#candidates.set(key, { topicId, partition, sinceMs: nowMs });
     }
   }
 

@@ -79,6 +79,10 @@ const topicHash = (topic: TopicImage): number =>
       for (const replica of partition.replicas) hash.number(replica);
       hash.number(partition.isr.length);
       for (const member of partition.isr) hash.number(member);
+      hash.number(partition.elr.length);
+      for (const member of partition.elr) hash.number(member);
+      hash.number(partition.offline.length);
+      for (const member of partition.offline) hash.number(member);
       hash.number(partition.leader);
       hash.number(partition.leaderEpoch);
       hash.number(partition.partitionEpoch);

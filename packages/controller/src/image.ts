@@ -43,7 +43,10 @@ export interface BrokerImage {
   /** Empty: none. */
   readonly rack: string;
   readonly listeners: readonly ListenerAddress[];
-  /** Leads nothing, and is in no in-sync set but those where it was the last. */
+  /**
+   * Leads nothing. In in-sync sets only since its registration, until it serves or its session ends, and
+   * where it was the last.
+   */
   readonly fenced: boolean;
   /** Serves on, but is given no leadership and enters no in-sync set. */
   readonly shuttingDown: boolean;
@@ -60,8 +63,19 @@ export interface TopicImage {
 export interface PartitionImage {
   /** The first is the preferred leader. Never empty. */
   readonly replicas: readonly BrokerId[];
-  /** In the order of `replicas`. Empty only when the last member came back with another disk. */
+  /**
+   * In the order of `replicas`. Empty only when the last member lost its copy: it came back with another
+   * disk, or its log is damaged and others have all of it (`elr`).
+   */
   readonly isr: readonly BrokerId[];
+  /**
+   * Eligible leaders beside the in-sync set (KIP-966): replicas that left it when it fell below
+   * min.insync.replicas, or later. Since then nothing was acknowledged with acks=all, so they have all that
+   * was. Empty when the in-sync set has that many members. While it is not, the leader acknowledges nothing.
+   */
+  readonly elr: readonly BrokerId[];
+  /** Replicas whose brokers say that the log cannot be used: damaged, or its disk fails. They lead nothing. */
+  readonly offline: readonly BrokerId[];
   /** In the in-sync set, or `NO_BROKER`. */
   readonly leader: BrokerId;
   readonly leaderEpoch: LeaderEpoch;

@@ -32,7 +32,7 @@ export function violationsOf(image: ClusterImage): string[] {
 }
 
 function partitionViolations(image: ClusterImage, partition: PartitionImage): string[] {
-  const { leader, isr, replicas } = partition;
+  const { leader, isr, elr, offline, replicas } = partition;
   const found: string[] = [];
   if (replicas.length === 0) found.push('has no replica');
   if (new Set(replicas).size !== replicas.length) found.push('names a replica twice');
@@ -42,9 +42,15 @@ function partitionViolations(image: ClusterImage, partition: PartitionImage): st
   if (leader !== NO_BROKER && image.brokers.get(leader)?.fenced !== false) {
     found.push('is led by a fenced broker');
   }
-  const fencedMember = isr.find((member) => image.brokers.get(member)?.fenced !== false);
-  if (fencedMember !== undefined && isr.length > 1) {
-    found.push(`counts on broker ${fencedMember}, which is fenced`);
+  if (!elr.every((member) => replicas.includes(member))) found.push('would be led by a stranger');
+  if (elr.some((member) => isr.includes(member)))
+    found.push('has a member twice, in sync and beside');
+  if (new Set([...elr, ...offline]).size !== elr.length + offline.length) {
+    found.push('may be led by a replica whose log cannot be used');
+  }
+  if (offline.includes(leader)) found.push('is led by a replica whose log cannot be used');
+  if (offline.some((member) => isr.includes(member)) && isr.length > 1) {
+    found.push('counts on a replica whose log cannot be used');
   }
   if (partition.uncleanEpoch > partition.leaderEpoch) found.push('has an unclean epoch to come');
   return found;

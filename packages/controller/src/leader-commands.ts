@@ -1,6 +1,7 @@
 /** Leadership back to preferred replicas: asked for by people, or by the hand-back. */
 import { RelevoError } from '@relevo/base/errors';
 import { NO_BROKER, partitionName } from '@relevo/base/ids';
+import type { BrokerId } from '@relevo/base/ids';
 import type {
   ClusterDefaults,
   Decision,
@@ -10,13 +11,12 @@ import type {
   HandBack,
   HandBackAnswer,
 } from './commands.ts';
-import { changePartition, conditionsOf, isLedByPreferred } from './elections.ts';
+import { changePartition, conditionsOf, isLedByPreferred, rulesOf } from './elections.ts';
 import type { Conditions } from './elections.ts';
-import type { ClusterImage, TopicImage } from './image.ts';
+import type { ClusterImage, PartitionImage, TopicImage } from './image.ts';
 import { preferredLeader } from './image.ts';
 import type { PartitionChangeRecord } from './records.ts';
 import { topicNamed } from './refusals.ts';
-import { uncleanAllowed } from './topic-config.ts';
 
 export function decideElectPreferred(
   image: ClusterImage,
@@ -48,14 +48,20 @@ export function decideElectPreferred(
         results.push({ ...outcome, error: 'NONE', message: '', leader: preferred });
       } else {
         const name = partitionName(topic.name, partition);
-        const reason = conditions(preferred) === 'eligible' ? 'is not in sync' : 'is not live';
-        const message = `broker ${preferred}, which should lead ${name}, ${reason} yet`;
+        const message = `broker ${preferred}, which should lead ${name}, ${notYet(known, preferred, conditions)}`;
         const error = 'PREFERRED_LEADER_NOT_AVAILABLE';
         results.push({ ...outcome, error, message, leader: known.leader });
       }
     }
   }
   return { records, atomic: false, response: { results } };
+}
+
+/** Why the preferred replica cannot lead. */
+function notYet(partition: PartitionImage, preferred: BrokerId, conditions: Conditions): string {
+  if (conditions(preferred) !== 'eligible') return 'is not live yet';
+  if (!partition.offline.includes(preferred)) return 'is not in sync yet';
+  return 'cannot use its log: its own log tells why, and relevo doctor shows it';
 }
 
 function noSuchPartition(
@@ -98,7 +104,7 @@ function towardsPreferred(
     partition,
     image,
     conditions,
-    uncleanAllowed: uncleanAllowed(topic.config, defaults.topic),
+    rules: rulesOf(topic.config, defaults.topic),
     wantPreferred: true,
   });
 }

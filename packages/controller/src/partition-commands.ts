@@ -5,13 +5,18 @@
  * and on the partition epoch of the image, and with every member named under the broker epoch that it
  * has: a member that has registered anew since may have lost what the leader saw it hold (KIP-903).
  *
- * A leader whose log has failed or has no room *resigns*: it proposes members of the in-sync set without
- * itself, and one of them is elected. It cannot vouch for anybody new.
+ * A leader whose log has no room *resigns*: it proposes members of the in-sync set without itself, and one
+ * of them is elected. It cannot vouch for anybody new.
+ *
+ * A broker whose own replica is damaged, or on a disk that fails, *reports* it, leader or not. It is then
+ * `offline`: it leads nothing, and leaves the in-sync set as soon as somebody else has all that was
+ * acknowledged; the last one stays, for nobody else is sure to. It counts again when its broker says that the
+ * log is in order, or registers anew.
  */
 import { RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { NO_LEADER_EPOCH, partitionEpoch } from '@relevo/base/ids';
-import type { BrokerId, PartitionEpoch, Uuid } from '@relevo/base/ids';
+import type { BrokerId, Uuid } from '@relevo/base/ids';
 import type {
   AlterPartitions,
   AlterPartitionsAnswer,
@@ -19,12 +24,13 @@ import type {
   Decision,
   PartitionOutcome,
   PartitionProposal,
+  ReportReplicas,
+  ReportReplicasAnswer,
 } from './commands.ts';
-import { changePartition, conditionsOf } from './elections.ts';
+import { changePartition, conditionsOf, rulesOf } from './elections.ts';
 import type { ClusterImage, PartitionImage } from './image.ts';
 import type { PartitionChangeRecord } from './records.ts';
 import { checkBroker } from './refusals.ts';
-import { uncleanAllowed } from './topic-config.ts';
 
 /** Proposals in one request. */
 export const PROPOSALS_MAX = 100_000;
@@ -57,13 +63,13 @@ export function decideAlterPartitions(
       image: known,
       isr: proposal.isr.map((member) => member.brokerId),
       conditions,
-      uncleanAllowed: uncleanAllowed(topic.config, defaults.topic),
+      rules: rulesOf(topic.config, defaults.topic),
     });
-    records.push(change ?? unchanged(topic.id, proposal.partition, known));
+    const record = change ?? unchanged(topic.id, proposal.partition, known);
+    records.push(record);
     // The proposer is about to stop, and its proposal made somebody else fit to lead.
-    if (change?.leader !== undefined) return refused('NEW_LEADER_ELECTED');
-    const next = partitionEpoch(known.partitionEpoch + 1);
-    return accepted(known, next, change?.isr ?? known.isr);
+    if (record.leader !== undefined) return refused('NEW_LEADER_ELECTED');
+    return accepted(known, record);
   });
   return { records, atomic: false, response: { partitions } };
 }
@@ -84,20 +90,21 @@ function refusal(image: ClusterImage, proposer: BrokerId, proposal: PartitionPro
     members.every((member) => known.replicas.includes(member)) &&
     new Set(members).size === members.length;
   if (!possible) return 'INVALID_REQUEST';
-  return proposal.isr.every((member) => mayBeInSync(image, member, proposer))
+  return proposal.isr.every((member) => mayBeInSync(image, known, member))
     ? 'NONE'
     : 'INELIGIBLE_REPLICA';
 }
 
 function mayBeInSync(
   image: ClusterImage,
+  known: PartitionImage,
   member: PartitionProposal['isr'][number],
-  leader: BrokerId,
 ): boolean {
   const broker = image.brokers.get(member.brokerId);
-  if (broker?.epoch !== member.brokerEpoch || broker.fenced) return false;
-  // A leader that is to stop but found nobody to follow it stays in its in-sync set.
-  return !broker.shuttingDown || broker.id === leader;
+  if (broker?.epoch !== member.brokerEpoch) return false;
+  // Who is to go is taken out by a decision of its own; one that has registered anew stays until then.
+  if (known.isr.includes(broker.id)) return true;
+  return !broker.fenced && !broker.shuttingDown && !known.offline.includes(broker.id);
 }
 
 /**
@@ -114,23 +121,76 @@ const unchanged = (
   partition,
   leader: undefined,
   isr,
+  elr: undefined,
+  offline: undefined,
   unclean: false,
 });
 
 const accepted = (
   known: PartitionImage,
-  epoch: PartitionEpoch,
-  isr: readonly BrokerId[],
+  change: Pick<PartitionChangeRecord, 'isr' | 'elr'>,
 ): PartitionOutcome => ({
   error: 'NONE',
-  isr,
+  isr: change.isr ?? known.isr,
+  elr: change.elr ?? known.elr,
   leaderEpoch: known.leaderEpoch,
-  partitionEpoch: epoch,
+  partitionEpoch: partitionEpoch(known.partitionEpoch + 1),
 });
 
 const refused = (error: ErrorCode): PartitionOutcome => ({
   error,
   isr: [],
+  elr: [],
   leaderEpoch: NO_LEADER_EPOCH,
   partitionEpoch: partitionEpoch(-1),
 });
+
+/** May be repeated: what is so already changes nothing. */
+export function decideReportReplicas(
+  image: ClusterImage,
+  command: ReportReplicas,
+  defaults: ClusterDefaults,
+): Decision<ReportReplicasAnswer> {
+  checkBroker(image, command);
+  const { brokerId, replicas } = command;
+  if (replicas.length > PROPOSALS_MAX) {
+    throw new RelevoError(
+      'INVALID_REQUEST',
+      `${replicas.length} replicas in one report: at most ${PROPOSALS_MAX}`,
+    );
+  }
+  const conditions = conditionsOf(image);
+  const records = new Map<string, PartitionChangeRecord>();
+  for (const { topicId, partition, offline } of replicas) {
+    const topic = image.topicsById.get(topicId);
+    const known = topic?.partitions[partition];
+    const key = `${topicId}-${partition}`;
+    // Deleted meanwhile, or placed elsewhere: nothing to be done about it.
+    if (topic === undefined || known?.replicas.includes(brokerId) !== true) continue;
+    if (records.has(key) || known.offline.includes(brokerId) === offline) continue;
+    const change = changePartition({
+      topicId,
+      partition,
+      image: known,
+      ...(offline ? withoutReplica(known, brokerId) : {}),
+      offline: offline
+        ? [...known.offline, brokerId]
+        : known.offline.filter((other) => other !== brokerId),
+      conditions,
+      rules: rulesOf(topic.config, defaults.topic),
+    });
+    if (change !== undefined) records.set(key, change);
+  }
+  const changed = records.size;
+  return { records: [...records.values()], atomic: false, response: { changed } };
+}
+
+/** The in-sync set without a replica that may have lost something, unless nobody else has all. */
+export function withoutReplica(
+  partition: PartitionImage,
+  replica: BrokerId,
+): { readonly isr: readonly BrokerId[]; readonly lost: readonly BrokerId[] } {
+  const others = partition.isr.filter((member) => member !== replica);
+  const isLast = others.length === 0 && partition.elr.every((member) => member === replica);
+  return { isr: isLast ? partition.isr : others, lost: [replica] };
+}

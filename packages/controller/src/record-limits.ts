@@ -51,10 +51,17 @@ export function flawOfRecord(record: MetadataRecord): string | undefined {
         flawOfPartition(record.partition) ??
         flawOfMembers(record.replicas, 1) ??
         flawOfMembers(record.isr, 0) ??
+        flawOfMembers(record.elr, 0) ??
+        flawOfMembers(record.offline, 0) ??
         (record.leaderEpoch < 0 || record.partitionEpoch < 0 ? 'an epoch is negative' : undefined)
       );
     case 'partitionChange':
-      return flawOfPartition(record.partition) ?? flawOfMembers(record.isr ?? [], 0);
+      return (
+        flawOfPartition(record.partition) ??
+        flawOfMembers(record.isr ?? [], 0) ??
+        flawOfMembers(record.elr ?? [], 0) ??
+        flawOfMembers(record.offline ?? [], 0)
+      );
   }
 }
 

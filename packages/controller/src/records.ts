@@ -111,6 +111,9 @@ export interface PartitionCreationRecord {
   /** The first is the preferred leader. */
   readonly replicas: readonly BrokerId[];
   readonly isr: readonly BrokerId[];
+  /** As in `PartitionImage`; empty in a new one. */
+  readonly elr: readonly BrokerId[];
+  readonly offline: readonly BrokerId[];
   /** `NO_BROKER`: none could be elected. */
   readonly leader: BrokerId;
   readonly leaderEpoch: LeaderEpoch;
@@ -129,6 +132,8 @@ export interface PartitionChangeRecord {
   readonly partition: number;
   readonly leader: BrokerId | undefined;
   readonly isr: readonly BrokerId[] | undefined;
+  readonly elr: readonly BrokerId[] | undefined;
+  readonly offline: readonly BrokerId[] | undefined;
   /** The leader was not in sync, or crashed without having synced: records may have been lost. */
   readonly unclean: boolean;
 }

@@ -323,6 +323,8 @@ export class ImageDelta {
     const after: PartitionImage = {
       replicas: before.replicas,
       isr: record.isr ?? before.isr,
+      elr: record.elr ?? before.elr,
+      offline: record.offline ?? before.offline,
       leader: leader ?? before.leader,
       leaderEpoch,
       partitionEpoch: (before.partitionEpoch + 1) as PartitionEpoch,
@@ -345,16 +347,20 @@ export class ImageDelta {
 
   /** K6: leader ∈ in-sync set ⊆ replicas, and the leader is registered and not fenced. */
   #check(draft: TopicDraft, partition: number, after: PartitionImage): void {
-    const { leader, isr, replicas } = after;
+    const { leader, isr, elr, offline, replicas } = after;
     const holds =
       replicas.length > 0 &&
       isr.every((member) => replicas.includes(member)) &&
+      elr.every((member) => replicas.includes(member) && !isr.includes(member)) &&
+      !offline.includes(leader) &&
       (leader === NO_BROKER || (isr.includes(leader) && this.#broker(leader)?.fenced === false)) &&
       after.leaderEpoch > NO_LEADER_EPOCH;
     assert(holds, 'the leader is live and in sync, and who is in sync is a replica', {
       partition: `${draft.name}-${partition}`,
       leader,
       isr,
+      elr,
+      offline,
       replicas,
     });
   }

@@ -22,18 +22,14 @@ import type {
   DeleteTopicAnswer,
   Nothing,
 } from './commands.ts';
-import { changePartition, conditionsOf, electLeader } from './elections.ts';
+import { changePartition, conditionsOf, electLeader, rulesOf } from './elections.ts';
+import type { ElectionRules } from './elections.ts';
 import type { BrokerImage, ClusterImage, TopicImage } from './image.ts';
 import { isEligible } from './image.ts';
 import { placeReplicas } from './placement.ts';
 import type { MetadataRecord, PartitionCreationRecord } from './records.ts';
 import { topicNamed } from './refusals.ts';
-import {
-  MIN_INSYNC_REPLICAS,
-  checkTopicSetting,
-  checkTopicSettingName,
-  uncleanAllowed,
-} from './topic-config.ts';
+import { MIN_INSYNC_REPLICAS, checkTopicSetting, checkTopicSettingName } from './topic-config.ts';
 
 export const TOPIC_NAME_MAX = 249;
 /** Its creation goes into one entry of the log, which stays below a few mebibytes. */
@@ -242,6 +238,8 @@ function newPartition(
     kind: 'partitionCreation',
     ...where,
     isr,
+    elr: [],
+    offline: [],
     leader,
     leaderEpoch: leaderEpoch(0),
     partitionEpoch: partitionEpoch(0),
@@ -321,17 +319,19 @@ export function decideAlterTopicConfig(
   };
   for (const [name, value] of set) change(name, value);
   for (const name of unset) change(name, undefined);
-  records.push(...electionsAfter(image, topic, uncleanAllowed(config, defaults.topic)));
+  records.push(...electionsAfter(image, topic, rulesOf(config, defaults.topic)));
   return { records, atomic: true, response: {} };
 }
 
-/** Unclean elections that a setting has just allowed. */
+/**
+ * Unclean elections that a setting has just allowed; and with fewer replicas needed in sync, eligible
+ * leaders are none any more before anything is acknowledged without them.
+ */
 function electionsAfter(
   image: ClusterImage,
   topic: TopicImage,
-  unclean: boolean,
+  rules: ElectionRules,
 ): readonly MetadataRecord[] {
-  if (!unclean) return [];
   const conditions = conditionsOf(image);
   return topic.partitions.flatMap((partition, number) => {
     const change = changePartition({
@@ -339,7 +339,7 @@ function electionsAfter(
       partition: number,
       image: partition,
       conditions,
-      uncleanAllowed: unclean,
+      rules,
     });
     return change === undefined ? [] : [change];
   });

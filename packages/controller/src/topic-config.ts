@@ -183,12 +183,3 @@ export function describeTopicSettings(
  */
 export const minInSync = (settings: TopicSettings, replicationFactor: number): number =>
   Math.min(settings.minInsyncReplicas, replicationFactor);
-
-/** Whether a replica that is not in sync may lead the topic's partitions when none is left. */
-export function uncleanAllowed(
-  config: ReadonlyMap<string, string>,
-  defaults: TopicSettings,
-): boolean {
-  const own = config.get(UNCLEAN_ELECTION);
-  return own === undefined ? defaults.uncleanLeaderElectionEnable : own === 'true';
-}

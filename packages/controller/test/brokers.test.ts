@@ -43,15 +43,49 @@ describe('registration', () => {
     );
   });
 
-  test('a broker that restarts leaves in-sync sets and leadership in the same decision (K8)', () => {
+  test('a broker that restarts gives leadership up in the same decision, and stays in sync: it lost nothing', () => {
     const cluster = three();
     cluster.create('t', onAll);
-    cluster.register(1, { incarnationId: 'second', predecessorGone: true });
-    expect(cluster.show('t')).toBe('(1) 2* 3 e1 v1');
+    cluster.restart(1);
+    expect(cluster.show('t')).toBe('1 2* 3 e1 v1');
     expect(cluster.log.at(-1)?.map((record) => record.kind)).toEqual([
       'partitionChange',
       'brokerRegistration',
     ]);
+  });
+
+  test('a broker that crashed and fsyncs late leaves in-sync sets in the same decision (K8)', () => {
+    const cluster = three();
+    cluster.create('t', { ...onAll, config: new Map([['flush.mode', 'os']]) });
+    cluster.restart(1);
+    expect(cluster.show('t')).toBe('(1) 2* 3 e1 v1');
+    cluster.restart(2, { nothingLost: true });
+    expect(cluster.show('t')).toBe('(1) 2 3* e2 v2');
+  });
+
+  test('after a restart of the whole cluster every healthy member of the in-sync set may lead', () => {
+    for (const damaged of [[3], [2], [1], [1, 2], [2, 3], [3, 1]]) {
+      const cluster = three();
+      cluster.create('t', onAll);
+      for (const broker of [1, 2, 3]) cluster.restart(broker);
+      expect(cluster.partition('t').isr).toEqual(ids(1, 2, 3));
+      for (const broker of [1, 2, 3]) cluster.unfence(broker);
+      for (const broker of damaged) cluster.report('t', broker);
+      const { leader, isr, uncleanEpoch } = cluster.partition('t');
+      expect(damaged).not.toContain(leader);
+      expect(isr.filter((member) => damaged.includes(member))).toEqual([]);
+      expect(leader).toBeGreaterThan(0);
+      expect(uncleanEpoch).toBe(-1);
+    }
+  });
+
+  test('a broker that registered and was heard of no more is waited for no longer', () => {
+    const cluster = three();
+    cluster.create('t', onAll);
+    cluster.restart(1);
+    expect(cluster.fence(1)).toBe(true);
+    expect(cluster.show('t')).toBe('(1) 2* 3 e1 v2');
+    expect(cluster.fence(1)).toBe(false);
   });
 
   test('the last one in sync stays in the set, and leads again once it is back', () => {
@@ -60,11 +94,11 @@ describe('registration', () => {
     cluster.fence(2);
     cluster.fence(3);
     cluster.register(1, { incarnationId: 'second', predecessorGone: true, nothingLost: false });
-    expect(cluster.show('t')).toBe('1 (2) (3) e1 v3');
+    expect(cluster.show('t')).toBe('1 (2) [3] e1 v3');
     cluster.unfence(2);
-    expect(cluster.show('t')).toBe('1 (2) (3) e1 v3');
+    expect(cluster.show('t')).toBe('1 (2) [3] e1 v3');
     cluster.unfence(1);
-    expect(cluster.show('t')).toBe('1* (2) (3) e2 v4');
+    expect(cluster.show('t')).toBe('1* (2) [3] e2 v4');
   });
 
   test('the last one in sync that crashed leads as after an unclean election, where nothing was fsynced', () => {
@@ -73,8 +107,12 @@ describe('registration', () => {
       ['os', 2],
     ] as const) {
       const cluster = three();
-      cluster.create('t', { ...onAll, config: new Map([['flush.mode', flush]]) });
-      cluster.create('u', { ...onAll, config: new Map([['flush.mode', flush]]) });
+      const config = new Map([
+        ['flush.mode', flush],
+        ['min.insync.replicas', '1'],
+      ]);
+      cluster.create('t', { ...onAll, config });
+      cluster.create('u', { ...onAll, config });
       expect(cluster.propose('t', [1])).toBe('NONE');
       cluster.fence(1);
       cluster.register(1, { incarnationId: 'second', predecessorGone: true, nothingLost: false });
@@ -93,11 +131,22 @@ describe('registration', () => {
     cluster.register(1, wiped);
     cluster.unfence(1);
     cluster.unfence(2);
-    expect(cluster.show('t')).toBe('(1) (2) (3) e1 v3');
+    expect(cluster.show('t')).toBe('(1) (2) [3] e1 v3');
     const set = new Map([['unclean.leader.election.enable', 'true']]);
     cluster.run({ kind: 'alterTopicConfig', topic: 't', set, unset: [] });
     expect(cluster.show('t')).toBe('1* (2) (3) e2 v4');
     expect(cluster.partition('t').uncleanEpoch).toBe(2);
+  });
+
+  test('where the last one in sync lost its disk, one that has all that was acknowledged leads', () => {
+    const cluster = three();
+    cluster.create('t', onAll);
+    cluster.fence(2);
+    cluster.fence(3);
+    cluster.restart(1, { directoryId: 'new disk' });
+    cluster.unfence(3);
+    expect(cluster.show('t')).toBe('(1) (2) 3* e2 v4');
+    expect(cluster.partition('t').uncleanEpoch).toBe(-1);
   });
 });
 
@@ -110,9 +159,9 @@ describe('fencing', () => {
     expect(cluster.show('t')).toBe('(1) 2* 3 e1 v1');
     expect(cluster.show('u')).toBe('2* 3 (1) e0 v1');
     cluster.fence(2);
-    expect(cluster.show('t')).toBe('(1) (2) 3* e2 v2');
+    expect(cluster.show('t')).toBe('(1) [2] 3* e2 v2');
     cluster.fence(3);
-    expect(cluster.show('t')).toBe('(1) (2) 3 e3 v3');
+    expect(cluster.show('t')).toBe('(1) [2] 3 e3 v3');
     expect(cluster.image.brokers.get(id(3))?.fenced).toBe(true);
   });
 
@@ -138,7 +187,10 @@ describe('fencing', () => {
 
   test('an unclean election follows at once where it is allowed', () => {
     const cluster = three();
-    const config = new Map([['unclean.leader.election.enable', 'true']]);
+    const config = new Map([
+      ['unclean.leader.election.enable', 'true'],
+      ['min.insync.replicas', '1'],
+    ]);
     cluster.create('t', { ...onAll, config });
     expect(cluster.propose('t', [1])).toBe('NONE');
     cluster.fence(1);
@@ -164,12 +216,12 @@ describe('controlled shutdown', () => {
     cluster.create('t', onAll);
     expect(cluster.propose('t', [1])).toBe('NONE');
     cluster.shutDown(1);
-    expect(cluster.show('t')).toBe('1* (2) (3) e0 v1');
+    expect(cluster.show('t')).toBe('1* [2] [3] e0 v1');
     expect(leadershipsToMove(cluster.image, id(1))).toBe(1);
     expect(cluster.propose('t', [1, 3])).toBe('NEW_LEADER_ELECTED');
     expect(cluster.show('t')).toBe('1 (2) 3* e1 v2');
     cluster.shutDown(1);
-    expect(cluster.show('t')).toBe('(1) (2) 3* e1 v3');
+    expect(cluster.show('t')).toBe('[1] (2) 3* e1 v3');
     expect(leadershipsToMove(cluster.image, id(1))).toBe(0);
   });
 

@@ -86,6 +86,19 @@ export class Cluster {
     return this.run({ kind: 'shutDownBroker', ...this.named(broker) }).changed;
   }
 
+  /** The broker says that it cannot use its replica, or can again. */
+  report(name: string, broker: number, offline = true): void {
+    const topicId = this.topic(name).id;
+    const replicas = [{ topicId, partition: 0, offline }];
+    this.run({ kind: 'reportReplicas', ...this.named(broker), replicas });
+  }
+
+  /** The process starts again on the disk that it had. */
+  restart(broker: number, more: Partial<RegisterBroker> = {}): void {
+    const incarnationId = `incarnation ${this.log.length} of ${broker}`;
+    this.register(broker, { incarnationId, predecessorGone: true, nothingLost: false, ...more });
+  }
+
   start(...brokers: number[]): this {
     for (const broker of brokers) {
       this.register(broker);
@@ -121,12 +134,20 @@ export class Cluster {
     return known;
   }
 
-  /** `1* 2 3 e4 v7`: in-sync replicas, the leader starred, others in brackets, leader epoch, version. */
+  /**
+   * `1* (2) [3] (4!) e4 v7`: in-sync replicas, the leader starred; others in parentheses, eligible leaders
+   * among them in brackets; those offline with a mark; leader epoch, version.
+   */
   show(name: string, partition = 0): string {
-    const { replicas, isr, leader, leaderEpoch, partitionEpoch } = this.partition(name, partition);
+    const { replicas, isr, elr, offline, leader, leaderEpoch, partitionEpoch } = this.partition(
+      name,
+      partition,
+    );
     const names = replicas.map((replica) => {
-      const text = replica === leader ? `${replica}*` : `${replica}`;
-      return isr.includes(replica) ? text : `(${text})`;
+      const star = replica === leader ? '*' : '';
+      const text = `${replica}${star}${offline.includes(replica) ? '!' : ''}`;
+      if (isr.includes(replica)) return text;
+      return elr.includes(replica) ? `[${text}]` : `(${text})`;
     });
     return `${names.join(' ')} e${leaderEpoch} v${partitionEpoch}`;
   }

@@ -44,7 +44,7 @@ describe('a proposal of the leader', () => {
     expect(cluster.propose('t', [1, 3])).toBe('NONE');
     expect(cluster.propose('t', [2, 3])).toBe('INVALID_REQUEST');
     expect(cluster.propose('t', [3])).toBe('NEW_LEADER_ELECTED');
-    expect(cluster.show('t')).toBe('(1) (2) 3* e1 v2');
+    expect(cluster.show('t')).toBe('[1] (2) 3* e1 v2');
   });
 
   test('does not bring in a broker that is fenced or stopping', () => {
@@ -95,7 +95,120 @@ describe('a proposal of the leader', () => {
       'INVALID_REQUEST',
       'UNKNOWN_TOPIC_ID',
     ]);
-    expect(cluster.show('t')).toBe('1* (2) (3) e0 v1');
+    expect(cluster.show('t')).toBe('1* [2] [3] e0 v1');
+  });
+
+  test('keeps a member that has registered anew and does not serve yet, and lets none such join', () => {
+    const cluster = withTopic();
+    cluster.propose('t', [1, 2]);
+    cluster.restart(2);
+    cluster.restart(3);
+    expect(cluster.propose('t', [1, 2, 3])).toBe('INELIGIBLE_REPLICA');
+    cluster.unfence(3);
+    expect(cluster.propose('t', [1, 2, 3])).toBe('NONE');
+    expect(cluster.show('t')).toBe('1* 2 3 e0 v2');
+  });
+});
+
+describe('a replica whose log cannot be used', () => {
+  test('leaves the in-sync set and the leadership, and does not come back before it is in order', () => {
+    const cluster = withTopic();
+    cluster.report('t', 1);
+    expect(cluster.show('t')).toBe('(1!) 2* 3 e1 v1');
+    expect(cluster.propose('t', [1, 2, 3])).toBe('INELIGIBLE_REPLICA');
+    cluster.report('t', 1);
+    expect(cluster.show('t')).toBe('(1!) 2* 3 e1 v1');
+    cluster.report('t', 1, false);
+    expect(cluster.propose('t', [1, 2, 3])).toBe('NONE');
+    expect(cluster.show('t')).toBe('1 2* 3 e1 v3');
+  });
+
+  test('is looked at again when its broker registers anew', () => {
+    const cluster = withTopic();
+    cluster.report('t', 1);
+    cluster.restart(1);
+    expect(cluster.show('t')).toBe('(1) 2* 3 e1 v2');
+  });
+
+  test('gives way to one that left the in-sync set when that fell below the minimum', () => {
+    const cluster = withTopic();
+    cluster.fence(1);
+    cluster.fence(2);
+    expect(cluster.show('t')).toBe('(1) [2] 3* e2 v2');
+    cluster.report('t', 3);
+    expect(cluster.show('t')).toBe('(1) [2] (3!) e3 v3');
+    cluster.unfence(1);
+    expect(cluster.partition('t').leader).toBe(-1);
+    cluster.unfence(2);
+    expect(cluster.show('t')).toBe('(1) 2* (3!) e4 v4');
+    expect(cluster.partition('t').uncleanEpoch).toBe(-1);
+  });
+
+  test('stays in sync where nobody else has all, and leads no more', () => {
+    const cluster = withTopic();
+    cluster.create('alone', { assignment: [ids(1)] });
+    cluster.report('alone', 1);
+    expect(cluster.show('alone')).toBe('1! e1 v1');
+    cluster.restart(1);
+    cluster.unfence(1);
+    expect(cluster.show('alone')).toBe('1* e2 v3');
+  });
+
+  test('is nothing that another broker may say, nor an earlier life of its own', () => {
+    const cluster = withTopic();
+    const replicas = [{ topicId: cluster.topic('t').id, partition: 0, offline: true }];
+    const stale = { kind: 'reportReplicas', ...cluster.named(1), replicas } as const;
+    cluster.restart(1);
+    expect(cluster.refusal(stale)).toBe('STALE_BROKER_EPOCH');
+    cluster.create('elsewhere', { assignment: [ids(2)] });
+    const topic = cluster.topic('elsewhere').id;
+    const foreign = [{ topicId: topic, partition: 0, offline: true }];
+    expect(
+      cluster.run({ kind: 'reportReplicas', ...cluster.named(1), replicas: foreign }).changed,
+    ).toBe(0);
+  });
+});
+
+describe('eligible leaders', () => {
+  const shrunk = (): Cluster => {
+    const cluster = withTopic();
+    cluster.propose('t', [1]);
+    return cluster;
+  };
+
+  test('lead cleanly when nobody in sync is there', () => {
+    const cluster = shrunk();
+    expect(cluster.show('t')).toBe('1* [2] [3] e0 v1');
+    cluster.fence(1);
+    expect(cluster.show('t')).toBe('[1] 2* [3] e1 v2');
+    expect(cluster.partition('t').uncleanEpoch).toBe(-1);
+  });
+
+  test('are none any more once enough replicas are in sync', () => {
+    const cluster = shrunk();
+    cluster.propose('t', [1, 3]);
+    expect(cluster.show('t')).toBe('1* (2) 3 e0 v2');
+  });
+
+  test('are none any more before anything is acknowledged without them: with fewer needed in sync', () => {
+    const cluster = shrunk();
+    const set = new Map([['min.insync.replicas', '1']]);
+    cluster.run({ kind: 'alterTopicConfig', topic: 't', set, unset: [] });
+    expect(cluster.show('t')).toBe('1* (2) (3) e0 v2');
+    cluster.fence(1);
+    expect(cluster.partition('t')).toMatchObject({ leader: -1, isr: [1], elr: [] });
+  });
+
+  test('are no longer who lost their disk, or crashed with records that were not fsynced', () => {
+    const cluster = shrunk();
+    cluster.restart(2, { directoryId: 'new disk' });
+    expect(cluster.show('t')).toBe('1* (2) [3] e0 v2');
+    const os = new Cluster().start(1, 2, 3);
+    os.create('t', { assignment: [ids(1, 2, 3)], config: new Map([['flush.mode', 'os']]) });
+    os.propose('t', [1]);
+    os.restart(3);
+    os.restart(2, { nothingLost: true });
+    expect(os.show('t')).toBe('1* [2] (3) e0 v2');
   });
 });
 

@@ -2,6 +2,7 @@ import { brokerEpoch, logIndex } from '@relevo/base/ids';
 import { DEFAULT_HAND_BACK, HandBackSchedule } from '@relevo/controller/hand-back';
 import { BrokerSessions } from '@relevo/controller/sessions';
 import type { Heartbeat } from '@relevo/controller/sessions';
+import { difference } from '@relevo/controller/replay';
 import { describe, expect, test } from 'vitest';
 import { Cluster, id, ids } from './cluster.ts';
 
@@ -131,6 +132,8 @@ describe('hand-back', () => {
         partition,
         leader: undefined,
         isr: ids(1, 2, 3),
+        elr: undefined,
+        offline: undefined,
         unclean: false,
       },
     ]);
@@ -147,6 +150,25 @@ describe('hand-back', () => {
     expect(schedule.due(3000)).toMatchObject([{ partition: 3 }]);
   });
 
+  test('waits for a preferred leader that restarted and is still in sync until it has served for the delay', () => {
+    const cluster = new Cluster().start(1, 2, 3);
+    cluster.create('t', { assignment: [ids(1, 2, 3)] });
+    const schedule = new HandBackSchedule(options);
+    schedule.takeOver(cluster.image, 0);
+    const act = (run: () => void, nowMs: number): void => {
+      const before = cluster.image;
+      run();
+      schedule.observe(difference(before, cluster.image), cluster.image, nowMs);
+    };
+    act(() => cluster.restart(1), 500);
+    expect(cluster.show('t')).toBe('1 2* 3 e1 v1');
+    expect(schedule.nextDeadlineMs()).toBeUndefined();
+    act(() => cluster.unfence(1), 1000);
+    expect(schedule.nextDeadlineMs()).toBe(3000);
+    act(() => cluster.fence(1), 2000);
+    expect(schedule.nextDeadlineMs()).toBeUndefined();
+  });
+
   test('begins anew when it drops out of the in-sync set meanwhile', () => {
     const cluster = returned();
     const schedule = new HandBackSchedule(options);
@@ -160,6 +182,8 @@ describe('hand-back', () => {
         partition: 0,
         leader: undefined,
         isr: ids(2, 3),
+        elr: undefined,
+        offline: undefined,
         unclean: false,
       },
     ]);

@@ -497,6 +497,7 @@ class Parts {
         ...this.#ports,
         directory: this.#directory,
         alterPartitions: (request) => this.#client.alterPartitions(request),
+        reportReplicas: (request) => this.#client.reportReplicas(request),
         allocateProducerIds: (broker) => this.#client.allocateProducerIds(broker),
         image: () => this.#publisher.image(),
         brokerEpoch: () => lifecycle.brokerEpoch,

@@ -187,7 +187,7 @@ describe('a broker dies', () => {
       );
       expect(tookMs).toBeLessThan(200);
       expect(cluster.broker(3)?.epoch).toBeGreaterThan(epoch ?? Infinity);
-      expect(cluster.partition('t')).toMatchObject({ leader: 1, isr: [1, 2] });
+      expect(cluster.partition('t')).toMatchObject({ leader: 1, isr: [3, 1, 2] });
     });
   });
 

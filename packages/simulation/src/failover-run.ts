@@ -12,6 +12,8 @@ import { MetadataWatcher, show } from './metadata-watcher.ts';
 import type { PartitionState } from './metadata-watcher.ts';
 import { describeFault, drawPlan } from './plan.ts';
 import type { FaultKind, FaultPlan, FaultTrigger, Plan } from './plan.ts';
+import { injure } from './injuries.ts';
+import type { Injury } from './injuries.ts';
 import type { Prng } from './prng.ts';
 import { compareReplicas, durableEnd } from './replica-checker.ts';
 import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
@@ -201,11 +203,18 @@ class FailoverRun {
     const victim = await this.#triggered(fault.trigger, prng);
     if (victim === undefined) return;
     if (fault.trigger !== 'time') await world.sleep(fault.afterMs);
-    const victims = fault.kind === 'powerCutAll' ? this.#cluster.ids : [victim];
+    const isForAll = fault.kind === 'powerCutAll' || isDamagedRestart(fault.kind);
+    const victims = isForAll ? this.#cluster.ids : [victim];
     world.note('fault', 'scenario', `${describeFault(fault)} at ${victims.join(',')}`);
     this.#awaitFailover(victims);
     const mends: (() => void)[] = [];
-    for (const id of victims) mends.push(await this.#strike(fault.kind, id, prng));
+    for (const [at, id] of victims.entries()) {
+      // The first ones may stop in order: then the last alone stays in sync.
+      const stops = fault.kind === 'stoppedRestart' && at + 1 < victims.length;
+      if (stops) mends.push(await this.#stopInOrder(id));
+      else mends.push(await this.#strike(fault.kind, id, prng));
+    }
+    if (isDamagedRestart(fault.kind)) this.#damageSome(fault.kind, prng);
     await world.sleep(fault.lastsMs);
     world.note('mend', 'scenario', `${fault.kind} at ${victims.join(',')}`);
     for (const mend of mends) mend();
@@ -243,6 +252,12 @@ class FailoverRun {
       case 'powerCutAll':
         await process.kill({ unsynced: 'lose' });
         return reboot;
+      case 'stoppedRestart':
+      case 'damagedRestart': {
+        const afterMs = prng.integer(0, 300);
+        await process.kill({ unsynced: prng.pick(['keep', 'lose']) });
+        return () => void this.#world.sleep(afterMs).then(reboot);
+      }
       case 'silentPowerCut':
         await process.kill({ unsynced: 'lose', silent: true });
         return reboot;
@@ -256,6 +271,30 @@ class FailoverRun {
         return this.#cut(id, hears, !hears);
       }
     }
+  }
+
+  /**
+   * Of most partitions one of the replicas that have all is hurt: as many as min.insync.replicas lets the
+   * cluster lose. Of how many more it could do without depends on who was fenced last.
+   */
+  #damageSome(kind: FaultKind, prng: Prng): void {
+    for (const { partition, isr, elr } of this.#partitions()) {
+      const hurt = prng.chance(0.8) ? [prng.pick([...isr, ...elr])] : [];
+      for (const id of hurt) {
+        const replica = this.#cluster.replicas()[id];
+        // After a stop in order nothing is read that a bit could be seen to be wrong in.
+        const injury: Injury =
+          kind === 'stoppedRestart' ? 'lostDirectory' : prng.pick(['bitFlip', 'lostDirectory']);
+        if (replica === undefined) continue;
+        const done = injure(replica, partitionName(TOPIC, partition), injury, prng);
+        if (done !== undefined) this.#world.note('injury', hostOf(id), done);
+      }
+    }
+  }
+
+  async #stopInOrder(id: number): Promise<() => void> {
+    await this.#world.within(`broker ${id} stops`, 60_000, this.#cluster.stop(id));
+    return () => this.#cluster.boot(id);
   }
 
   /** Cuts a broker's links to all others, out of it, into it, or both. */
@@ -364,6 +403,9 @@ class FailoverRun {
     }
   }
 }
+
+const isDamagedRestart = (kind: FaultKind): boolean =>
+  kind === 'damagedRestart' || kind === 'stoppedRestart';
 
 const isWhole = ({ leader, isr, replicas }: PartitionState): boolean =>
   leader === replicas[0] && isr.length === replicas.length;

@@ -20,7 +20,11 @@ export type FaultKind =
   /** The host hears and is not heard, or the other way round. */
   | 'oneWay'
   /** All brokers lose power at once. */
-  | 'powerCutAll';
+  | 'powerCutAll'
+  /** All lose power, or are killed, at once, and of each partition some replicas come back damaged. */
+  | 'damagedRestart'
+  /** As before, but all brokers but the last stop in order, one after the other. */
+  | 'stoppedRestart';
 
 /** What a fault waits for: the moments at which a cluster is most easily hurt. */
 export type FaultTrigger =

@@ -1,6 +1,6 @@
 /** Reads partition logs straight from simulated disks and holds the replicas against each other (P1). */
 import { assert } from '@relevo/base/assert';
-import { bytesEqual, concatBytes } from '@relevo/base/bytes';
+import { bytesEqual } from '@relevo/base/bytes';
 import { partitionName } from '@relevo/base/ids';
 import { parsePartitionName } from '@relevo/log/file-names';
 import { partitionDirectory } from '@relevo/log/partition-directory';
@@ -16,6 +16,9 @@ interface StoredBatch {
   readonly baseOffset: number;
   readonly lastOffset: number;
   readonly bytes: Uint8Array;
+  /** Where it lies: a file of the replica's directory, and the position in it. */
+  readonly file: string;
+  readonly position: number;
 }
 
 /** The whole batches of a partition on one disk, in order; a torn tail is left out. */
@@ -23,16 +26,17 @@ export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string
   const directory = directoryOf(dataDir, name);
   if (disk.lookup(directory) === undefined) return [];
   const files = disk.list(directory).filter((entry) => entry.name.endsWith('.log'));
-  return batchesIn(concatBytes(files.map((entry) => disk.contents(`${directory}/${entry.name}`))));
+  return files.flatMap(({ name: file }) => batchesIn(disk.contents(`${directory}/${file}`), file));
 }
 
-function directoryOf(dataDir: string, name: string): string {
+/** Where a replica lies, by the name of its partition. */
+export function directoryOf(dataDir: string, name: string): string {
   const parsed = parsePartitionName(name);
   assert(parsed !== undefined, 'a log has the name of a partition', { name });
   return `${dataDir}/${partitionDirectory(parsed.topic, parsed.partition)}`;
 }
 
-function batchesIn(bytes: Uint8Array): StoredBatch[] {
+function batchesIn(bytes: Uint8Array, file: string): StoredBatch[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const batches: StoredBatch[] = [];
   for (let at = 0; at + LAST_OFFSET_DELTA_AT + 4 <= bytes.length;) {
@@ -40,7 +44,7 @@ function batchesIn(bytes: Uint8Array): StoredBatch[] {
     if (end <= at + BATCH_OVERHEAD || end > bytes.length) break;
     const baseOffset = Number(view.getBigInt64(at));
     const lastOffset = baseOffset + view.getInt32(at + LAST_OFFSET_DELTA_AT);
-    batches.push({ baseOffset, lastOffset, bytes: bytes.subarray(at, end) });
+    batches.push({ baseOffset, lastOffset, bytes: bytes.subarray(at, end), file, position: at });
     at = end;
   }
   return batches;
@@ -53,7 +57,7 @@ export function durableEnd(disk: SimulatedDisk, dataDir: string, name: string): 
   let end = 0;
   for (const [fileName, node] of [...directory.durable].sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (node.kind !== 'file' || !fileName.endsWith('.log')) continue;
-    for (const batch of batchesIn(node.durable.view())) end = batch.lastOffset + 1;
+    for (const batch of batchesIn(node.durable.view(), fileName)) end = batch.lastOffset + 1;
   }
   return end;
 }

@@ -4,6 +4,7 @@ import type { Mutation } from '@relevo/base/mutations';
 import { failoverRun } from './failover-run.ts';
 import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
+import { damagedRestartRun } from './scenarios/damaged-restart.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
 import { staleReadsRun } from './scenarios/stale-reads.ts';
@@ -13,10 +14,20 @@ export type Scenario = (seed: number | string, options?: RunOptions) => Promise<
 
 /** `failover` is the swarm: all kinds of faults under load. The others go for one kind. */
 export type ScenarioName =
-  'controller-answers' | 'failover' | 'log-injuries' | 'names' | 'numbered-sends' | 'stale-reads';
+  | 'controller-answers'
+  | 'damaged-restart'
+  | 'failover'
+  | 'log-injuries'
+  | 'name'
+  | 'names'
+  | 'numbered-sends'
+  | 'options'
+  | 'seed'
+  | 'stale-reads';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
+  'damaged-restart': damagedRestartRun,
   failover: failoverRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,

@@ -20,11 +20,13 @@ interface Caught {
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
   { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /P6/ },
+  { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 19, says: /P7/ },
   { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
+  { mutation: 'no-eligible-leaders', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
   { mutation: 'quorum-among-partitions', scenario: 'names', seed: 4, says: /__cluster_metadata/ },
   { mutation: 'reads-without-lease', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {
@@ -52,6 +54,7 @@ const CAUGHT: readonly Caught[] = [
     seed: 2,
     says: /nothing was injured, yet/,
   },
+  { mutation: 'registration-leaves-isr', scenario: 'damaged-restart', seed: 4, says: /leader -1/ },
   { mutation: 'unfenced-unaware', scenario: 'stale-reads', seed: 6, says: /P7/ },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];

@@ -38,6 +38,8 @@ function viewPartition(topic: TopicImage, partition: number): PartitionMetadata 
     leaderEpoch: image.leaderEpoch,
     replicas: image.replicas,
     isr: image.isr,
+    elr: image.elr,
+    offline: image.offline,
     partitionEpoch: image.partitionEpoch,
   });
 }

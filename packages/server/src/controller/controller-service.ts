@@ -38,6 +38,7 @@ import {
   ControllerService as methods,
   alterPartitionsResponse,
   allocateProducerIdsResponse,
+  reportReplicasResponse,
   registerBrokerResponse,
 } from '@relevo/rpc/gen/cluster/controller';
 import type {
@@ -238,6 +239,22 @@ export class ControllerService {
             error: ERRORS[outcome.error].number,
           })),
         });
+      }),
+      route(methods.reportReplicas, async (request, caller) => {
+        checkSpeaksFor(caller, request.brokerId);
+        return reportReplicasResponse(
+          await this.execute({
+            kind: 'reportReplicas',
+            ...named(request),
+            replicas: checked('replicas', () =>
+              request.replicas.map(({ topicId, partition, offline }) => ({
+                topicId: uuid(topicId),
+                partition,
+                offline,
+              })),
+            ),
+          }),
+        );
       }),
       route(methods.allocateProducerIds, async (request, caller) => {
         checkSpeaksFor(caller, request.brokerId);

@@ -326,12 +326,15 @@ export class SessionStreams {
     }
   }
 
-  /** Does nothing where the broker has another epoch or is fenced already. */
+  /**
+   * Does nothing where the broker has another epoch. One that is fenced already has registered and was not
+   * heard of since: nobody is to wait for it.
+   */
   #fence(broker: BrokerImage, reason: string): void {
     const { proposals, events } = this.#deps;
     const decided = proposals.active ? proposals.speculative().brokers.get(broker.id) : undefined;
-    if (decided === undefined || decided.fenced || decided.epoch !== broker.epoch) return;
-    events.fencing(broker.id, broker.epoch, reason);
+    if (decided === undefined || decided.epoch !== broker.epoch) return;
+    if (!decided.fenced) events.fencing(broker.id, broker.epoch, reason);
     const { id, epoch } = broker;
     this.#run(proposals.execute({ kind: 'fenceBroker', brokerId: id, brokerEpoch: epoch }));
   }

@@ -14,6 +14,8 @@ import type {
   AllocateProducerIdsResponse,
   AlterPartitionsRequest,
   AlterPartitionsResponse,
+  ReportReplicasRequest,
+  ReportReplicasResponse,
 } from '@relevo/rpc/gen/cluster/controller';
 import type { MetadataPublisher } from '../metadata/metadata-publisher.ts';
 import { ControllerLocator } from './controller-locator.ts';
@@ -155,6 +157,14 @@ export class ControllerClient {
     options: { readonly deadlineMs: number } = DEFAULT_DEADLINE,
   ): Promise<ControllerAnswer<AlterPartitionsResponse>> {
     return this.attempt(methods.alterPartitions, request, options);
+  }
+
+  /** Says which replicas of this broker cannot be used, and which can be again. */
+  reportReplicas(
+    request: ReportReplicasRequest,
+    options: { readonly deadlineMs: number } = DEFAULT_DEADLINE,
+  ): Promise<ReportReplicasResponse> {
+    return this.call(methods.reportReplicas, request, options);
   }
 
   /** A block of producer ids that nobody else has or will have. */

@@ -11,7 +11,7 @@ import {
   term,
   uuid,
 } from '@relevo/base/ids';
-import type { LogIndex } from '@relevo/base/ids';
+import type { BrokerId, LogIndex } from '@relevo/base/ids';
 import type { ClusterImage } from '@relevo/controller/image';
 import { flawOfRecord } from '@relevo/controller/record-limits';
 import type { DeletedTopicsRecord, MetadataRecord } from '@relevo/controller/records';
@@ -120,13 +120,17 @@ function bodyOf(record: LogRecord): WireBody {
     case 'partitionCreation':
       return { case: 'partitionCreation', value: record };
     case 'partitionChange': {
-      const isr = record.isr === undefined ? undefined : { ids: record.isr };
-      return { case: 'partitionChange', value: { ...record, isr } };
+      const { isr, elr, offline } = record;
+      const lists = { isr: listOf(isr), elr: listOf(elr), offline: listOf(offline) };
+      return { case: 'partitionChange', value: { ...record, ...lists } };
     }
     default:
       return unreachable(record, 'an unknown metadata record');
   }
 }
+
+const listOf = (ids: readonly BrokerId[] | undefined): { ids: readonly BrokerId[] } | undefined =>
+  ids === undefined ? undefined : { ids };
 
 /** Throws where the bytes, though well formed, are not of a record that a controller wrote. */
 function fromWire({ record }: WireRecord): MetadataRecord {
@@ -164,13 +168,15 @@ function fromWire({ record }: WireRecord): MetadataRecord {
       return { kind: 'topicSetting', topicId: uuid(topicId), name, value };
     }
     case 'partitionCreation': {
-      const { topicId, partition, replicas, isr, leader, ...epochs } = record.value;
+      const { topicId, partition, replicas, isr, elr, offline, leader, ...epochs } = record.value;
       return {
         kind: 'partitionCreation',
         topicId: uuid(topicId),
         partition,
         replicas: replicas.map(brokerId),
         isr: isr.map(brokerId),
+        elr: elr.map(brokerId),
+        offline: offline.map(brokerId),
         leader: brokerId(leader),
         leaderEpoch: leaderEpoch(epochs.leaderEpoch),
         partitionEpoch: partitionEpoch(epochs.partitionEpoch),
@@ -178,13 +184,15 @@ function fromWire({ record }: WireRecord): MetadataRecord {
       };
     }
     case 'partitionChange': {
-      const { topicId, partition, leader, isr, unclean } = record.value;
+      const { topicId, partition, leader, isr, elr, offline, unclean } = record.value;
       return {
         kind: 'partitionChange',
         topicId: uuid(topicId),
         partition,
         leader: leader === undefined ? undefined : brokerId(leader),
         isr: isr?.ids.map(brokerId),
+        elr: elr?.ids.map(brokerId),
+        offline: offline?.ids.map(brokerId),
         unclean,
       };
     }

@@ -9,8 +9,8 @@
  * A refusal answers one request. Where an earlier request with the same proposal was not answered, that one
  * may yet reach a controller: the refused proposal then stays in doubt, until the partition epoch has moved.
  *
- * A replica whose log has failed or has no room while it leads *resigns* the same way: it proposes the in-sync set
- * without itself, and the controller elects another of its members.
+ * A replica whose log has no room while it leads *resigns* the same way: it proposes the in-sync set without
+ * itself, and the controller elects another of its members.
  */
 import { errorCodeOf, messageOf } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, Uuid } from '@relevo/base/ids';
@@ -76,7 +76,7 @@ export class IsrProposals {
     this.#add({ kind: 'proposal', partition, replica, proposal, inDoubt: false });
   }
 
-  /** The partition's log has failed or has no room, and the image says that it is led here. */
+  /** The partition's log has no room, and the image says that it is led here. */
   resign(partition: Partition): void {
     this.#add({ kind: 'resignation', partition });
   }
@@ -194,6 +194,7 @@ function meaningOf(outcome: PartitionOutcome, item: Item): IsrOutcome {
         // As the controller has committed them.
         partitionEpoch: outcome.partitionEpoch as IsrProposal['partitionEpoch'],
         isr: outcome.isr as BrokerId[],
+        elr: outcome.elr as BrokerId[],
       };
     // The controller compares epochs before anything else: an earlier copy of this proposal has not been
     // applied when it comes to these. It may be on its way.

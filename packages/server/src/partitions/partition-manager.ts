@@ -21,6 +21,10 @@ import type {
   ListOffsetsResponse,
 } from '@relevo/rpc/gen/client/fetch';
 import type { ProduceRequest } from '@relevo/rpc/gen/client/produce';
+import type {
+  ReportReplicasRequest,
+  ReportReplicasResponse,
+} from '@relevo/rpc/gen/cluster/controller';
 import { FetchService } from './fetch-service.ts';
 import type { FetchReply } from './fetch-service.ts';
 import { IsrProposals } from './isr-proposals.ts';
@@ -33,6 +37,7 @@ import { IN_HAND_BYTES_MAX, ProduceService } from './produce-service.ts';
 import { ProducerIds } from './producer-ids.ts';
 import type { ProducerIdBlock } from './producer-ids.ts';
 import { Reconciler } from './reconciler.ts';
+import { ReplicaReports } from './replica-reports.ts';
 import { ReplicationClient } from './replication-client.ts';
 import { ReplicationServer } from './replication-server.ts';
 import { StrayDirectories } from './stray-directories.ts';
@@ -45,6 +50,8 @@ export interface PartitionManagerDeps extends Ports {
   readonly directory: LogDirectory;
   /** Proposes in-sync sets to the active controller; rejects when the outcome is not known. */
   readonly alterPartitions: AlterPartitions;
+  /** Tells the active controller which replicas here are offline; rejects likewise. */
+  readonly reportReplicas: (request: ReportReplicasRequest) => Promise<ReportReplicasResponse>;
   readonly allocateProducerIds: (broker: {
     readonly brokerId: BrokerId;
     readonly brokerEpoch: BrokerEpoch;
@@ -104,6 +111,7 @@ export class PartitionManager {
   readonly #server: ReplicationServer;
   readonly #client: ReplicationClient;
   readonly #proposals: IsrProposals;
+  readonly #reports: ReplicaReports;
   readonly #reconciler: Reconciler;
   readonly #upkeep: Upkeep;
   readonly #strays: StrayDirectories;
@@ -134,6 +142,7 @@ export class PartitionManager {
     this.#server = new ReplicationServer({ ...shared, brokerEpoch });
     this.#client = new ReplicationClient({ ...shared, brokerEpoch });
     this.#proposals = new IsrProposals(shared);
+    this.#reports = new ReplicaReports(shared);
     const partition: PartitionDeps = {
       ...shared,
       events: this.#events(),
@@ -147,6 +156,7 @@ export class PartitionManager {
       ...shared,
       produce: this.#produce,
       proposals: this.#proposals,
+      reports: this.#reports,
       reconciler: this.#reconciler,
       retentionCheckMs: options.retentionCheckMs,
     });
@@ -170,9 +180,12 @@ export class PartitionManager {
     this.#strays.imageChanged(delta);
     if (delta.brokers.length === 0) return;
     this.#client.applyImage(image);
+    const nowMs = this.#deps.clock.monotonicMs();
+    const anew = delta.brokers.filter(({ before, after }) => before?.epoch !== after.epoch);
     // Who has come back may join in-sync sets.
     for (const partition of this.#table.values()) {
       const replica = partition.leader?.replica;
+      for (const { after } of anew) replica?.restarted(after.id, after.epoch, nowMs);
       if (replica !== undefined && replica.isr.length < replica.replicas.length) {
         this.#reviewIsr(partition);
       }
@@ -242,6 +255,7 @@ export class PartitionManager {
     this.#server.close();
     this.#fetch.close();
     this.#proposals.close();
+    this.#reports.close();
     this.#turn.close();
     return Promise.resolve(this.#upkeep.highWatermarks());
   }
@@ -265,10 +279,12 @@ export class PartitionManager {
         this.#server.roleChanged(partition);
         this.#fetch.roleChanged(partition);
         if (partition.leader !== undefined) this.#reviewIsr(partition);
+        this.#reports.review(partition);
       },
       failed: (partition, reason) => {
         this.#deps.logger.error('a replica is offline', { partition: partition.name, reason });
         this.#deps.directory.noteOffline(partition.name, partition.topicId);
+        this.#reports.review(partition);
       },
     };
   }

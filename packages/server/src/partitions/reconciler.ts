@@ -407,7 +407,10 @@ function configure(partition: Partition, settings: TopicSettings): void {
   const { log } = partition;
   if (log.state !== 'online') return;
   const config = logConfigOf(settings);
-  if (!sameConfig(config, log.config)) log.configure(config);
+  if (sameConfig(config, log.config)) return;
+  log.configure(config);
+  // With flush.mode=sync from now on, what came before it is not durable yet.
+  partition.sync();
 }
 
 const logConfigOf = (settings: TopicSettings): LogConfig => ({

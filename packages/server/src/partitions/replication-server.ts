@@ -240,6 +240,19 @@ export class ReplicationServer {
       session.cancel(`${partition.name}: acknowledged more than the leader has`);
     }
     if (verdict === 'advanced') partition.watermarkMoved();
+    if (verdict === 'lostRecords') {
+      this.#deps.logger.error(
+        'an in-sync replica lacks committed records that it had: it leaves the set',
+        {
+          partition: partition.name,
+          broker: session.brokerId,
+          endsAt: syncedEnd,
+          highWatermark: role.replica.highWatermark,
+          do: `look at the disk of broker ${session.brokerId}; it is sent what it lacks`,
+        },
+      );
+      this.#deps.reviewIsr(partition);
+    }
     if (role.replica.isr.length < role.replica.replicas.length) this.#deps.reviewIsr(partition);
   }
 

@@ -17,11 +17,18 @@ import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
 import type { ProduceService } from './produce-service.ts';
 import type { Reconciler } from './reconciler.ts';
+import type { ReplicaReports } from './replica-reports.ts';
 
 export const TICK_MS = 500;
 export const CHECKPOINT_INTERVAL_MS = 5_000;
 /** How often the disk is asked for its room where nothing is appended. */
 export const SPACE_CHECK_MS = 5_000;
+/**
+ * A damaged replica is copied anew at once, and again, should it turn out damaged once more, after a pause
+ * that doubles: a disk that damages all that it is given must not be copied to without end.
+ */
+const REBUILD_PAUSE_MIN_MS = 10_000;
+const REBUILD_PAUSE_MAX_MS = 3_600_000;
 /** Replicas whose retention is looked at before the loop turns. */
 const RETENTION_PER_TURN = 100;
 
@@ -34,6 +41,7 @@ export interface UpkeepDeps {
   readonly table: PartitionTable;
   readonly produce: ProduceService;
   readonly proposals: IsrProposals;
+  readonly reports: ReplicaReports;
   readonly reconciler: Reconciler;
   readonly image: () => ClusterImage;
   readonly localId: BrokerId;
@@ -44,8 +52,8 @@ export interface UpkeepDeps {
 export class Upkeep {
   readonly #deps: UpkeepDeps;
   readonly #written = new Map<string, Offset>();
-  /** Damaged replicas that have been given one chance to be copied anew. */
-  readonly #rebuilt = new Set<string>();
+  /** When damaged replicas that were copied anew may be once more. */
+  readonly #rebuilt = new Map<string, { readonly pauseMs: number; readonly notBeforeMs: number }>();
   #timers: TimerHandle[] = [];
   #closed = false;
 
@@ -98,9 +106,10 @@ export class Upkeep {
       counts.partitions += 1;
       if (partition.failure !== undefined) {
         counts.offline += 1;
-        this.#seeToFailed(partition);
+        this.#seeToFailed(partition, nowMs);
         continue;
       }
+      this.#deps.reports.review(partition);
       const role = partition.leader;
       if (role === undefined) continue;
       const { replica } = role;
@@ -136,24 +145,22 @@ export class Upkeep {
   }
 
   /**
-   * A failed leader resigns. A replica whose log is damaged or gone, and which is out of the in-sync set while
-   * another leads, loses nothing that others do not have: its log is set aside and copied anew, once.
+   * The controller is told. A replica whose log is damaged or gone, which is in no set that may lead, and
+   * while another leads, loses nothing that others do not have: its log is set aside and copied anew.
    */
-  #seeToFailed(partition: Partition): void {
-    const { image, localId, proposals } = this.#deps;
+  #seeToFailed(partition: Partition, nowMs: number): void {
+    const { image, localId, reports } = this.#deps;
+    reports.review(partition);
     const known = partitionImage(image(), partition.topicId, partition.number);
-    if (known === undefined) return;
-    if (known.leader === localId) {
-      if (known.isr.length > 1) proposals.resign(partition);
-      return;
-    }
-    const mayRebuild =
-      partition.isDamaged &&
-      known.leader !== NO_BROKER &&
-      !known.isr.includes(localId) &&
-      !this.#rebuilt.has(partition.name);
-    if (!mayRebuild) return;
-    this.#rebuilt.add(partition.name);
+    if (known === undefined || !partition.isDamaged) return;
+    const { leader, isr, elr, offline } = known;
+    const isOut = offline.includes(localId) && !isr.includes(localId) && !elr.includes(localId);
+    const before = this.#rebuilt.get(partition.name);
+    if (!isOut || leader === NO_BROKER || nowMs < (before?.notBeforeMs ?? 0)) return;
+    const isOld = before !== undefined && nowMs > before.notBeforeMs + REBUILD_PAUSE_MAX_MS;
+    const doubledMs = before === undefined || isOld ? REBUILD_PAUSE_MIN_MS : 2 * before.pauseMs;
+    const pauseMs = Math.min(doubledMs, REBUILD_PAUSE_MAX_MS);
+    this.#rebuilt.set(partition.name, { pauseMs, notBeforeMs: nowMs + pauseMs });
     void this.#rebuild(partition);
   }
 

@@ -30,9 +30,14 @@ const events = (world: PartitionWorld, id: number): string[] =>
   world.lines.filter((line) => line.process === `broker-${id}`).map(({ event }) => event);
 
 /** One partition on all three, led by the first, with batches of so many records that all of them have. */
-async function replicated(world: PartitionWorld, batches = 1, records = 3): Promise<TestClient> {
+async function replicated(
+  world: PartitionWorld,
+  batches = 1,
+  records = 3,
+  config: Readonly<Record<string, string>> = {},
+): Promise<TestClient> {
   await world.boot(...ALL);
-  world.createTopic('orders', [[1, 2, 3]]);
+  world.createTopic('orders', [[1, 2, 3]], config);
   await leading(world, 1);
   const client = await world.client();
   for (let at = 0; at < batches; at++) await client.produce(1, 'orders', values(records));
@@ -305,7 +310,9 @@ describe('a log whose directory is gone', () => {
     port.rename(`/data/${from}`, `/data/${to}`);
     await port.syncDirectory('/data');
   };
-  const filled = (world: PartitionWorld): Promise<TestClient> => replicated(world, 5, 20);
+  /** With one replica enough for an acknowledgement nobody but the last in sync is sure to have all. */
+  const filled = (world: PartitionWorld): Promise<TestClient> =>
+    replicated(world, 5, 20, { 'min.insync.replicas': '1' });
   const ends = (world: PartitionWorld, ids: readonly number[]): number[] =>
     ids.map((id) => {
       const { manager } = world.broker(id);
@@ -343,6 +350,46 @@ describe('a log whose directory is gone', () => {
       await world.converge('orders', 0, ALL);
       expect(ends(world, ALL)).toEqual([100, 100, 100]);
     });
+  });
+
+  test('of the last in-sync replica, where another has all that was acknowledged: that one leads', async () => {
+    const world = new PartitionWorld();
+    await world.run(async () => {
+      const client = await replicated(world, 5, 20);
+      for (const id of ALL) {
+        world.fence(id);
+        await world.stop(id);
+      }
+      expect(world.state('orders')).toMatchObject({ isr: [3], elr: [2], leader: -1 });
+      await move(world, 3, 'orders-0', 'elsewhere');
+      await world.boot(3);
+      await isOffline(world, 3, 'orders-0');
+      const told = (): boolean => world.state('orders').offline.includes(brokerId(3));
+      await world.world.until('the controller knows', told, 1000);
+      expect(world.state('orders')).toMatchObject({ isr: [], elr: [2], leader: -1 });
+      await world.boot(1, 2);
+      await inSync(world, ALL, 5000);
+      await world.converge('orders', 0, ALL);
+      expect(ends(world, ALL)).toEqual([100, 100, 100]);
+      expect(world.state('orders')).toMatchObject({ uncleanEpoch: -1, offline: [], elr: [] });
+      expect((await client.produce(2, 'orders', values(1))).error).toBe(0);
+    });
+  });
+
+  test('after a restart of the whole cluster: any healthy replica leads, and the others are copied anew', async () => {
+    for (const lost of [[1], [2], [3], [1, 2], [2, 3], [1, 3]]) {
+      const world = new PartitionWorld(lost.join());
+      await world.run(async () => {
+        await replicated(world, 5, 20);
+        await Promise.all(ALL.map((id) => world.kill(id, 'lose')));
+        for (const id of lost) await move(world, id, 'orders-0', 'elsewhere');
+        await world.boot(...ALL);
+        await inSync(world, ALL, 8000);
+        await world.converge('orders', 0, ALL);
+        expect(ends(world, ALL)).toEqual([100, 100, 100]);
+        expect(world.state('orders')).toMatchObject({ uncleanEpoch: -1, offline: [], elr: [] });
+      });
+    }
   });
 
   /** The followers know of no high watermark: nothing but their leader's refusal keeps their records. */
@@ -414,7 +461,7 @@ describe('a log whose directory is gone', () => {
     const world = new PartitionWorld();
     await world.run(async () => {
       const client = await filled(world);
-      world.createTopic('more', [[1, 2, 3]]);
+      world.createTopic('more', [[1, 2, 3]], { 'min.insync.replicas': '1' });
       await leading(world, 1, 2);
       for (const id of [2, 3, 1]) {
         world.fence(id);

@@ -246,6 +246,15 @@ export class PartitionWorld {
             codecs: this.#codecs,
             directory,
             alterPartitions: (request) => this.#alter(broker, request),
+            reportReplicas: async ({ brokerId: of, brokerEpoch: epoch, replicas }) => {
+              await Promise.resolve();
+              return this.decide({
+                kind: 'reportReplicas',
+                brokerId: brokerId(of),
+                brokerEpoch: brokerEpoch(epoch),
+                replicas: replicas as CommandOf<'reportReplicas'>['replicas'],
+              });
+            },
             allocateProducerIds: async (of) => {
               await Promise.resolve();
               const { first, count } = this.decide({ kind: 'allocateProducerIds', ...of });

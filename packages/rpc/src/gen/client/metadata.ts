@@ -504,6 +504,15 @@ export interface PartitionMetadata {
   readonly replicas: readonly number[];
   readonly isr: readonly number[];
   readonly partitionEpoch: number;
+  /**
+   * Replicas that are not in sync, yet have every acknowledged record (KIP-966): one of them leads when nobody
+   * in sync can. While there are any, acks=all is refused.
+   */
+  readonly elr: readonly number[];
+  /**
+   * Replicas whose logs cannot be used: damaged, or on a disk that fails. The brokers' own logs say why.
+   */
+  readonly offline: readonly number[];
 }
 
 /** Makes a PartitionMetadata; what is left out has proto3's default. */
@@ -514,6 +523,8 @@ export const partitionMetadata = (init: Partial<PartitionMetadata> = {}): Partit
   replicas: init.replicas ?? [],
   isr: init.isr ?? [],
   partitionEpoch: init.partitionEpoch ?? 0,
+  elr: init.elr ?? [],
+  offline: init.offline ?? [],
 });
 
 export const PartitionMetadataCodec: MessageCodec<PartitionMetadata> = messageCodec(
@@ -540,6 +551,18 @@ function sizePartitionMetadata(message: PartitionMetadata, encoder: Encoder): nu
     size += 1 + encoder.close(place, packed);
   }
   if (message.partitionEpoch !== 0) size += 1 + int32Size(message.partitionEpoch);
+  if (message.elr.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.elr) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
+  if (message.offline.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.offline) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
   return size;
 }
 
@@ -570,6 +593,16 @@ function writePartitionMetadata(message: PartitionMetadata, encoder: Encoder): v
     encoder.byte(48);
     encoder.int32(message.partitionEpoch);
   }
+  if (message.elr.length > 0) {
+    encoder.byte(58);
+    encoder.nested();
+    for (const item of message.elr) encoder.int32(item);
+  }
+  if (message.offline.length > 0) {
+    encoder.byte(66);
+    encoder.nested();
+    for (const item of message.offline) encoder.int32(item);
+  }
 }
 
 function readPartitionMetadata(decoder: Decoder, end: number): PartitionMetadata {
@@ -579,6 +612,8 @@ function readPartitionMetadata(decoder: Decoder, end: number): PartitionMetadata
   const replicas: number[] = [];
   const isr: number[] = [];
   let partitionEpoch: number = 0;
+  const elr: number[] = [];
+  const offline: number[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -606,12 +641,24 @@ function readPartitionMetadata(decoder: Decoder, end: number): PartitionMetadata
       case 48:
         partitionEpoch = decoder.int32();
         break;
+      case 56:
+        elr.push(decoder.int32());
+        break;
+      case 58:
+        for (const packed = decoder.end(); decoder.at < packed;) elr.push(decoder.int32());
+        break;
+      case 64:
+        offline.push(decoder.int32());
+        break;
+      case 66:
+        for (const packed = decoder.end(); decoder.at < packed;) offline.push(decoder.int32());
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { partition, leader, leaderEpoch, replicas, isr, partitionEpoch };
+  return { partition, leader, leaderEpoch, replicas, isr, partitionEpoch, elr, offline };
 }
 
 export interface GetNodeRequest {}

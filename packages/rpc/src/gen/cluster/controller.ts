@@ -715,6 +715,7 @@ export interface PartitionOutcome {
   readonly isr: readonly number[];
   readonly leaderEpoch: number;
   readonly partitionEpoch: number;
+  readonly elr: readonly number[];
 }
 
 /** Makes a PartitionOutcome; what is left out has proto3's default. */
@@ -723,6 +724,7 @@ export const partitionOutcome = (init: Partial<PartitionOutcome> = {}): Partitio
   isr: init.isr ?? [],
   leaderEpoch: init.leaderEpoch ?? 0,
   partitionEpoch: init.partitionEpoch ?? 0,
+  elr: init.elr ?? [],
 });
 
 export const PartitionOutcomeCodec: MessageCodec<PartitionOutcome> = messageCodec(
@@ -742,6 +744,12 @@ function sizePartitionOutcome(message: PartitionOutcome, encoder: Encoder): numb
   }
   if (message.leaderEpoch !== 0) size += 1 + int32Size(message.leaderEpoch);
   if (message.partitionEpoch !== 0) size += 1 + int32Size(message.partitionEpoch);
+  if (message.elr.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.elr) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
   return size;
 }
 
@@ -763,6 +771,11 @@ function writePartitionOutcome(message: PartitionOutcome, encoder: Encoder): voi
     encoder.byte(32);
     encoder.int32(message.partitionEpoch);
   }
+  if (message.elr.length > 0) {
+    encoder.byte(42);
+    encoder.nested();
+    for (const item of message.elr) encoder.int32(item);
+  }
 }
 
 function readPartitionOutcome(decoder: Decoder, end: number): PartitionOutcome {
@@ -770,6 +783,7 @@ function readPartitionOutcome(decoder: Decoder, end: number): PartitionOutcome {
   const isr: number[] = [];
   let leaderEpoch: number = 0;
   let partitionEpoch: number = 0;
+  const elr: number[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -788,12 +802,201 @@ function readPartitionOutcome(decoder: Decoder, end: number): PartitionOutcome {
       case 32:
         partitionEpoch = decoder.int32();
         break;
+      case 40:
+        elr.push(decoder.int32());
+        break;
+      case 42:
+        for (const packed = decoder.end(); decoder.at < packed;) elr.push(decoder.int32());
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { error, isr, leaderEpoch, partitionEpoch };
+  return { error, isr, leaderEpoch, partitionEpoch, elr };
+}
+
+export interface ReportReplicasRequest {
+  readonly brokerId: number;
+  readonly brokerEpoch: number;
+  readonly replicas: readonly ReplicaReport[];
+}
+
+/** Makes a ReportReplicasRequest; what is left out has proto3's default. */
+export const reportReplicasRequest = (
+  init: Partial<ReportReplicasRequest> = {},
+): ReportReplicasRequest => ({
+  brokerId: init.brokerId ?? 0,
+  brokerEpoch: init.brokerEpoch ?? 0,
+  replicas: init.replicas ?? [],
+});
+
+export const ReportReplicasRequestCodec: MessageCodec<ReportReplicasRequest> = messageCodec(
+  sizeReportReplicasRequest,
+  writeReportReplicasRequest,
+  readReportReplicasRequest,
+);
+
+function sizeReportReplicasRequest(message: ReportReplicasRequest, encoder: Encoder): number {
+  let size = 0;
+  if (message.brokerId !== 0) size += 1 + int32Size(message.brokerId);
+  if (message.brokerEpoch !== 0) size += 1 + int64Size(message.brokerEpoch);
+  for (const item of message.replicas)
+    size += 1 + encoder.close(encoder.open(), sizeReplicaReport(item, encoder));
+  return size;
+}
+
+function writeReportReplicasRequest(message: ReportReplicasRequest, encoder: Encoder): void {
+  if (message.brokerId !== 0) {
+    encoder.byte(8);
+    encoder.int32(message.brokerId);
+  }
+  if (message.brokerEpoch !== 0) {
+    encoder.byte(16);
+    encoder.int64(message.brokerEpoch);
+  }
+  for (const item of message.replicas) {
+    encoder.byte(26);
+    encoder.nested();
+    writeReplicaReport(item, encoder);
+  }
+}
+
+function readReportReplicasRequest(decoder: Decoder, end: number): ReportReplicasRequest {
+  let brokerId: number = 0;
+  let brokerEpoch: number = 0;
+  const replicas: ReplicaReport[] = [];
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 8:
+        brokerId = decoder.int32();
+        break;
+      case 16:
+        brokerEpoch = decoder.int64();
+        break;
+      case 26:
+        replicas.push(readReplicaReport(decoder, decoder.end()));
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { brokerId, brokerEpoch, replicas };
+}
+
+export interface ReplicaReport {
+  readonly topicId: string;
+  readonly partition: number;
+  readonly offline: boolean;
+}
+
+/** Makes a ReplicaReport; what is left out has proto3's default. */
+export const replicaReport = (init: Partial<ReplicaReport> = {}): ReplicaReport => ({
+  topicId: init.topicId ?? '',
+  partition: init.partition ?? 0,
+  offline: init.offline ?? false,
+});
+
+export const ReplicaReportCodec: MessageCodec<ReplicaReport> = messageCodec(
+  sizeReplicaReport,
+  writeReplicaReport,
+  readReplicaReport,
+);
+
+function sizeReplicaReport(message: ReplicaReport, encoder: Encoder): number {
+  let size = 0;
+  if (message.topicId !== '') size += 1 + encoder.stringSize(message.topicId);
+  if (message.partition !== 0) size += 1 + int32Size(message.partition);
+  if (message.offline) size += 1 + 1;
+  return size;
+}
+
+function writeReplicaReport(message: ReplicaReport, encoder: Encoder): void {
+  if (message.topicId !== '') {
+    encoder.byte(10);
+    encoder.string(message.topicId);
+  }
+  if (message.partition !== 0) {
+    encoder.byte(16);
+    encoder.int32(message.partition);
+  }
+  if (message.offline) {
+    encoder.byte(24);
+    encoder.bool(message.offline);
+  }
+}
+
+function readReplicaReport(decoder: Decoder, end: number): ReplicaReport {
+  let topicId: string = '';
+  let partition: number = 0;
+  let offline: boolean = false;
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 10:
+        topicId = decoder.string();
+        break;
+      case 16:
+        partition = decoder.int32();
+        break;
+      case 24:
+        offline = decoder.bool();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { topicId, partition, offline };
+}
+
+export interface ReportReplicasResponse {
+  /** Partitions that were not so already. */
+  readonly changed: number;
+}
+
+/** Makes a ReportReplicasResponse; what is left out has proto3's default. */
+export const reportReplicasResponse = (
+  init: Partial<ReportReplicasResponse> = {},
+): ReportReplicasResponse => ({
+  changed: init.changed ?? 0,
+});
+
+export const ReportReplicasResponseCodec: MessageCodec<ReportReplicasResponse> = messageCodec(
+  sizeReportReplicasResponse,
+  writeReportReplicasResponse,
+  readReportReplicasResponse,
+);
+
+function sizeReportReplicasResponse(message: ReportReplicasResponse, _encoder: Encoder): number {
+  let size = 0;
+  if (message.changed !== 0) size += 1 + int32Size(message.changed);
+  return size;
+}
+
+function writeReportReplicasResponse(message: ReportReplicasResponse, encoder: Encoder): void {
+  if (message.changed !== 0) {
+    encoder.byte(8);
+    encoder.int32(message.changed);
+  }
+}
+
+function readReportReplicasResponse(decoder: Decoder, end: number): ReportReplicasResponse {
+  let changed: number = 0;
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 8:
+        changed = decoder.int32();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { changed };
 }
 
 export interface AllocateProducerIdsRequest {
@@ -1181,6 +1384,10 @@ export interface ControllerService {
   readonly session: Method<BrokerHeartbeat, HeartbeatReply, 'bidi'>;
   /** A leader proposes new in-sync sets. */
   readonly alterPartitions: Method<AlterPartitionsRequest, AlterPartitionsResponse, 'unary'>;
+  /**
+   * A broker says which of its replicas cannot be used (damaged, or their disk fails), and which can be again.
+   */
+  readonly reportReplicas: Method<ReportReplicasRequest, ReportReplicasResponse, 'unary'>;
   readonly allocateProducerIds: Method<
     AllocateProducerIdsRequest,
     AllocateProducerIdsResponse,
@@ -1213,6 +1420,13 @@ export const ControllerService: ControllerService = {
     audience: 'cluster',
     request: AlterPartitionsRequestCodec,
     response: AlterPartitionsResponseCodec,
+  },
+  reportReplicas: {
+    path: '/relevo.cluster.v1.Controller/ReportReplicas',
+    kind: 'unary',
+    audience: 'cluster',
+    request: ReportReplicasRequestCodec,
+    response: ReportReplicasResponseCodec,
   },
   allocateProducerIds: {
     path: '/relevo.cluster.v1.Controller/AllocateProducerIds',

@@ -842,6 +842,11 @@ export interface PartitionCreation {
   readonly partitionEpoch: number;
   /** The leader epoch of the last unclean election; -1: there was none. */
   readonly uncleanEpoch: number;
+  /**
+   * Eligible leaders beside the in-sync set (KIP-966), and replicas whose logs cannot be used.
+   */
+  readonly elr: readonly number[];
+  readonly offline: readonly number[];
 }
 
 /** Makes a PartitionCreation; what is left out has proto3's default. */
@@ -854,6 +859,8 @@ export const partitionCreation = (init: Partial<PartitionCreation> = {}): Partit
   leaderEpoch: init.leaderEpoch ?? 0,
   partitionEpoch: init.partitionEpoch ?? 0,
   uncleanEpoch: init.uncleanEpoch ?? 0,
+  elr: init.elr ?? [],
+  offline: init.offline ?? [],
 });
 
 export const PartitionCreationCodec: MessageCodec<PartitionCreation> = messageCodec(
@@ -882,6 +889,18 @@ function sizePartitionCreation(message: PartitionCreation, encoder: Encoder): nu
   if (message.leaderEpoch !== 0) size += 1 + int32Size(message.leaderEpoch);
   if (message.partitionEpoch !== 0) size += 1 + int32Size(message.partitionEpoch);
   if (message.uncleanEpoch !== 0) size += 1 + sint32Size(message.uncleanEpoch);
+  if (message.elr.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.elr) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
+  if (message.offline.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.offline) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
   return size;
 }
 
@@ -920,6 +939,16 @@ function writePartitionCreation(message: PartitionCreation, encoder: Encoder): v
     encoder.byte(64);
     encoder.sint32(message.uncleanEpoch);
   }
+  if (message.elr.length > 0) {
+    encoder.byte(74);
+    encoder.nested();
+    for (const item of message.elr) encoder.int32(item);
+  }
+  if (message.offline.length > 0) {
+    encoder.byte(82);
+    encoder.nested();
+    for (const item of message.offline) encoder.int32(item);
+  }
 }
 
 function readPartitionCreation(decoder: Decoder, end: number): PartitionCreation {
@@ -931,6 +960,8 @@ function readPartitionCreation(decoder: Decoder, end: number): PartitionCreation
   let leaderEpoch: number = 0;
   let partitionEpoch: number = 0;
   let uncleanEpoch: number = 0;
+  const elr: number[] = [];
+  const offline: number[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -964,12 +995,35 @@ function readPartitionCreation(decoder: Decoder, end: number): PartitionCreation
       case 64:
         uncleanEpoch = decoder.sint32();
         break;
+      case 72:
+        elr.push(decoder.int32());
+        break;
+      case 74:
+        for (const packed = decoder.end(); decoder.at < packed;) elr.push(decoder.int32());
+        break;
+      case 80:
+        offline.push(decoder.int32());
+        break;
+      case 82:
+        for (const packed = decoder.end(); decoder.at < packed;) offline.push(decoder.int32());
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topicId, partition, replicas, isr, leader, leaderEpoch, partitionEpoch, uncleanEpoch };
+  return {
+    topicId,
+    partition,
+    replicas,
+    isr,
+    leader,
+    leaderEpoch,
+    partitionEpoch,
+    uncleanEpoch,
+    elr,
+    offline,
+  };
 }
 
 /**
@@ -983,6 +1037,8 @@ export interface PartitionChange {
   readonly isr: IdList | undefined;
   /** The leader was not in sync, or crashed without having synced: records may have been lost. */
   readonly unclean: boolean;
+  readonly elr: IdList | undefined;
+  readonly offline: IdList | undefined;
 }
 
 /** Makes a PartitionChange; what is left out has proto3's default. */
@@ -992,6 +1048,8 @@ export const partitionChange = (init: Partial<PartitionChange> = {}): PartitionC
   leader: init.leader,
   isr: init.isr,
   unclean: init.unclean ?? false,
+  elr: init.elr,
+  offline: init.offline,
 });
 
 export const PartitionChangeCodec: MessageCodec<PartitionChange> = messageCodec(
@@ -1008,6 +1066,10 @@ function sizePartitionChange(message: PartitionChange, encoder: Encoder): number
   if (message.isr !== undefined)
     size += 1 + encoder.close(encoder.open(), sizeIdList(message.isr, encoder));
   if (message.unclean) size += 1 + 1;
+  if (message.elr !== undefined)
+    size += 1 + encoder.close(encoder.open(), sizeIdList(message.elr, encoder));
+  if (message.offline !== undefined)
+    size += 1 + encoder.close(encoder.open(), sizeIdList(message.offline, encoder));
   return size;
 }
 
@@ -1033,6 +1095,16 @@ function writePartitionChange(message: PartitionChange, encoder: Encoder): void 
     encoder.byte(40);
     encoder.bool(message.unclean);
   }
+  if (message.elr !== undefined) {
+    encoder.byte(50);
+    encoder.nested();
+    writeIdList(message.elr, encoder);
+  }
+  if (message.offline !== undefined) {
+    encoder.byte(58);
+    encoder.nested();
+    writeIdList(message.offline, encoder);
+  }
 }
 
 function readPartitionChange(decoder: Decoder, end: number): PartitionChange {
@@ -1041,6 +1113,8 @@ function readPartitionChange(decoder: Decoder, end: number): PartitionChange {
   let leader: number | undefined = undefined;
   let isr: IdList | undefined = undefined;
   let unclean: boolean = false;
+  let elr: IdList | undefined = undefined;
+  let offline: IdList | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -1059,12 +1133,18 @@ function readPartitionChange(decoder: Decoder, end: number): PartitionChange {
       case 40:
         unclean = decoder.bool();
         break;
+      case 50:
+        elr = readIdList(decoder, decoder.end());
+        break;
+      case 58:
+        offline = readIdList(decoder, decoder.end());
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topicId, partition, leader, isr, unclean };
+  return { topicId, partition, leader, isr, unclean, elr, offline };
 }
 
 export interface IdList {
