@@ -18,11 +18,8 @@ export type ScenarioName =
   | 'damaged-restart'
   | 'failover'
   | 'log-injuries'
-  | 'name'
   | 'names'
   | 'numbered-sends'
-  | 'options'
-  | 'seed'
   | 'stale-reads';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
