@@ -67,10 +67,13 @@ for file in ../observability/dashboards/*.json; do
   holds observed "dashboards/$(basename "$file")" 4
 done
 check bare --set podDisruptionBudget.enabled=false --set serviceAccount.create=false --set antiAffinity=none
+check secret --set clusterSecret.existing=orders-secret
+has_none secret 'randAlphaNum|helm.sh/resource-policy'
 refused 'at least 3' --set replicas=1
 refused 'external.host' --set external.enabled=true
 refused 'soft, hard or none' --set antiAffinity=very
-for key in cluster.id node.id process.roles log.dir controller.quorum.voters listener.http listener.grpc advertised.grpc; do
+for key in cluster.id node.id process.roles log.dir controller.quorum.voters listener.http listener.grpc advertised.grpc \
+  inter.broker.listener.name cluster.listener.names cluster.secret.file; do
   refused "settings must not have $key: the chart sets it itself" --set-string "settings.${key//./\\.}=x"
 done
 refused "replica.* not allowed" --set replica=5

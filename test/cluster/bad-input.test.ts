@@ -1,6 +1,6 @@
 /** Bad input: each gets one clear error, nothing else is disturbed, nothing is lost. */
 import { randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -321,12 +321,26 @@ describe('starting', () => {
     const voters = cluster.brokers.map(({ id, address }) => `${id}@${address}`).join(',');
     const { code, text } = await startWith({
       'cluster.id': 'another',
+      'cluster.secret.file': join(cluster.directory, 'cluster-secret'),
       'node.id': 9,
       'process.roles': 'broker',
       'controller.quorum.voters': voters,
     });
     expect(code).toBe(78);
     expect(text).toContain('another');
+  }, 60_000);
+
+  test('a secret that others can read, or that is none', async () => {
+    const file = join(cluster.directory, 'secret-of-all');
+    writeFileSync(file, 'a secret that everybody can read here\n', { mode: 0o644 });
+    const open = await startWith({ 'cluster.secret.file': file });
+    expect(open.code).toBe(78);
+    expect(open.text).toContain(`run chmod 600 ${file}`);
+    writeFileSync(file, 'short\n');
+    chmodSync(file, 0o600);
+    const short = await startWith({ 'cluster.secret.file': file });
+    expect(short.code).toBe(78);
+    expect(short.text).toContain('has 5 characters');
   }, 60_000);
 
   test('an address that cannot be resolved or bound', async () => {

@@ -179,6 +179,8 @@ export class TestCluster {
       address(id, listener === undefined ? 0 : 2 + further.indexOf(listener));
     const http = (id: number): string => address(id, 1);
     const voters = ids.slice(0, Math.min(count, 3)).map((id) => `${id}@${grpc(id)}`);
+    const secretFile = join(directory, 'cluster-secret');
+    writeFileSync(secretFile, `the secret of this test cluster ${process.pid}\n`, { mode: 0o600 });
     const brokers = ids.map((id) => {
       const settings = {
         'cluster.id': 'test-cluster',
@@ -189,6 +191,7 @@ export class TestCluster {
         'listener.http': http(id),
         'controller.quorum.voters': voters.join(','),
         'log.disk.reserve.bytes': 0,
+        'cluster.secret.file': secretFile,
         ...options.settings,
         ...options.settingsOf?.(id, grpc),
       };

@@ -46,6 +46,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'find out why a client can or cannot work with a cluster',
     load: async () => (await import('./commands/doctor.ts')).doctorCommand,
   },
+  secret: {
+    summary: 'make the secret that the nodes of a cluster share',
+    load: async () => (await import('./commands/secret.ts')).secretCommand,
+  },
   log: {
     summary: 'dump or verify a data directory, offline',
     load: async () => (await import('./commands/log.ts')).logCommand,

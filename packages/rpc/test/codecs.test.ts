@@ -17,6 +17,7 @@ const MODULES: readonly Record<string, unknown>[] = await Promise.all([
   import('@relevo/rpc/gen/client/produce'),
   import('@relevo/rpc/gen/cluster/controller'),
   import('@relevo/rpc/gen/cluster/controller-admin'),
+  import('@relevo/rpc/gen/cluster/membership'),
   import('@relevo/rpc/gen/cluster/metadata-records'),
   import('@relevo/rpc/gen/cluster/raft'),
   import('@relevo/rpc/gen/cluster/replication'),

@@ -2,6 +2,7 @@
  * A broker process: where a node meets the real ports. Reads the configuration, starts the node, serves
  * HTTP, and stops in order on SIGTERM or SIGINT.
  */
+import { readFileSync, statSync } from 'node:fs';
 import { messageOf } from '@relevo/base/errors';
 import { VERSION } from '@relevo/base/version';
 import { codecs } from '@relevo/runtime/compression';
@@ -10,6 +11,7 @@ import { createPorts, type NodePorts } from '@relevo/runtime/ports';
 import { readConfig } from './config/config-file.ts';
 import type { NodeConfig } from './config/node-config.ts';
 import { createNode, StartError, type Node, type StartOptions } from './node.ts';
+import { SecretError, checkSecretMode, secretsOf } from './security/cluster-secret.ts';
 
 /** Exit codes: done; failed while starting or running; not to be started like this (sysexits' EX_CONFIG). */
 const EXIT = { ok: 0, failed: 1, configuration: 78 } as const;
@@ -27,8 +29,10 @@ export async function runBroker(
   options: StartOptions = {},
 ): Promise<number> {
   let config: NodeConfig;
+  let clusterSecrets: readonly Uint8Array[];
   try {
     config = readConfig(configFile, { environment: process.env, flags });
+    clusterSecrets = readClusterSecrets(config['cluster.secret.file']);
   } catch (error) {
     process.stderr.write(`${messageOf(error)}\n`);
     return EXIT.configuration;
@@ -45,7 +49,7 @@ export async function runBroker(
   const running = { version: VERSION, node: process.version };
   ports.metrics.gauge('relevo_build_info', 'What runs: always 1.', running).set(1);
   const stop = stopSignal(ports);
-  const node = createNode(config, { ...ports, codecs }, options);
+  const node = createNode(config, { ...ports, codecs, clusterSecrets }, options);
   let http: HttpServer | undefined;
   try {
     await node.start();
@@ -70,6 +74,20 @@ export async function runBroker(
   ports.logger.info('stopped');
   ports.logger.flush();
   return fallen ? failed('cannot go on', cause) : EXIT.ok;
+}
+
+function readClusterSecrets(file: string): readonly Uint8Array[] {
+  if (file === '') return [];
+  let mode: number;
+  let text: string;
+  try {
+    ({ mode } = statSync(file));
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new SecretError(`cluster.secret.file cannot be read: ${messageOf(error)}`);
+  }
+  checkSecretMode(mode, file);
+  return secretsOf(text, file);
 }
 
 /** One line that says what is wrong and what to do, the last one, and the exit code that fits it. */

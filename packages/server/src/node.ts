@@ -7,7 +7,7 @@
 import { assert } from '@relevo/base/assert';
 import { RelevoError, messageOf } from '@relevo/base/errors';
 import { brokerId, uuidFromBytes } from '@relevo/base/ids';
-import type { Uuid } from '@relevo/base/ids';
+import type { BrokerId, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Listener, Ports, Route } from '@relevo/base/ports';
 import type { ClusterImage } from '@relevo/controller/image';
@@ -36,7 +36,8 @@ import { ProducerIds, type ProducerIdBlock } from './partitions/producer-ids.ts'
 import { Quorum } from './quorum/quorum.ts';
 import { QuorumNames } from './quorum/quorum-names.ts';
 import { quorumView } from './quorum/quorum-view.ts';
-import { routesOn } from './security/listener-audience.ts';
+import { routesOn, tellAudience } from './security/listener-audience.ts';
+import { Members } from './security/members.ts';
 
 /** Why a node cannot start. `configuration`: a retry as it is cannot help. */
 export class StartError extends Error {
@@ -67,8 +68,10 @@ export interface Node {
   onFatal(listener: (reason: StartError) => void): void;
 }
 
-/** What a node is built from: the ports, and the codecs to check and to read batches with. */
+/** What a node is built from: the ports, its secrets, and the codecs to check and to read batches with. */
 export interface NodePorts extends Ports {
+  /** By which the nodes of the cluster know one another, one or two; the first proves. Empty: none. */
+  readonly clusterSecrets: readonly Uint8Array[];
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
 }
 
@@ -151,6 +154,8 @@ class Parts {
   readonly #config: NodeConfig;
   readonly #ports: NodePorts;
   readonly #directory: LogDirectory;
+  /** Undefined: the cluster has no secret. */
+  readonly #members: Members | undefined;
   readonly #publisher: MetadataPublisher;
   readonly #quorum: Quorum | undefined;
   readonly #controller: ControllerService | undefined;
@@ -172,11 +177,13 @@ class Parts {
 
   constructor(
     config: NodeConfig,
-    ports: NodePorts,
+    given: NodePorts,
     directory: LogDirectory,
     options: StartOptions,
     onFatal: (reason: StartError) => void,
   ) {
+    this.#members = this.#makeMembers(config, given);
+    const ports = { ...given, transport: this.#members?.transport ?? given.transport };
     this.#config = config;
     this.#ports = ports;
     this.#directory = directory;
@@ -302,6 +309,8 @@ class Parts {
         directory: this.#directory.root,
       });
     }
+    tellAudience(this.#config, this.#members !== undefined, logger);
+    this.#members?.start();
     await this.#quorum?.start();
     this.#names.start();
     this.#follower?.start();
@@ -323,6 +332,7 @@ class Parts {
       }
     }
     this.#names.close();
+    this.#members?.close();
     await this.#leaveQuorum();
     this.#metadata.close();
     this.#plain?.close();
@@ -389,8 +399,8 @@ class Parts {
     await Promise.race([transfer, limit]);
   }
 
-  #routes(): Route[] {
-    return [
+  #routes(): readonly Route[] {
+    const routes = [
       ...this.#metadata.routes(),
       ...this.#admin.routes(),
       ...(this.#controller?.routes() ?? []),
@@ -399,6 +409,31 @@ class Parts {
       ...(this.#partitions?.routes() ?? []),
       ...(this.#plain?.routes() ?? []),
     ];
+    return this.#members?.guard(routes) ?? routes;
+  }
+
+  #makeMembers(config: NodeConfig, ports: NodePorts): Members | undefined {
+    if (ports.clusterSecrets.length === 0) return undefined;
+    const nodeId = config['node.id'];
+    const others = (): ReadonlyMap<BrokerId, string> => {
+      const found = new Map<BrokerId, string>();
+      for (const { id, address } of config['controller.quorum.voters']) {
+        if (id !== nodeId) found.set(brokerId(id), address);
+      }
+      for (const { id, fenced, peerAddress } of this.#publisher.image().brokers.values()) {
+        if (id !== nodeId && !fenced) found.set(id, peerAddress);
+      }
+      return found;
+    };
+    return new Members(
+      { ...ports, others },
+      {
+        nodeId,
+        clusterId: config['cluster.id'],
+        secrets: ports.clusterSecrets,
+        required: config['cluster.auth.required'],
+      },
+    );
   }
 
   #execute(): Execute {

@@ -1,5 +1,6 @@
 /** Brokers of the production node on simulated hosts. */
 import { assert } from '@relevo/base/assert';
+import { utf8Encode } from '@relevo/base/bytes';
 import type { Ports } from '@relevo/base/ports';
 import { resolveConfig } from '@relevo/server/config/node-config';
 import type { NodeConfig } from '@relevo/server/config/node-config';
@@ -18,7 +19,12 @@ export interface ClusterOptions {
   readonly brokers?: number;
   /** A broker's settings that differ from the defaults, under their names in the configuration. */
   readonly settings?: (id: number) => Readonly<Record<string, string>>;
+  /** A broker's secrets, as of each start; the first proves. Default: one that all have. */
+  readonly secrets?: (id: number) => readonly string[];
 }
+
+/** What the brokers of a simulated cluster share. */
+export const CLUSTER_SECRET = 'the secret of the simulated cluster';
 
 interface Broker {
   readonly id: number;
@@ -31,9 +37,11 @@ interface Broker {
 export class SimulatedCluster {
   readonly #world: World;
   readonly #brokers: readonly Broker[];
+  readonly #secrets: (id: number) => readonly string[];
 
   constructor(world: World, options: ClusterOptions = {}) {
     this.#world = world;
+    this.#secrets = options.secrets ?? (() => [CLUSTER_SECRET]);
     const ids = Array.from({ length: options.brokers ?? 3 }, (_, id) => id);
     const voters = ids.map((id) => `${id}@${addressOf(id)}`).join(',');
     this.#brokers = ids.map((id) => ({
@@ -47,6 +55,7 @@ export class SimulatedCluster {
           'listener.grpc': addressOf(id),
           'listener.http': 'none',
           'controller.quorum.voters': voters,
+          'cluster.secret.file': 'given',
           ...options.settings?.(id),
         },
       }),
@@ -88,7 +97,11 @@ export class SimulatedCluster {
     const broker = this.#broker(id);
     broker.stopping = false;
     broker.process.boot((ports: Ports) => {
-      const node = createNode(broker.config, { ...ports, codecs: simulatedCodecs });
+      const node = createNode(broker.config, {
+        ...ports,
+        codecs: simulatedCodecs,
+        clusterSecrets: this.#secrets(id).map(utf8Encode),
+      });
       node.onFatal((reason) => this.#world.fail(reason));
       broker.node = node;
       node.start().catch((error: unknown) => {

@@ -212,7 +212,7 @@ export class ConnectionEnd {
 
   #sayReset(reason: string): void {
     // The first reset to arrive ends the connection: none may overtake what another lane carries.
-    const notBeforeUs = Math.max(...this.lanes.map((lane) => lane.lastDueUs));
+    const notBeforeUs = Math.max(...this.lanes.map((lane) => lane.lastDueUs)) + 1;
     for (const lane of this.lanes) lane.push({ kind: 'reset', stream: 0, reason }, notBeforeUs);
   }
 }

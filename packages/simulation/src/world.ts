@@ -231,6 +231,8 @@ export class World {
         if (LEVELS.indexOf(level) < lowest) return;
         const all = { ...bound, ...fields };
         this.note(level, owner.name, `${event} ${printFields(all)}`);
+        // What a handler threw that was no refusal: a bug, wherever it was caught.
+        if (event === 'rpc handler failed') this.fail(new Error(printFields(all)));
         this.#options.onLog?.({
           timeMs: this.nowMs,
           process: owner.name,

@@ -1,12 +1,18 @@
 /** An outsider calls the cluster's own services: nothing that it says changes anything, or ends a broker. */
 import { expect, test } from 'vitest';
-import type { Channel, Ports, StreamEvents } from '@relevo/base/ports';
+import { utf8Encode } from '@relevo/base/bytes';
+import { RpcError } from '@relevo/base/ports';
+import type { Channel, Ports, StreamEvents, Transport } from '@relevo/base/ports';
 import type { Relevo } from '@relevo/client/relevo';
 import { ControllerService, registerBrokerRequest } from '@relevo/rpc/gen/cluster/controller';
 import { RaftService } from '@relevo/rpc/gen/cluster/raft';
 import type { RaftMessage, RaftMessageBody } from '@relevo/rpc/gen/cluster/raft';
-import { ReplicationService } from '@relevo/rpc/gen/cluster/replication';
-import { SimulatedCluster } from '@relevo/simulation/simulated-cluster';
+import type { RegisterBrokerRequest } from '@relevo/rpc/gen/cluster/controller';
+import { ReplicationService, followerMessage } from '@relevo/rpc/gen/cluster/replication';
+import { memberPath, rawMethod } from '@relevo/server/security/member-routes';
+import { Members } from '@relevo/server/security/members';
+import { CLUSTER_SECRET, SimulatedCluster } from '@relevo/simulation/simulated-cluster';
+import type { ClusterOptions } from '@relevo/simulation/simulated-cluster';
 import { connectClient } from '@relevo/simulation/workload';
 import { World } from '@relevo/simulation/world';
 
@@ -25,10 +31,10 @@ interface Stage {
 /** Three brokers, a topic with a record, and somebody who should have no say. */
 async function staged(
   act: (stage: Stage) => Promise<void>,
-  settings: (id: number) => Readonly<Record<string, string>> = () => ({}),
+  options: ClusterOptions = {},
 ): Promise<void> {
   const world = new World({ seed: 1, limitMs: LIMIT_MS });
-  const cluster = new SimulatedCluster(world, { settings });
+  const cluster = new SimulatedCluster(world, options);
   await world.run(async () => {
     cluster.bootAll();
     const client = await connectClient(world, 'client', cluster.addresses);
@@ -74,6 +80,9 @@ const toQuorum = (channel: Channel, message: RaftMessage): Promise<string> =>
     });
     stream.send(message);
   });
+
+/** Nothing stands between the outsider and the services but what they check themselves. */
+const OPEN: ClusterOptions = { secrets: () => [] };
 
 const forged = (
   body: RaftMessageBody,
@@ -130,7 +139,7 @@ test.each([
       );
     }
     await stillWell(stage);
-  });
+  }, OPEN);
 });
 
 test('a broker that cannot be is not registered', async () => {
@@ -155,32 +164,191 @@ test('a broker that cannot be is not registered', async () => {
       await expect(answer).rejects.toThrow(says);
     }
     await stillWell(stage);
-  });
+  }, OPEN);
 });
 
 test('a listener for clients serves none of the services of the cluster', async () => {
   const settings = (id: number): Record<string, string> => ({
     'listener.grpc': `inside://broker-${id}:9093,outside://broker-${id}:19093`,
   });
-  await staged(async (stage) => {
-    const outside = stage.channel(0, 19093);
-    const says = /for the nodes of the cluster; the listener "outside" serves clients alone/;
-    expect(await toQuorum(outside, forged(vote(1)))).toMatch(says);
-    const events = (reject: (error: unknown) => void): StreamEvents<unknown> => ({
-      onMessage: () => undefined,
-      onEnd: reject,
-    });
-    for (const open of [
-      (end: (error: unknown) => void) => outside.open(ControllerService.session, events(end)),
-      (end: (error: unknown) => void) => outside.open(ReplicationService.replicate, events(end)),
-    ]) {
-      await expect(new Promise((_, reject) => open(reject))).rejects.toMatchObject({
-        status: 'PERMISSION_DENIED',
-        code: 'CLUSTER_AUTHORIZATION_FAILED',
+  await staged(
+    async (stage) => {
+      const outside = stage.channel(0, 19093);
+      const says = /for the nodes of the cluster; the listener "outside" serves clients alone/;
+      expect(await toQuorum(outside, forged(vote(1)))).toMatch(says);
+      const events = (reject: (error: unknown) => void): StreamEvents<unknown> => ({
+        onMessage: () => undefined,
+        onEnd: reject,
       });
+      for (const open of [
+        (end: (error: unknown) => void) => outside.open(ControllerService.session, events(end)),
+        (end: (error: unknown) => void) => outside.open(ReplicationService.replicate, events(end)),
+      ]) {
+        await expect(new Promise((_, reject) => open(reject))).rejects.toMatchObject({
+          status: 'PERMISSION_DENIED',
+          code: 'CLUSTER_AUTHORIZATION_FAILED',
+        });
+      }
+      const request = registerBrokerRequest({ clusterId: 'simulated', brokerId: 77 });
+      const answer = outside.call(ControllerService.registerBroker, request, { deadlineMs: 1_000 });
+      await expect(answer).rejects.toThrow(says);
+    },
+    { settings },
+  );
+});
+
+// ------------------------------------------------------------------------------------- who proves it
+
+/** The outsider, as if it were node `nodeId`, with a secret. */
+function pretender({ outsider }: Stage, nodeId: number, secret: string): Transport {
+  const options = { nodeId, clusterId: 'simulated', secrets: [utf8Encode(secret)], required: true };
+  return new Members({ ...outsider, others: () => new Map() }, options).transport;
+}
+
+const registration = (brokerId: number): RegisterBrokerRequest =>
+  registerBrokerRequest({
+    clusterId: 'simulated',
+    brokerId,
+    incarnationId: DISK,
+    directoryId: DISK,
+    clientAddress: 'outsider:1',
+    peerAddress: 'outsider:1',
+  });
+
+const register = (channel: Channel, brokerId: number): Promise<unknown> =>
+  channel.call(ControllerService.registerBroker, registration(brokerId), { deadlineMs: 1_000 });
+
+test('who proves nothing, or with another secret, is heard by nobody', async () => {
+  await staged(async (stage) => {
+    const { controllerId } = await stage.client.admin.describeCluster();
+    const address = `broker-${controllerId}:9093`;
+    const plain = stage.outsider.transport.dial(address);
+    await expect(register(plain, 77)).rejects.toMatchObject({
+      code: 'CLUSTER_AUTHORIZATION_FAILED',
+    });
+    expect(await toQuorum(plain, forged(vote(1), { to: controllerId }))).toMatch(/prove that they/);
+    const wrong = pretender(stage, 2, 'not the secret, though as long as it').dial(address);
+    await expect(register(wrong, 2)).rejects.toThrow(/has not proved that it holds/);
+    expect(await toQuorum(wrong, forged(vote(1)))).toMatch(/has not proved that it holds/);
+    await stillWell(stage);
+  });
+});
+
+test('a node speaks for nobody else', async () => {
+  await staged(async (stage) => {
+    const { controllerId } = await stage.client.admin.describeCluster();
+    const own = (controllerId + 1) % 3;
+    const other = (controllerId + 2) % 3;
+    const channel = pretender(stage, own, CLUSTER_SECRET).dial(`broker-${controllerId}:9093`);
+    for (const claimed of [other, 77]) {
+      await expect(register(channel, claimed)).rejects.toThrow(
+        `is node ${own} and speaks for node ${claimed}`,
+      );
+      const message = forged(vote(1), { from: claimed, to: controllerId });
+      expect(await toQuorum(channel, message)).toMatch(`speaks for node ${claimed}`);
     }
-    const request = registerBrokerRequest({ clusterId: 'simulated', brokerId: 77 });
-    const answer = outside.call(ControllerService.registerBroker, request, { deadlineMs: 1_000 });
-    await expect(answer).rejects.toThrow(says);
-  }, settings);
+    const hello = {
+      clusterId: 'simulated',
+      brokerId: other,
+      brokerEpoch: 99,
+      leaderId: controllerId,
+    };
+    const ended = new Promise((_, reject) => {
+      const events = { onMessage: () => undefined, onEnd: reject };
+      channel.open(ReplicationService.replicate, events).send(followerMessage({ hello }));
+    });
+    await expect(ended).rejects.toThrow(`speaks for node ${other}`);
+    await stillWell(stage);
+  });
+});
+
+test('what was overheard is worth nothing', async () => {
+  await staged(async (stage) => {
+    const { controllerId } = await stage.client.admin.describeCluster();
+    const address = `broker-${controllerId}:9093`;
+    const overheard: Uint8Array[] = [];
+    const listening: Transport = {
+      ...stage.outsider.transport,
+      dial: (to) => eavesdropped(stage.outsider.transport.dial(to), overheard),
+    };
+    const insider = pretender(
+      { ...stage, outsider: { ...stage.outsider, transport: listening } },
+      2,
+      CLUSTER_SECRET,
+    );
+    await expect(register(insider.dial(address), 77)).rejects.toThrow('speaks for node 77');
+    expect(overheard.length).toBe(3);
+    const path = memberPath(ControllerService.registerBroker.path);
+    const ended = new Promise((_, reject) => {
+      const stream = stage.outsider.transport
+        .dial(address)
+        .open(rawMethod(path, 'bidi'), { onMessage: () => undefined, onEnd: reject });
+      for (const bytes of overheard) stream.send(bytes);
+    });
+    await expect(ended).rejects.toThrow('the proof is wrong');
+  });
+});
+
+/** Keeps what is sent on streams. */
+const eavesdropped = (channel: Channel, sent: Uint8Array[]): Channel => ({
+  address: channel.address,
+  call: (method, request, options) => channel.call(method, request, options),
+  subscribe: (method, request, events) => channel.subscribe(method, request, events),
+  open: (method, events) => {
+    const stream = channel.open(method, events);
+    return {
+      send: (message) => {
+        sent.push(method.request.encode(message));
+        return stream.send(message);
+      },
+      queuedBytes: () => stream.queuedBytes(),
+      end: () => stream.end(),
+      cancel: (error) => stream.cancel(error),
+      pause: () => stream.pause(),
+      resume: () => stream.resume(),
+    };
+  },
+  close: () => channel.close(),
+});
+
+test('a cluster gets its secret in one rolling restart, and another one in three', async () => {
+  const held = new Map<number, readonly string[]>();
+  const one = 'the first secret, which nobody can guess';
+  const two = 'the second secret, which is not the first';
+  await staged(
+    async (stage) => {
+      const { world, cluster, client } = stage;
+      const roll = async (secrets: readonly string[]): Promise<void> => {
+        for (const id of cluster.ids) {
+          held.set(id, secrets);
+          await cluster.stop(id);
+          cluster.boot(id);
+          await client.producer().send({ topic: 'orders', value: 'meanwhile' });
+          await world.until(
+            `broker ${id} serves again`,
+            () => cluster.node(id)?.unready() === undefined,
+            60_000,
+          );
+        }
+      };
+      const isRefused = async (): Promise<boolean> => {
+        const { controllerId } = await client.admin.describeCluster();
+        const plain = stage.channel(controllerId);
+        const error = await register(plain, -1).catch((thrown: unknown) => thrown);
+        return error instanceof RpcError && error.code === 'CLUSTER_AUTHORIZATION_FAILED';
+      };
+      await roll([one]);
+      await world.sleep(5_000);
+      expect(await isRefused()).toBe(true);
+      await roll([one, two]);
+      await roll([two, one]);
+      await roll([two]);
+      await world.sleep(5_000);
+      expect(await isRefused()).toBe(true);
+    },
+    {
+      secrets: (id) => held.get(id) ?? [],
+      settings: () => ({ 'cluster.auth.required': 'auto' }),
+    },
+  );
 });

@@ -4,6 +4,9 @@ export const IMAGE = process.env['RELEVO_IMAGE'] ?? 'relevo:local';
 export const DATA = '/var/lib/relevo';
 /** In a container: the port of the listener for clients on this host. */
 export const OUTSIDE_PORT = 19093;
+/** In a container, in memory: made from the variable CLUSTER_SECRET as it starts. */
+export const SECRET_FILE = '/tmp/cluster-secret';
+const START = `umask 077 && echo "$CLUSTER_SECRET" >${SECRET_FILE} && exec relevo broker`;
 /** In a container whose clock can be set: how far it is off. */
 export const CLOCK_FILE = '/tmp/clock';
 const START_MS = 30_000;
@@ -48,6 +51,7 @@ export class BrokerContainer extends GenericContainer {
       });
     }
     this.withHostname(options.name);
+    this.withEntrypoint(['sh', '-c', START]);
     this.withDroppedCapabilities('ALL');
     this.withWaitStrategy(Wait.forHealthCheck());
     this.withStartupTimeout(START_MS);

@@ -9,7 +9,13 @@ import { promisify } from 'node:util';
 import { Network, getContainerRuntimeClient, type StartedNetwork } from 'testcontainers';
 import { freePorts } from '../../lib/ports.ts';
 import { until } from '../../lib/wait.ts';
-import { BrokerContainer, CLOCK_FILE, IMAGE, OUTSIDE_PORT } from './broker-container.ts';
+import {
+  BrokerContainer,
+  CLOCK_FILE,
+  IMAGE,
+  OUTSIDE_PORT,
+  SECRET_FILE,
+} from './broker-container.ts';
 
 const run = promisify(execFile);
 
@@ -228,6 +234,7 @@ export class ContainerCluster {
   readonly #network: StartedNetwork;
   readonly #options: ContainerClusterOptions;
   readonly #volumes: string[] = [];
+  readonly #secret = randomUUID();
 
   private constructor(network: StartedNetwork, options: ContainerClusterOptions) {
     this.#network = network;
@@ -273,6 +280,9 @@ export class ContainerCluster {
       RELEVO_LISTENER_GRPC: `inside://0.0.0.0:9093,outside://0.0.0.0:${OUTSIDE_PORT}`,
       RELEVO_ADVERTISED_GRPC: `inside://${name}:9093,outside://${address}`,
       RELEVO_LOG_DISK_RESERVE_BYTES: '0',
+      RELEVO_INTER_BROKER_LISTENER_NAME: 'inside',
+      RELEVO_CLUSTER_SECRET_FILE: SECRET_FILE,
+      CLUSTER_SECRET: this.#secret,
       ...environmentOf(settings),
     });
     broker.container = (await container.start()).getId();

@@ -23,6 +23,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{- define "relevo.secret" -}}
+{{- .Values.clusterSecret.existing | default (printf "%s-cluster" (include "relevo.name" .)) -}}
+{{- end -}}
+
 {{/* The domain of the brokers' own names. */}}
 {{- define "relevo.domain" -}}
 {{ include "relevo.name" . }}-brokers.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
@@ -48,7 +52,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not (has .Values.antiAffinity (list "soft" "hard" "none")) -}}
 {{- fail "antiAffinity must be soft, hard or none" -}}
 {{- end -}}
-{{- $own := list "cluster.id" "node.id" "process.roles" "log.dir" "controller.quorum.voters" "listener.http" "listener.grpc" "advertised.grpc" -}}
+{{- $own := list "cluster.id" "node.id" "process.roles" "log.dir" "controller.quorum.voters" "listener.http" "listener.grpc" "advertised.grpc" "inter.broker.listener.name" "cluster.listener.names" "cluster.secret.file" -}}
 {{- range $key := keys .Values.settings | sortAlpha -}}
 {{- if has $key $own -}}
 {{- fail (printf "settings must not have %s: the chart sets it itself" $key) -}}

@@ -4,6 +4,7 @@
  *     cluster.json      id, number of brokers, ports: what the cluster was made with
  *     broker-N.yaml     configuration of broker N; made once, then left to the user; its paths are relative
  *                       to it, so that the whole can be moved and copied
+ *     cluster-secret    by which the brokers know one another; for its owner alone
  *     broker-N.log      its log lines
  *     broker-N/         its data
  *     running.pid       the `relevo start` that runs the cluster
@@ -25,6 +26,7 @@ import { uuidFromBytes } from '@relevo/base/ids';
 import { readConfig } from '@relevo/server/config/config-file';
 import { ConfigError } from '@relevo/server/config/node-config';
 import { CommandError, EXIT, usageError } from '../exit-codes.ts';
+import { makeSecretFile } from './secret-file.ts';
 
 export const BROKERS_DEFAULT = 3;
 export const BROKERS_MAX = 32;
@@ -149,6 +151,7 @@ export function writeLayout(cluster: PlannedCluster): void {
   mkdirSync(directory, { recursive: true });
   if (isNew) {
     const made: Description = { clusterId, brokers: brokers.length, port };
+    makeSecretFile(join(directory, SECRET_FILE));
     writeFileSync(descriptionFile(directory), `${JSON.stringify(made, null, 2)}\n`);
   }
   for (const broker of brokers) {
@@ -162,6 +165,7 @@ export function writeLayout(cluster: PlannedCluster): void {
 export const releaseLayout = (cluster: LocalCluster): void =>
   rmSync(pidFile(cluster.directory), { force: true });
 
+const SECRET_FILE = 'cluster-secret';
 const descriptionFile = (directory: string): string => join(directory, 'cluster.json');
 const pidFile = (directory: string): string => join(directory, 'running.pid');
 
@@ -269,6 +273,8 @@ function configText(cluster: LocalCluster, broker: LocalBroker): string {
     'listener.grpc': broker.grpc,
     'listener.http': broker.http,
     'log.dir': `broker-${broker.id}`,
+    // A cluster that was made without one goes on as it was.
+    ...(existsSync(join(cluster.directory, SECRET_FILE)) && { 'cluster.secret.file': SECRET_FILE }),
     'default.replication.factor': Math.min(size, 3),
     'min.insync.replicas': size >= 3 ? 2 : 1,
   };

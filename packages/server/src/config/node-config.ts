@@ -122,6 +122,10 @@ const fields = {
   'advertised.grpc': namedAddresses.optional(),
   'inter.broker.listener.name': z.string().optional(),
   'cluster.listener.names': names.optional(),
+  'cluster.secret.file': z.string().default(''),
+  'cluster.auth.required': z
+    .union([boolean, z.literal('auto')], { error: 'must be true, false or auto' })
+    .optional(),
   'controller.quorum.voters': voters,
   'controller.quorum.election.timeout.ms': milliseconds(50).default(500),
   'controller.quorum.heartbeat.interval.ms': milliseconds(10).default(100),
@@ -191,6 +195,16 @@ export interface NodeConfig {
    * that `controller.quorum.voters` names for it.
    */
   readonly 'cluster.listener.names': readonly string[];
+  /**
+   * A file with the secret by which the nodes of the cluster prove to one another that they belong to it:
+   * one or two, one a line, the first for proving. Nobody but its owner may have access. Default: none.
+   */
+  readonly 'cluster.secret.file': string;
+  /**
+   * Whether callers of the cluster's own services must prove themselves. `auto`, for the rolling restart that
+   * gives a cluster its secret: as soon as all nodes can. Default: true with a secret, false without.
+   */
+  readonly 'cluster.auth.required': boolean | 'auto';
   /** `ID@host:port` of each controller, the same on every node. No default. */
   readonly 'controller.quorum.voters': readonly Voter[];
   /** A follower waits between this and twice this for its leader. Default: 500. */
@@ -260,7 +274,11 @@ export interface NodeConfig {
   readonly 'log.pretty': boolean;
 }
 
-type Derived = 'advertised.grpc' | 'inter.broker.listener.name' | 'cluster.listener.names';
+type Derived =
+  | 'advertised.grpc'
+  | 'inter.broker.listener.name'
+  | 'cluster.listener.names'
+  | 'cluster.auth.required';
 type Settings = Omit<NodeConfig, Derived> & {
   readonly [Key in Derived]?: NodeConfig[Key] | undefined;
 };
@@ -275,7 +293,10 @@ const REQUIRED: Readonly<Record<string, string>> = {
 };
 
 /** Settings that are paths. */
-const PATH_KEYS: ReadonlySet<string> = new Set(['log.dir'] satisfies (keyof NodeConfig)[]);
+const PATH_KEYS: ReadonlySet<string> = new Set([
+  'log.dir',
+  'cluster.secret.file',
+] satisfies (keyof NodeConfig)[]);
 
 export const CONFIG_KEYS: readonly string[] = Object.keys(fields);
 
@@ -345,6 +366,8 @@ export function resolveConfig(sources: ConfigSources): NodeConfig {
     'advertised.grpc': advertised(settings),
     'inter.broker.listener.name': interBrokerListener(settings),
     'cluster.listener.names': settings['cluster.listener.names'] ?? clusterListeners(settings),
+    'cluster.auth.required':
+      settings['cluster.secret.file'] !== '' && (settings['cluster.auth.required'] ?? true),
   };
 }
 
@@ -477,6 +500,13 @@ function contradictions(settings: Settings): string[] {
   if (settings['broker.heartbeat.interval.ms'] * 3 > settings['broker.session.timeout.ms']) {
     found.push(
       'broker.session.timeout.ms must be at least three times broker.heartbeat.interval.ms',
+    );
+  }
+  const demanded = settings['cluster.auth.required'] ?? false;
+  if (demanded !== false && settings['cluster.secret.file'] === '') {
+    found.push(
+      `cluster.auth.required is ${demanded}, but there is no cluster.secret.file: name the file with the ` +
+        'secret that all nodes share (`relevo secret create FILE` makes one)',
     );
   }
   return [...found, ...listenerMistakes(settings)];

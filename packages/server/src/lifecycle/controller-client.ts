@@ -197,6 +197,8 @@ export class Elsewhere extends Error {
 
 function mayTryElsewhere(error: unknown): boolean {
   if (!(error instanceof RpcError)) return false;
+  // One whose secret differs is for its operator to see to; another may know ours.
+  if (error.code === 'CLUSTER_AUTHORIZATION_FAILED') return true;
   if (error.code !== undefined) return error.code === 'NOT_CONTROLLER';
   return (
     error.status === 'UNAVAILABLE' ||

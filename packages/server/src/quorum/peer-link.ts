@@ -136,6 +136,12 @@ export class PeerLink {
       address: this.address,
       why: error?.message ?? 'it ended the stream',
     });
+    if (
+      error?.code === 'CLUSTER_AUTHORIZATION_FAILED' ||
+      error?.code === 'INCONSISTENT_CLUSTER_ID'
+    ) {
+      this.#refused(error.message);
+    }
     this.#stream = undefined;
     this.#pieces = undefined;
     this.#retryAtMs = clock.monotonicMs() + backoffMs(RECONNECT, this.#failures, random);

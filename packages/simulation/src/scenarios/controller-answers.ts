@@ -59,7 +59,8 @@ class ControllerAnswersRun {
 
   constructor(world: World) {
     this.#world = world;
-    this.#cluster = new SimulatedCluster(world);
+    // The controllers are asked by somebody who is no node.
+    this.#cluster = new SimulatedCluster(world, { secrets: () => [] });
     this.#prng = world.prng.split('controller-answers');
   }
 
