@@ -4,6 +4,7 @@
  */
 import { assert, defined } from '@relevo/base/assert';
 import type { Offset } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk } from '@relevo/base/ports';
 import type { Durability } from './durability.ts';
 import { OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX } from './file-names.ts';
@@ -143,7 +144,14 @@ export class SegmentList {
     }
   }
 
+  /** What was to be synced has been by now, or the log knows better: a file that does not close is let go. */
   close(): void {
-    for (const segment of this.#segments) segment.close();
+    for (const segment of this.#segments) {
+      try {
+        segment.close();
+      } catch (error) {
+        if (!(error instanceof DiskError)) throw error;
+      }
+    }
   }
 }
