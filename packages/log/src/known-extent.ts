@@ -9,8 +9,8 @@
  *                                        before the file says so
  *     recovery-point-offset-checkpoint   all below was synced       a truncation below it
  *     replication-offset-checkpoint      all below was synced       a truncation below it
- *     N.synced, in the log's directory   segment N is there, and    a truncation to N or below
- *                                        all below N was synced
+ *     N.synced, in the log's directory   segment N is there, and    a truncation to N or below;
+ *                                        all below N was synced     a log start above N
  *
  * A truncation says so, durably, before it begins (`recovery-point.ts`). N.synced is made after the sync
  * that it tells of, and needs none itself: it may be missing, it is never wrong. Above all that, nothing
@@ -44,12 +44,15 @@ export interface KnownExtent {
 export function knownExtent(facts: ExtentFacts): KnownExtent {
   const { truncation, syncedSegment } = facts;
   const mayLackFrom = truncation?.to ?? Infinity;
-  const segment =
-    syncedSegment !== undefined && syncedSegment < mayLackFrom ? syncedSegment : undefined;
+  const start = truncation?.beginsAnew === true ? undefined : facts.logStart;
+  // One below the start may have gone with the old segments, and its file not yet.
+  const counts =
+    syncedSegment !== undefined && syncedSegment < mayLackFrom && syncedSegment >= (start ?? 0);
+  const segment = counts ? syncedSegment : undefined;
   const stated = Math.max(facts.recoveryPoint ?? 0, facts.highWatermark ?? 0);
   const recoveryPoint = Math.min(stated, mayLackFrom) as Offset;
   return {
-    start: truncation?.beginsAnew === true ? undefined : facts.logStart,
+    start,
     recoveryPoint,
     syncedEnd: Math.max(recoveryPoint, segment ?? 0) as Offset,
     segment,

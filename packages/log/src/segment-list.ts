@@ -137,6 +137,8 @@ export class SegmentList {
   dropOldest(count: number, oneByOne: boolean): void {
     const { disk, directory, durability } = this.#deps;
     assert(count < this.#segments.length, 'the active segment stays', { count });
+    // Nor before what tells of them (`synced-segment.ts`).
+    if (oneByOne) disk.syncDirectoryNow(directory);
     for (const segment of this.#segments.splice(0, count)) {
       segment.markDeleted();
       durability.removed(segment);
