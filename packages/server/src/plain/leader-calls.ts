@@ -3,7 +3,7 @@
  * plain services: this node is their client, of other brokers and of itself alike.
  */
 import { RpcError } from '@relevo/base/ports';
-import type { Channel, MessageStream, Method, Transport } from '@relevo/base/ports';
+import type { Channel, MessageStream, Method, Timers, Transport } from '@relevo/base/ports';
 
 interface Correlated {
   readonly correlationId: number;
@@ -82,6 +82,20 @@ export class LeaderCalls<Request extends Correlated, Response extends Correlated
     line.waiting.clear();
     for (const { reject } of callers) reject(error);
   }
+}
+
+/** The answer, or an RpcError after `ms`: the outcome is unknown then. An answer that comes later is dropped. */
+export function answerWithin<Answer>(
+  timers: Timers,
+  ms: number,
+  answer: Promise<Answer>,
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const timer = timers.after(ms, () =>
+      reject(new RpcError('DEADLINE_EXCEEDED', `the leader gave no answer within ${ms} ms`)),
+    );
+    answer.then(resolve, reject).finally(() => timer.cancel());
+  });
 }
 
 const stopping = (): RpcError =>

@@ -26,12 +26,13 @@ import {
   type ProduceResponse,
   type SendRequest,
 } from '@relevo/rpc/gen/client/produce';
+import { answerWithin } from './leader-calls.ts';
 import type { LeaderCalls } from './leader-calls.ts';
 import { buildBatch } from './plain-jobs.ts';
 import type { BatchProducer, JobRecord } from './plain-jobs.ts';
 
 /** A leader that answers nothing for so long is asked again, or the next one is. */
-const ATTEMPT_MS = 3_000;
+export const ATTEMPT_MS = 3_000;
 /** So long another broker may know of a producer id that this one does not know of. */
 const ISSUED_LAG_MS = 2_000;
 const RETRY = { initialMs: 10, maxMs: 250, factor: 2, jitter: 0.2 };
@@ -175,34 +176,29 @@ export class NumberedSends {
     state: Attempts,
     address: string,
   ): Promise<ProduceResponse | undefined> {
-    const { clock, crc32c, calls } = this.#deps;
+    const { clock, timers, crc32c, calls } = this.#deps;
     const leftMs = send.endMs - clock.monotonicMs();
     const timeoutMs = Math.max(1, Math.floor(Math.min(leftMs, ATTEMPT_MS)));
     // Built anew for each attempt: the leader may be this process, which patches the bytes.
     const batch = buildBatch([send], send.producer, crc32c);
     const { topicId, partition } = send;
-    let response: ProduceResponse | undefined;
-    const answered = calls
-      .call(address, (correlationId) =>
-        produceRequest({
-          correlationId,
-          topicId,
-          partition,
-          leaderEpoch: -1,
-          acks: -1,
-          timeoutMs,
-          batch,
-        }),
-      )
-      .then(
-        (answer) => void (response = answer),
-        (error: unknown) => void (state.last = messageOf(error)),
-      );
-    const endMs = clock.monotonicMs() + timeoutMs;
-    const inTime = await this.#inTime(answered, { endMs });
-    if (response === undefined) {
+    const answer = calls.call(address, (correlationId) =>
+      produceRequest({
+        correlationId,
+        topicId,
+        partition,
+        leaderEpoch: -1,
+        acks: -1,
+        timeoutMs,
+        batch,
+      }),
+    );
+    let response: ProduceResponse;
+    try {
+      response = await answerWithin(timers, timeoutMs, answer);
+    } catch (error) {
       state.uncertain = true;
-      if (!inTime) state.last = `broker at ${address} gave no answer within ${timeoutMs} ms`;
+      state.last = messageOf(error);
       return undefined;
     }
     return judged(send, state, response);
@@ -227,8 +223,8 @@ export class NumberedSends {
     if (producer.id > 0 && sinceMs < ISSUED_LAG_MS) return false;
     throw new RelevoError(
       'UNKNOWN_PRODUCER_ID',
-      `${partitionName(topic, partition)}: producer_id ${producer.id} has not been given to anybody, ` +
-        'nothing was written: get one from InitProducerId',
+      `${partitionName(topic, partition)}: producer_id ${producer.id} has not been given to anybody ` +
+        'as far as this broker knows, nothing was written: get one from InitProducerId',
     );
   }
 

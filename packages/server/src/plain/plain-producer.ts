@@ -25,8 +25,8 @@ import {
   type SendRequest,
   type SendResponse,
 } from '@relevo/rpc/gen/client/produce';
-import { LeaderCalls } from './leader-calls.ts';
-import { NumberedSends, numbersOf } from './numbered-sends.ts';
+import { LeaderCalls, answerWithin } from './leader-calls.ts';
+import { ATTEMPT_MS, NumberedSends, numbersOf } from './numbered-sends.ts';
 import type { Numbers } from './numbered-sends.ts';
 import { buildBatch, jobRecord, runsOf } from './plain-jobs.ts';
 import type { Call, Job, JobRecord } from './plain-jobs.ts';
@@ -348,17 +348,19 @@ export class PlainProducer {
     // Built anew for each try: the leader that took the last one may be this process, and has
     // patched its bytes.
     const batch = buildBatch(jobs, producer, this.#deps.crc32c);
-    const response = await this.#calls.call(to.address, (correlationId) =>
+    const timeoutMs = Math.max(1, Math.floor(Math.min(to.timeoutMs, ATTEMPT_MS)));
+    const answer = this.#calls.call(to.address, (correlationId) =>
       produceRequest({
         correlationId,
         topicId: lane.topicId,
         partition: lane.partition,
         leaderEpoch: -1,
         acks: jobs[0]?.call.acks ?? -1,
-        timeoutMs: Math.max(1, Math.floor(to.timeoutMs)),
+        timeoutMs,
         batch,
       }),
     );
+    const response = await answerWithin(this.#deps.timers, timeoutMs, answer);
     if (response.error === 0) {
       const count = jobs.reduce((sum, job) => sum + job.records.length, 0);
       producer.sequence = sequenceAfter(producer.sequence, count);

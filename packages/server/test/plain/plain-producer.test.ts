@@ -183,3 +183,20 @@ describe('while a partition has no leader', () => {
       expect(await client.values(1, 'orders')).toEqual(['last']);
     }));
 });
+
+test('a leader that is frozen keeps no call longer than its time-out', () =>
+  withOrders([1], async (world, client) => {
+    const sender = new PlainSender(world, client);
+    await sender.send('orders', ['a']);
+    world.process(1).pause();
+    const startedMs = world.world.nowMs;
+    expect(await sender.outcome('orders', ['b'], { timeoutMs: 700 })).toMatch(
+      /^REQUEST_TIMED_OUT: .*unknown/,
+    );
+    expect(world.world.nowMs - startedMs).toBeLessThan(1000);
+    world.process(1).resume();
+    const [receipt] = await sender.send('orders', ['c']);
+    const found = await client.values(1, 'orders');
+    expect(found[receipt?.offset ?? -1]).toBe('c');
+    expect(found.filter((value) => value === 'b').length).toBeLessThanOrEqual(1);
+  }));

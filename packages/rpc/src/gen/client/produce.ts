@@ -474,10 +474,9 @@ export interface SendRequest {
    * The four below, all of them, make a numbered call: it may be repeated as it is, through any broker, after
    * any failure and any failover or restart of brokers, and its records are written once; each repeat gets
    * the first receipt. What tells a repeat is the producer and its sequence in the partition's log, which
-   * remembers a producer's last five calls, and its producers for producer.id.expiration.ms (a day) after
-   * their last one; of an earlier repeat ALREADY_EXISTS (DUPLICATE_SEQUENCE_NUMBER) says that it was
-   * written. The records go into one batch (max.message.bytes), with acks -1. Either each of them bears a
-   * timestamp_ms or none.
+   * remembers a producer's last five calls, until the producer has written nothing there for a day; of an
+   * earlier repeat ALREADY_EXISTS (DUPLICATE_SEQUENCE_NUMBER) says that it was written. The records go into
+   * one batch (max.message.bytes), with acks -1. Either each of them bears a timestamp_ms or none.
    *
    * From InitProducerId.
    */
