@@ -25,9 +25,14 @@ export class StartedCluster {
     this.#data = join(directory, 'data');
   }
 
-  static async start(brokers: number): Promise<StartedCluster> {
+  /** `prepare` makes the data directory that it finds. */
+  static async start(
+    brokers: number,
+    prepare?: (data: string, port: number) => void,
+  ): Promise<StartedCluster> {
     const directory = mkdtempSync(join(tmpdir(), 'relevo-cli-'));
     const cluster = new StartedCluster(directory, await freePorts(brokers), brokers);
+    prepare?.(cluster.data, cluster.port);
     await cluster.start();
     return cluster;
   }

@@ -154,7 +154,8 @@ export class Admin {
 
   /**
    * Resolves when the topic exists and this client knows of it. Rejects with TOPIC_ALREADY_EXISTS,
-   * INVALID_TOPIC_EXCEPTION, INVALID_PARTITIONS, INVALID_REPLICATION_FACTOR, INVALID_CONFIG and the like.
+   * INVALID_TOPIC_EXCEPTION (also for names that the cluster keeps for itself, such as `__consumer_offsets`),
+   * INVALID_PARTITIONS, INVALID_REPLICATION_FACTOR, INVALID_CONFIG and the like.
    */
   async createTopic(options: NewTopic): Promise<CreatedTopic> {
     checkNewTopic(options);

@@ -23,6 +23,9 @@ import { readTopicId, replaceMetadataNow } from './partition-metadata.ts';
 const OLD_QUORUM_DIRECTORY = '__cluster_metadata-0';
 const QUORUM_FILE = /^quorum-state$|\.checkpoint$/;
 
+/** Named in the log. */
+const NAMES_MAX = 5;
+
 interface Move {
   readonly from: string;
   readonly to: string;
@@ -55,7 +58,8 @@ export function takeOverLayout(
   disk.syncDirectoryNow(root);
   logger.info('the data directory was brought to the present layout', {
     directory: root,
-    renamed: moves.map(({ from, to }) => `${from} to ${to}`),
+    renamed: moves.length,
+    names: moves.slice(0, NAMES_MAX).map(({ from, to }) => `${from} to ${to}`),
   });
 }
 

@@ -397,10 +397,11 @@ export class LogDirectory {
         : deletedDirectory(path, topicId);
     disk.removeTree(deleted);
     disk.rename(path, deleted);
+    // Before anything is waited for: a new log may get the name meanwhile.
     if (name !== undefined) this.#outOfOrder.delete(name);
-    await disk.syncDirectory(this.root);
+    const struck = name === undefined ? Promise.resolve() : this.#durableLogs.strike(name);
+    await Promise.all([struck, disk.syncDirectory(this.root)]);
     disk.removeTree(deleted);
-    if (name !== undefined) await this.#durableLogs.strike(name);
     return true;
   }
 

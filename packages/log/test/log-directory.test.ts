@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
 import { brokerId, uuid } from '@relevo/base/ids';
 import type { Uuid } from '@relevo/base/ids';
+import type { Disk } from '@relevo/base/ports';
 import { LogDirectory } from '@relevo/log/log-directory';
 import type { LogDirectoryOptions } from '@relevo/log/log-directory';
 import { readMetaProperties } from '@relevo/log/meta-properties';
@@ -23,7 +24,10 @@ import {
 
 const DIRECTORY_ID = uuid('DDDDDDDDDDDDDDDDDDDDDD');
 
-function open(disk: SimulatedDisk, changes: Partial<LogDirectoryOptions> = {}): LogDirectory {
+const open = (disk: SimulatedDisk, changes: Partial<LogDirectoryOptions> = {}): LogDirectory =>
+  openOn(disk.port(), changes);
+
+function openOn(disk: Disk, changes: Partial<LogDirectoryOptions> = {}): LogDirectory {
   return LogDirectory.open(
     {
       root: '/data',
@@ -32,7 +36,7 @@ function open(disk: SimulatedDisk, changes: Partial<LogDirectoryOptions> = {}): 
       newDirectoryId: () => DIRECTORY_ID,
       ...changes,
     },
-    { disk: disk.port(), crc32c, logger: recordingLogger(), clock: { monotonicMs: () => 0 } },
+    { disk, crc32c, logger: recordingLogger(), clock: { monotonicMs: () => 0 } },
   );
 }
 
@@ -411,6 +415,85 @@ describe('what is in the directory', () => {
     ]);
     expect(disk.port().exists('/data/controller')).toBe(true);
     expect(disk.port().exists('/data/old-1.AAAAAAAAAAAAAAAAAAAAAA.deleted')).toBe(false);
+  });
+
+  test('leftovers are directories without an open log, and can be removed', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    openLog(first, 'gone-0');
+    openLog(first, 'kept-0');
+    for (const name of ['gone-0', 'kept-0']) {
+      const log = first.log(name);
+      appendValues(log as PartitionLog, ['a']);
+      await log?.sync();
+    }
+    disk.crash();
+    const port = disk.port();
+    port.makeDirectory('/data/private-0');
+    port.open('/data/private-0/notes.txt', 'create').close();
+    port.makeDirectory('/data/half-0');
+    port.open('/data/half-0/00000000000000000000.log', 'create').close();
+    port.rename('/data/kept-0', `/data/kept-0~${TOPIC_ID}~7.set-aside`);
+    const second = open(disk);
+    const found = second.leftovers();
+    expect(
+      found.map(({ directory, topicId, isStillborn }) => [directory, topicId, isStillborn]),
+    ).toEqual([
+      ['gone-0', TOPIC_ID, false],
+      ['half-0', undefined, true],
+      [`kept-0~${TOPIC_ID}~7.set-aside`, TOPIC_ID, false],
+      ['private-0', undefined, false],
+    ]);
+    for (const each of found) {
+      if (each.directory !== 'private-0') expect(await second.removeLeftover(each)).toBe(true);
+    }
+    disk.crash();
+    const directories = port.list('/data').filter(({ directory }) => directory);
+    expect(directories.map(({ name }) => name)).toEqual(['private-0']);
+    // The one that was set aside is missed, as it was before.
+    expect(open(disk).lost.map(({ name }) => name)).toEqual(['kept-0']);
+  });
+
+  test('a log that takes the name of a leftover while that is removed is not forgotten', async () => {
+    const disk = newDisk();
+    const first = open(disk);
+    const old = openLog(first);
+    appendValues(old, ['a']);
+    await old.sync();
+    disk.crash();
+    let goOn: () => void = () => undefined;
+    const port = disk.port();
+    const syncDirectory = async (path: string): Promise<void> => {
+      if (path === '/data' && !isRemoving) {
+        isRemoving = true;
+        await new Promise<void>((resolve) => (goOn = resolve));
+      }
+      await port.syncDirectory(path);
+    };
+    const slow = new Proxy(port, {
+      get: (target, key): unknown => {
+        const value: unknown = Reflect.get(target, key);
+        if (key === 'syncDirectory') return syncDirectory;
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    let isRemoving = true;
+    const second = openOn(slow);
+    isRemoving = false;
+    const [leftover] = second.leftovers();
+    const removing = leftover && second.removeLeftover(leftover);
+    const log = openLog(second, 'orders-0', OTHER_TOPIC_ID);
+    appendValues(log, ['b']);
+    const synced = log.sync();
+    for (let turn = 0; turn < 50; turn++) await Promise.resolve();
+    goOn();
+    await synced;
+    expect(await removing).toBe(true);
+    expect(leftover && (await second.removeLeftover(leftover))).toBe(false);
+    disk.crash();
+    expect(disk.port().exists('/data/orders-0')).toBe(true);
+    disk.port().removeTree('/data/orders-0');
+    expect(open(disk).lost).toMatchObject([{ name: 'orders-0', topicId: OTHER_TOPIC_ID }]);
   });
 
   test('a stray partition can be deleted', async () => {

@@ -177,7 +177,7 @@ export class PartitionManager {
   applyImage(delta: MetadataDelta, image: ClusterImage): void {
     if (this.#closed) return;
     this.#reconciler.applyImage(delta);
-    this.#strays.imageChanged(delta);
+    this.#strays.imageChanged(image);
     if (delta.brokers.length === 0) return;
     this.#client.applyImage(image);
     const nowMs = this.#deps.clock.monotonicMs();

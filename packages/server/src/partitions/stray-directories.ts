@@ -9,8 +9,8 @@ import { isMutated } from '@relevo/base/mutations';
 import { messageOf } from '@relevo/base/errors';
 import type { Uuid } from '@relevo/base/ids';
 import type { Clock, Logger, TimerHandle, Timers } from '@relevo/base/ports';
+import type { DeletedTopics } from '@relevo/controller/deleted-topics';
 import type { ClusterImage } from '@relevo/controller/image';
-import type { MetadataDelta } from '@relevo/controller/replay';
 import type { Leftover, LogDirectory } from '@relevo/log/log-directory';
 
 /** The directory is looked through at most so often. */
@@ -38,6 +38,7 @@ export class StrayDirectories {
   /** When the next look is due. */
   #nextMs: number | undefined;
   #looking = false;
+  #seen: DeletedTopics | undefined;
   #closed = false;
 
   constructor(deps: StrayDirectoriesDeps) {
@@ -48,8 +49,11 @@ export class StrayDirectories {
     this.#lookIn(0);
   }
 
-  imageChanged(delta: MetadataDelta): void {
-    if (delta.removedTopics.length > 0 || delta.from === 0) this.#lookIn(LOOK_INTERVAL_MS);
+  /** A delta does not name topics that were made and deleted within it; the ids do. */
+  imageChanged({ deletedTopics }: ClusterImage): void {
+    if (deletedTopics === this.#seen) return;
+    this.#seen = deletedTopics;
+    this.#lookIn(LOOK_INTERVAL_MS);
   }
 
   /** To be called when a directory was set aside. */

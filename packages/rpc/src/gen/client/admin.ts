@@ -21,6 +21,10 @@ import { type TopicMetadata, TopicMetadataCodec } from '../client/metadata.ts';
 import type { Method } from '@relevo/base/ports';
 
 export interface CreateTopicRequest {
+  /**
+   * 1 to 249 of A-Z a-z 0-9 . _ -, other than . and .. and the cluster's own: __cluster_metadata, __consumer_offsets,
+   * __transaction_state, __share_group_state, __relevo_*.
+   */
   readonly name: string;
   /** -1 or 0: the cluster's default (num.partitions). */
   readonly partitions: number;
