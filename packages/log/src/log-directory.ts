@@ -50,7 +50,7 @@ import {
   partitionDirectory,
   setAsideTopicId,
 } from './partition-directory.ts';
-import type { PartitionDirectory } from './partition-directory.ts';
+import type { Leftover, PartitionDirectory } from './partition-directory.ts';
 import { readTopicId } from './partition-metadata.ts';
 import { PartitionLog } from './partition-log.ts';
 import { WriteCount } from './recent-writes.ts';
@@ -83,18 +83,6 @@ export interface LogDirectoryDeps {
   readonly logger: Logger;
   readonly clock: Pick<Clock, 'monotonicMs'>;
   readonly codecs?: Decompressor;
-}
-
-/** A directory without an open log. */
-export interface Leftover {
-  /** What it is called; not its path. */
-  readonly directory: string;
-  /** Undefined: it cannot be told. */
-  readonly topicId: Uuid | undefined;
-  /** Of the partition; undefined where it was set aside. */
-  readonly name: string | undefined;
-  /** A crash has left it when it was being made: nothing in it was ever synced, not its metadata either. */
-  readonly isStillborn: boolean;
 }
 
 export interface OpenLogOptions {

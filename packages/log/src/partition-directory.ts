@@ -72,6 +72,18 @@ export interface PartitionDirectory {
   readonly topicId: Uuid | undefined;
 }
 
+/** A directory without an open log. */
+export interface Leftover {
+  /** What it is called; not its path. */
+  readonly directory: string;
+  /** Undefined: it cannot be told. */
+  readonly topicId: Uuid | undefined;
+  /** Of the partition; undefined where it was set aside. */
+  readonly name: string | undefined;
+  /** A crash has left it when it was being made: nothing in it was ever synced, not its metadata either. */
+  readonly isStillborn: boolean;
+}
+
 /**
  * Whose the directory is; undefined for one that is not called like a partition's. `known`: names of
  * partitions, among which that of a long one is looked up whose metadata is lost; where it is not among

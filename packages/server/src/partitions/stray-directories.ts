@@ -11,7 +11,8 @@ import type { Uuid } from '@relevo/base/ids';
 import type { Clock, Logger, TimerHandle, Timers } from '@relevo/base/ports';
 import type { DeletedTopics } from '@relevo/controller/deleted-topics';
 import type { ClusterImage } from '@relevo/controller/image';
-import type { Leftover, LogDirectory } from '@relevo/log/log-directory';
+import type { LogDirectory } from '@relevo/log/log-directory';
+import type { Leftover } from '@relevo/log/partition-directory';
 
 /** The directory is looked through at most so often. */
 const LOOK_INTERVAL_MS = 1_000;
