@@ -68,7 +68,8 @@ export type ErrorCode =
   | 'UNSUPPORTED_COMPRESSION_TYPE'
   | 'DISK_FULL'
   | 'THROTTLED'
-  | 'SHUTTING_DOWN';
+  | 'SHUTTING_DOWN'
+  | 'OLDER_DATA_DIRECTORY';
 
 export interface ErrorFacts {
   /** Kafka's number, or from 10,000 where Kafka has none. */
@@ -157,6 +158,12 @@ export const ERRORS: Readonly<Record<ErrorCode, ErrorFacts>> = {
   DISK_FULL: facts(10_001, true, 'RESOURCE_EXHAUSTED', 'the broker keeps no room for appends'),
   THROTTLED: facts(10_002, true, 'RESOURCE_EXHAUSTED', 'the broker has too much in hand'),
   SHUTTING_DOWN: facts(10_003, true, 'UNAVAILABLE', 'the broker is stopping'),
+  OLDER_DATA_DIRECTORY: facts(
+    10_004,
+    false,
+    'FAILED_PRECONDITION',
+    'the data directory is an older copy of one that has started since',
+  ),
 };
 
 const BY_NUMBER: ReadonlyMap<number, ErrorCode> = new Map(

@@ -14,15 +14,20 @@ export type Mutation =
   | 'long-names-as-they-are'
   | 'missing-segment-passes'
   | 'no-eligible-leaders'
+  | 'older-disk-registers'
+  | 'older-voter-is-heard'
   | 'producer-id-given-twice'
   | 'producer-id-to-come-taken'
   | 'producers-expire-by-record-time'
   | 'quorum-among-partitions'
+  | 'quorum-founded-without-all'
   | 'reads-without-lease'
   | 'refusals-unconfirmed'
   | 'registration-leaves-isr'
   | 'segments-go-before-known'
   | 'unfenced-unaware'
+  | 'voter-keeps-identity-without-log'
+  | 'voter-trusts-shortened-log'
   | 'watermark-below-min-isr';
 
 /** What each mistake is. */
@@ -38,6 +43,9 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
   'no-eligible-leaders': 'nobody but the last member of an in-sync set is remembered as whole',
+  'older-disk-registers': 'a broker registers with an older copy of its data directory',
+  'older-voter-is-heard':
+    'a voter takes a peer for the one it was, though its disk is an older copy',
   'quorum-among-partitions':
     'the quorum’s log lies where a topic that anybody may create has its own',
   'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
@@ -46,6 +54,11 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a leader takes batches under producer ids that nobody was given yet',
   'producers-expire-by-record-time':
     'a producer is forgotten when its records are older than those of others',
+  'quorum-among-partitions':
+    'the quorum’s log lies where a topic that anybody may create has its own',
+  'quorum-founded-without-all':
+    'a majority that knows of no log founds a cluster, though others may have one',
+  'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'registration-leaves-isr':
@@ -53,6 +66,9 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'segments-go-before-known':
     'retention removes segments before it is durable where the log begins then',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',
+  'voter-keeps-identity-without-log':
+    'a voter whose log is gone goes on under the identity that had it',
+  'voter-trusts-shortened-log': 'a voter takes what its log has left, though more was durable',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',
 };
 

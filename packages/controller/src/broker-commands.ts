@@ -29,6 +29,8 @@
  */
 import { RelevoError } from '@relevo/base/errors';
 import { NO_BROKER } from '@relevo/base/ids';
+import { isOlderCopy, numberOfStart } from '@relevo/base/incarnation';
+import { isMutated } from '@relevo/base/mutations';
 import type { BrokerEpoch, BrokerId } from '@relevo/base/ids';
 import type {
   BrokerStateAnswer,
@@ -60,6 +62,7 @@ export function decideRegistration(
   if (known?.incarnationId === incarnationId) {
     return { records: [], atomic: false, response: { brokerEpoch: known.epoch } };
   }
+  if (known !== undefined) checkNewest(known, command);
   if (known !== undefined && !command.predecessorGone) {
     throw new RelevoError(
       'DUPLICATE_BROKER_REGISTRATION',
@@ -129,6 +132,23 @@ function doubts(
     });
   }
   return changes;
+}
+
+/**
+ * Whoever comes back without knowing of its last registration runs on an older copy of its data directory: what
+ * it synced and promised since is not in it (L6). A start that was noted and never registered is no obstacle:
+ * the directory names those before it too.
+ */
+function checkNewest(known: BrokerImage, command: RegisterBroker): void {
+  const { brokerId, directoryId, incarnations } = command;
+  if (isMutated('older-disk-registers')) return;
+  if (known.directoryId !== directoryId || !isOlderCopy(incarnations, known.incarnationId)) return;
+  throw new RelevoError(
+    'OLDER_DATA_DIRECTORY',
+    `the data directory of broker ${brokerId} is an older copy: the cluster has seen start ` +
+      `${numberOfStart(known.incarnationId)} of it, which it does not know of. What was promised since is not ` +
+      'in it: wipe it and start the broker again; it copies its replicas from the others',
+  );
 }
 
 function checkCluster(image: ClusterImage, command: RegisterBroker): void {

@@ -43,6 +43,8 @@ export interface RegisterBroker {
   readonly clusterId: string;
   readonly brokerId: BrokerId;
   readonly incarnationId: string;
+  /** The last starts of the data directory, oldest first, this one last. */
+  readonly incarnations: readonly string[];
   readonly directoryId: string;
   readonly clientAddress: string;
   readonly peerAddress: string;

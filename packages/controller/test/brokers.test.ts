@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import type { RegisterBroker } from '@relevo/controller/commands';
 import { leadershipsToMove } from '@relevo/controller/broker-commands';
 import { decide } from '@relevo/controller/decide';
 import { isEligible } from '@relevo/controller/image';
@@ -35,6 +36,43 @@ describe('registration', () => {
     expect(cluster.refusal(other)).toBe('DUPLICATE_BROKER_REGISTRATION');
     expect(cluster.run({ ...other, predecessorGone: true }).brokerEpoch).toBe(4);
     expect(cluster.image.brokers.get(id(2))?.fenced).toBe(true);
+  });
+
+  describe('with an older copy of its data directory', () => {
+    const start = (number: number): string => `${number}.${String(number).padStart(22, 'i')}`;
+    const starts = (...numbers: number[]): Partial<RegisterBroker> => ({
+      incarnationId: start(numbers.at(-1) ?? 0),
+      incarnations: numbers.map(start),
+      predecessorGone: true,
+    });
+
+    test('is refused: the directory does not know of the start that was registered last', () => {
+      const cluster = three();
+      cluster.run(registration(1, starts(1, 2, 3)));
+      const own = `3.${'o'.repeat(22)}`;
+      const older = {
+        ...starts(1, 2),
+        incarnationId: own,
+        incarnations: [start(1), start(2), own],
+      };
+      expect(cluster.refusal(registration(1, older))).toBe('OLDER_DATA_DIRECTORY');
+      expect(cluster.refusal(registration(1, starts(1, 2)))).toBe('OLDER_DATA_DIRECTORY');
+    });
+
+    test('is let in after starts that were noted and never registered', () => {
+      const cluster = three();
+      cluster.run(registration(1, starts(1, 2, 3)));
+      cluster.run(registration(1, starts(1, 2, 3, 4, 5, 6)));
+      // So many that the one which was registered last is not named any more.
+      expect(cluster.run(registration(1, starts(207, 208))).brokerEpoch).toBeGreaterThan(5);
+    });
+
+    test('is let in where the disk is another one, or was registered by an older version', () => {
+      const cluster = three();
+      cluster.run(registration(1, starts(1, 2)));
+      cluster.run(registration(2, starts(1, 2, 3)));
+      cluster.run(registration(2, { ...starts(1), directoryId: 'a new disk' }));
+    });
   });
 
   test('a broker of another cluster is refused', () => {

@@ -196,6 +196,7 @@ export const registration = (
   clusterId: 'test',
   brokerId: id(broker),
   incarnationId: `incarnation of ${broker}`,
+  incarnations: [],
   directoryId: `disk of ${broker}`,
   clientAddress: `host-${broker}:9093`,
   peerAddress: `host-${broker}:9093`,

@@ -3,6 +3,7 @@
  *
  *     .lock                             one process at a time
  *     meta.properties                   whose it is
+ *     incarnations                      its last starts, by which an older copy of it is told
  *     .kafka_cleanshutdown              all logs were closed in order; deleted before any is opened
  *     recovery-point-offset-checkpoint  what needs no check after a crash
  *     replication-offset-checkpoint     high watermarks
@@ -17,6 +18,7 @@
 import { isMutated } from '@relevo/base/mutations';
 import { partitionName } from '@relevo/base/ids';
 import type { BrokerId, Offset, Uuid } from '@relevo/base/ids';
+import type { Incarnation } from '@relevo/base/incarnation';
 import { DiskError } from '@relevo/base/ports';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
@@ -40,6 +42,7 @@ import { FreeSpace } from './free-space.ts';
 import type { LogConfig } from './log-config.ts';
 import type { LogCheckpoint } from './log-types.ts';
 import { LogError } from './log-error.ts';
+import { beginIncarnation } from './incarnations.ts';
 import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
 import { OffsetCheckpoint } from './offset-checkpoint.ts';
 import type { PartitionOffsets } from './offset-checkpoint.ts';
@@ -69,7 +72,7 @@ export interface LogDirectoryOptions {
   readonly brokerId: BrokerId;
   /** Default: the one that the directory has; a new directory needs one. */
   readonly clusterId?: string | undefined;
-  /** For a new directory. */
+  /** For a new directory, and for each start of it. */
   readonly newDirectoryId: () => Uuid;
   /** Kept free on the disk; default: 64 MiB. */
   readonly reserveBytes?: number;
@@ -98,6 +101,8 @@ export class LogDirectory {
   readonly root: string;
   readonly clusterId: string;
   readonly directoryId: Uuid;
+  /** The last starts of this directory, oldest first; this one is the last. */
+  readonly incarnations: readonly Incarnation[];
   /** The broker stopped in order last time: logs are opened without recovery. */
   readonly wasCleanShutdown: boolean;
   /** What was found at the start, whether it is opened or not. */
@@ -154,6 +159,7 @@ export class LogDirectory {
     const { clusterId, directoryId } = takeOwnership(options, disk, deps.logger);
     this.clusterId = clusterId;
     this.directoryId = directoryId;
+    this.incarnations = beginIncarnation(disk, root, options.newDirectoryId());
     this.wasCleanShutdown = takeCleanMark(root, disk);
     this.partitions = takeStock(root, disk);
     sweep(root, disk, deps.logger);

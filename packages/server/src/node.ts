@@ -495,6 +495,7 @@ class Parts {
         directory: this.#directory.root,
         voters: config['controller.quorum.voters'],
         bootstrap,
+        incarnations: this.#directory.incarnations,
         electionTimeoutMs: config['controller.quorum.election.timeout.ms'],
         heartbeatIntervalMs: config['controller.quorum.heartbeat.interval.ms'],
       },
@@ -514,7 +515,7 @@ class Parts {
       {
         clusterId: config['cluster.id'],
         brokerId: brokerId(config['node.id']),
-        incarnationId: randomUuid(this.#ports),
+        incarnations: this.#directory.incarnations,
         directoryId: this.#directory.directoryId,
         ...addressesOf(config),
         rack: config['broker.rack'],

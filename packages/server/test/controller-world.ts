@@ -244,7 +244,7 @@ export class ControllerWorld {
       {
         clusterId: 'test',
         brokerId: id,
-        incarnationId: `${process.name} ${process.incarnation}`,
+        incarnations: [`${process.name} ${process.incarnation}`],
         directoryId: options.directoryId ?? `disk of ${process.name}`,
         clientAddress: address,
         peerAddress: address,

@@ -93,6 +93,7 @@ class Bench {
       clusterId: 'test',
       brokerId: brokerId(id),
       incarnationId: `${id}`,
+      incarnations: [],
       directoryId: `${id}`,
       clientAddress: `${id}:1`,
       peerAddress: `${id}:1`,

@@ -9,6 +9,8 @@ import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
 import { staleReadsRun } from './scenarios/stale-reads.ts';
 import { numberedSendsRun } from './scenarios/numbered-sends.ts';
+import { damagedVotersRun } from './scenarios/damaged-voters.ts';
+import { olderDiskRun } from './scenarios/older-disk.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
@@ -16,20 +18,24 @@ export type Scenario = (seed: number | string, options?: RunOptions) => Promise<
 export type ScenarioName =
   | 'controller-answers'
   | 'damaged-restart'
+  | 'damaged-voters'
   | 'failover'
   | 'log-injuries'
   | 'names'
   | 'numbered-sends'
+  | 'older-disk'
   | 'stale-reads';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
   'damaged-restart': damagedRestartRun,
+  'damaged-voters': damagedVotersRun,
   failover: failoverRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,
   'stale-reads': staleReadsRun,
   'numbered-sends': numberedSendsRun,
+  'older-disk': olderDiskRun,
 };
 
 /** Rejects with a SimulationFailure that tells what went wrong. */

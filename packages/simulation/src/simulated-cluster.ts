@@ -21,6 +21,8 @@ export interface ClusterOptions {
   readonly settings?: (id: number) => Readonly<Record<string, string>>;
   /** A broker's secrets, as of each start; the first proves. Default: one that all have. */
   readonly secrets?: (id: number) => readonly string[];
+  /** Called where a broker cannot start or go on; default: the run has failed. */
+  readonly onEnded?: (id: number, reason: unknown) => void;
 }
 
 /** What the brokers of a simulated cluster share. */
@@ -35,13 +37,13 @@ interface Broker {
 }
 
 export class SimulatedCluster {
-  readonly #world: World;
   readonly #brokers: readonly Broker[];
   readonly #secrets: (id: number) => readonly string[];
+  readonly #onEnded: (id: number, reason: unknown) => void;
 
   constructor(world: World, options: ClusterOptions = {}) {
-    this.#world = world;
     this.#secrets = options.secrets ?? (() => [CLUSTER_SECRET]);
+    this.#onEnded = options.onEnded ?? ((_, reason): void => world.fail(reason));
     const ids = Array.from({ length: options.brokers ?? 3 }, (_, id) => id);
     const voters = ids.map((id) => `${id}@${addressOf(id)}`).join(',');
     this.#brokers = ids.map((id) => ({
@@ -102,11 +104,11 @@ export class SimulatedCluster {
         codecs: simulatedCodecs,
         clusterSecrets: this.#secrets(id).map(utf8Encode),
       });
-      node.onFatal((reason) => this.#world.fail(reason));
+      node.onFatal((reason) => this.#onEnded(id, reason));
       broker.node = node;
       node.start().catch((error: unknown) => {
         // The process would end here with an exit code; no plan of ours makes a start fail.
-        if (!broker.stopping) this.#world.fail(error);
+        if (!broker.stopping) this.#onEnded(id, error);
       });
     });
   }

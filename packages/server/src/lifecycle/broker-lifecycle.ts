@@ -18,6 +18,7 @@
  * its address does not wait for the end of the session.
  */
 import { RelevoError, errorCodeOf, messageOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
 import { brokerEpoch } from '@relevo/base/ids';
 import type { BrokerEpoch, BrokerId } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
@@ -55,6 +56,12 @@ const PREDECESSOR_SESSIONS = 3;
 const CERTAIN_PART = 1 / SILENT_PART;
 /** Clocks run at different rates. */
 const CLOCK_MARGIN = 0.95;
+/** What no further try can change. */
+const FATAL: readonly ErrorCode[] = [
+  'DUPLICATE_BROKER_REGISTRATION',
+  'INCONSISTENT_CLUSTER_ID',
+  'OLDER_DATA_DIRECTORY',
+];
 /** Heartbeats that are remembered until one of them, or a later one, has counted. */
 const UNCOUNTED_MAX = 64;
 
@@ -73,8 +80,8 @@ export interface BrokerLifecycleDeps {
 export interface BrokerLifecycleOptions {
   readonly clusterId: string;
   readonly brokerId: BrokerId;
-  /** New at each start of the process. */
-  readonly incarnationId: string;
+  /** The last starts of the data directory, oldest first; this one is the last. */
+  readonly incarnations: readonly string[];
   readonly directoryId: string;
   /** host:port, on the first listener. */
   readonly clientAddress: string;
@@ -256,12 +263,13 @@ export class BrokerLifecycle {
 
   async #register(): Promise<void> {
     const { client } = this.#deps;
-    const { clusterId, brokerId, incarnationId, directoryId, rack } = this.#options;
+    const { clusterId, brokerId, incarnations, directoryId, rack } = this.#options;
     const { clientAddress, peerAddress, listeners } = this.#options;
     const request = registerBrokerRequest({
       clusterId,
       brokerId,
-      incarnationId,
+      incarnationId: incarnations.at(-1) ?? '',
+      incarnations,
       directoryId,
       clientAddress,
       peerAddress,
@@ -308,7 +316,7 @@ export class BrokerLifecycle {
         return;
       }
     }
-    if (code === 'DUPLICATE_BROKER_REGISTRATION' || code === 'INCONSISTENT_CLUSTER_ID') {
+    if (code !== undefined && FATAL.includes(code)) {
       this.#fail(new RelevoError(code, messageOf(error)));
       return;
     }

@@ -21,6 +21,7 @@
 import { messageOf } from '@relevo/base/errors';
 import { brokerId } from '@relevo/base/ids';
 import type { BrokerId } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { route } from '@relevo/base/ports';
 import type {
   Channel,
@@ -283,7 +284,10 @@ export class Introductions {
         id === nodeId ? voter.key.directoryId : (answer?.key.directoryId ?? UNPINNED);
       members.push({ id: brokerId(id), directoryId: isNew ? directoryId : UNPINNED, address });
     }
-    return unknown === 0 ? members : undefined;
+    const enough = isMutated('quorum-founded-without-all')
+      ? unknown * 2 < voters.length
+      : unknown === 0;
+    return enough ? members : undefined;
   }
 
   async #found(voter: IntroducedVoter, founders: readonly Member[]): Promise<void> {

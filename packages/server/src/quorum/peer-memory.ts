@@ -8,6 +8,8 @@
  * anew.
  */
 import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
+import { isOlderCopy } from '@relevo/base/incarnation';
+import { isMutated } from '@relevo/base/mutations';
 import { messageOf } from '@relevo/base/errors';
 import type { Disk, Logger } from '@relevo/base/ports';
 import { readFile, replaceFileDurably } from '@relevo/log/checkpoint-file';
@@ -43,7 +45,9 @@ export class PeerMemory {
     const name = `${id} ${directoryId}`;
     const known = this.#newest.get(name);
     const newest = incarnations.at(-1);
-    if (known !== undefined && !incarnations.includes(known)) return known;
+    if (known !== undefined && isOlderCopy(incarnations, known)) {
+      if (!isMutated('older-voter-is-heard')) return known;
+    }
     if (newest === undefined || newest === known) return undefined;
     this.#newest.delete(name);
     this.#newest.set(name, newest);

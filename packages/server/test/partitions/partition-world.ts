@@ -299,6 +299,7 @@ export class PartitionWorld {
       clusterId: CLUSTER,
       brokerId: id,
       incarnationId: `${id}-${this.process(id).incarnation}`,
+      incarnations: [],
       directoryId: directory.directoryId,
       clientAddress: address,
       peerAddress: address,

@@ -40,6 +40,11 @@ export interface RegisterBrokerRequest {
    * For clients, by the listener that they come to; on one that is not among them the first serves.
    */
   readonly listeners: readonly ListenerAddress[];
+  /**
+   * The last starts of the data directory, oldest first; this one, the incarnation, is the last of them. One
+   * that lacks the start that was registered last is an older copy, and is refused.
+   */
+  readonly incarnations: readonly string[];
 }
 
 /** Makes a RegisterBrokerRequest; what is left out has proto3's default. */
@@ -55,6 +60,7 @@ export const registerBrokerRequest = (
   rack: init.rack ?? '',
   nothingLost: init.nothingLost ?? false,
   listeners: init.listeners ?? [],
+  incarnations: init.incarnations ?? [],
 });
 
 export const RegisterBrokerRequestCodec: MessageCodec<RegisterBrokerRequest> = messageCodec(
@@ -75,6 +81,7 @@ function sizeRegisterBrokerRequest(message: RegisterBrokerRequest, encoder: Enco
   if (message.nothingLost) size += 1 + 1;
   for (const item of message.listeners)
     size += 1 + encoder.close(encoder.open(), ListenerAddressCodec.size(item, encoder));
+  for (const item of message.incarnations) size += 1 + encoder.stringSize(item);
   return size;
 }
 
@@ -116,6 +123,10 @@ function writeRegisterBrokerRequest(message: RegisterBrokerRequest, encoder: Enc
     encoder.nested();
     ListenerAddressCodec.write(item, encoder);
   }
+  for (const item of message.incarnations) {
+    encoder.byte(82);
+    encoder.string(item);
+  }
 }
 
 function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBrokerRequest {
@@ -128,6 +139,7 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
   let rack: string = '';
   let nothingLost: boolean = false;
   const listeners: ListenerAddress[] = [];
+  const incarnations: string[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -158,6 +170,9 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
       case 74:
         listeners.push(ListenerAddressCodec.read(decoder, decoder.end()));
         break;
+      case 82:
+        incarnations.push(decoder.string());
+        break;
       default:
         decoder.skip(tag);
     }
@@ -173,6 +188,7 @@ function readRegisterBrokerRequest(decoder: Decoder, end: number): RegisterBroke
     rack,
     nothingLost,
     listeners,
+    incarnations,
   };
 }
 

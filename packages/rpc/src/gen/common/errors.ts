@@ -62,6 +62,7 @@ export const ErrorCode = {
   DISK_FULL: 10001,
   THROTTLED: 10002,
   SHUTTING_DOWN: 10003,
+  OLDER_DATA_DIRECTORY: 10004,
 } as const;
 
 /** Who leads a partition, as far as the answering broker knows. */
