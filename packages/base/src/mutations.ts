@@ -46,9 +46,6 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'older-disk-registers': 'a broker registers with an older copy of its data directory',
   'older-voter-is-heard':
     'a voter takes a peer for the one it was, though its disk is an older copy',
-  'quorum-among-partitions':
-    'the quorum’s log lies where a topic that anybody may create has its own',
-  'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
   'producer-id-given-twice': 'a broker gives one producer id to two producers',
   'producer-id-to-come-taken':
     'a leader takes batches under producer ids that nobody was given yet',

@@ -42,7 +42,6 @@ import type {
   ShutDownBroker,
   UnfenceBroker,
 } from './commands.ts';
-import { isMutated } from '@relevo/base/mutations';
 import { changePartition, conditionsOf, rulesOf } from './elections.ts';
 import type { BrokerCondition, Conditions, PartitionChange } from './elections.ts';
 import type { BrokerImage, ClusterImage, PartitionImage, TopicImage } from './image.ts';

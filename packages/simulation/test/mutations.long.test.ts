@@ -17,6 +17,9 @@ interface Caught {
   readonly says: RegExp;
 }
 
+/** Two leaders a term, two entries an index, or a voter that the leader takes for further than it is. */
+const WRONG_VOTER = /K1|K2|all vote and have applied all/;
+
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
   { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /P6/ },
@@ -27,7 +30,10 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
   { mutation: 'no-eligible-leaders', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
+  { mutation: 'older-disk-registers', scenario: 'older-disk', seed: 5, says: /L6/ },
+  { mutation: 'older-voter-is-heard', scenario: 'damaged-voters', seed: 1, says: WRONG_VOTER },
   { mutation: 'quorum-among-partitions', scenario: 'names', seed: 4, says: /__cluster_metadata/ },
+  { mutation: 'quorum-founded-without-all', scenario: 'damaged-voters', seed: 1, says: /K1/ },
   { mutation: 'reads-without-lease', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {
     mutation: 'producer-id-given-twice',
@@ -56,6 +62,13 @@ const CAUGHT: readonly Caught[] = [
   },
   { mutation: 'registration-leaves-isr', scenario: 'damaged-restart', seed: 4, says: /leader -1/ },
   { mutation: 'unfenced-unaware', scenario: 'stale-reads', seed: 6, says: /P7/ },
+  { mutation: 'voter-keeps-identity-without-log', scenario: 'damaged-voters', seed: 5, says: /K1/ },
+  {
+    mutation: 'voter-trusts-shortened-log',
+    scenario: 'damaged-voters',
+    seed: 1,
+    says: WRONG_VOTER,
+  },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 137, says: /P6/ },
 ];
 

@@ -25,7 +25,7 @@ const IDS = [1, 2, 3] as const;
 const PROPOSE_EVERY_MS = 4;
 const START_WITHIN_MS = 30_000;
 /** A voter that was lost is exchanged after seconds. */
-const WHOLE_WITHIN_MS = 60_000;
+const WHOLE_WITHIN_MS = 30_000;
 
 type Round =
   /** A disk is hurt while its owner is off, and all others run. */
