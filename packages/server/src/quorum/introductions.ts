@@ -27,6 +27,7 @@ import type {
   Channel,
   Clock,
   Logger,
+  PeerInfo,
   Random,
   Route,
   TimerHandle,
@@ -145,7 +146,7 @@ export class Introductions {
   }
 
   routes(): Route[] {
-    return [route(RaftService.introduce, (request) => this.#introduced(request))];
+    return [route(RaftService.introduce, (request, caller) => this.#introduced(request, caller))];
   }
 
   /** Resolves when each of the others has answered, or has not been found, or after `withinMs`. */
@@ -300,9 +301,13 @@ export class Introductions {
 
   // -------------------------------------------------------------------------------------------- answering
 
-  async #introduced(request: IntroduceRequest): Promise<IntroduceResponse> {
+  async #introduced(
+    request: IntroduceRequest,
+    { member }: Pick<PeerInfo, 'member'>,
+  ): Promise<IntroduceResponse> {
     const voter = this.#voter;
-    const refusal = voter === undefined ? 'the node is starting' : this.#strangeness(request);
+    const refusal =
+      voter === undefined ? 'the node is starting' : this.#strangeness(request, member);
     const condition = conditionOf(request.state);
     if (voter === undefined || refusal !== undefined || condition === undefined) {
       return introduceResponse({ refusal: refusal ?? 'the introduction is not understood' });
@@ -330,8 +335,12 @@ export class Introductions {
     });
   }
 
-  #strangeness(request: IntroduceRequest): string | undefined {
+  /** `sender`: who the caller is for certain; undefined: nobody has told. */
+  #strangeness(request: IntroduceRequest, sender: BrokerId | undefined): string | undefined {
     const { clusterId, nodeId, voters } = this.#options;
+    if (sender !== undefined && request.from !== sender) {
+      return `the caller is node ${sender} and speaks for node ${request.from}`;
+    }
     if (request.clusterId !== clusterId) {
       return `this is cluster "${clusterId}", not "${request.clusterId}"; check cluster.id`;
     }
