@@ -98,6 +98,12 @@ export interface Disk {
   list(directory: string): readonly DirectoryEntry[];
   /** Makes the directory and its parents; no error if it is there. */
   makeDirectory(path: string): void;
+  /**
+   * Makes the directory, whose parent is there, and files in it, by name, off the loop: who makes thousands
+   * would block it else. What is there already stays, overwritten from its start. Not durable. Rejects with
+   * a DiskError, and may then be repeated.
+   */
+  makeFiles(directory: string, files: ReadonlyMap<string, Uint8Array>): Promise<void>;
   /** Atomic; replaces `to`. Durable only after the directory is synced. */
   rename(from: string, to: string): void;
   /** Removes a file; no error if missing. */

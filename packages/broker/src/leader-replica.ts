@@ -41,6 +41,11 @@ export interface BrokerView {
   readonly epoch: BrokerEpoch;
   /** Registered but not fit to serve: fenced, or about to stop. */
   readonly fenced: boolean;
+  /**
+   * When its replicas of partitions led here last got on with being taken up: one subscribed, or had its
+   * first record on stable storage. Default: never. Of many that are made at once the last has a long wait.
+   */
+  readonly tookUpMs?: number | undefined;
 }
 
 /** All brokers as one and the same image shows them (P4: one snapshot). */
@@ -113,6 +118,9 @@ const NO_REPORT = -1;
 export const PROPOSAL_PAUSE_MS = 250;
 /** A member of the in-sync set that has registered anew is waited for so long before it states its position. */
 export const RESTART_GRACE_MS = 1_000;
+
+/** How many lag times a follower may wait for its turn to be taken up. */
+const TAKING_UP_LAGS_MAX = 12;
 
 interface Follower {
   readonly brokerId: BrokerId;
@@ -300,7 +308,7 @@ export class LeaderReplica {
     const leaving: BrokerId[] = [];
     for (const follower of this.#followers) {
       if (follower.inSync) {
-        if (this.#isLagging(follower, nowMs)) leaving.push(follower.brokerId);
+        if (this.#isLagging(follower, brokers, nowMs)) leaving.push(follower.brokerId);
       } else if (this.#mayJoin(follower, brokers)) {
         joining.push(follower.brokerId);
       }
@@ -418,9 +426,18 @@ export class LeaderReplica {
     return true;
   }
 
-  #isLagging(follower: Follower, nowMs: number): boolean {
+  /**
+   * A follower that has nothing yet, and whose broker is taking up others meanwhile, waits for its turn there;
+   * not for ever, though: it may be this one that its broker cannot take up.
+   */
+  #isLagging(follower: Follower, brokers: BrokerViews, nowMs: number): boolean {
     if (follower.syncedEnd >= this.#logEnd) return false;
-    return nowMs - follower.lastCaughtUpMs >= this.#options.replicaLagMs;
+    const { replicaLagMs } = this.#options;
+    const behindMs = nowMs - follower.lastCaughtUpMs;
+    if (behindMs < replicaLagMs) return false;
+    const hasNothing = follower.syncedEnd <= 0 && !follower.hasLeft;
+    if (!hasNothing || behindMs >= TAKING_UP_LAGS_MAX * replicaLagMs) return true;
+    return nowMs - (brokers(follower.brokerId)?.tookUpMs ?? -Infinity) >= replicaLagMs;
   }
 
   /** P4, from one snapshot: what it has synced, and what one image says of it. */

@@ -173,6 +173,33 @@ describe('the in-sync set', () => {
     expect(replica.proposeIsr(brokers(), 1e9 + LAG_MS - 1)).toBeUndefined();
   });
 
+  test('keeps one that has nothing yet while its broker takes up others, but not for ever', () => {
+    const replica = leader({
+      epochStartOffset: at(0),
+      syncedEndOffset: at(0),
+      highWatermark: at(0),
+    });
+    report(replica, 3, 0);
+    replica.appended(at(1), 0);
+    const takingUp = (tookUpMs: number) => (id: BrokerId) => ({ ...brokers()(id), tookUpMs });
+    // Broker 2 has not subscribed, broker 3 has and waits for its turn to write.
+    expect(replica.proposeIsr(takingUp(LAG_MS), 2 * LAG_MS - 1)).toBeUndefined();
+    expect(replica.proposeIsr(takingUp(11 * LAG_MS), 12 * LAG_MS - 1)).toBeUndefined();
+    expect(members(replica.proposeIsr(takingUp(12 * LAG_MS), 12 * LAG_MS))).toEqual([1]);
+  });
+
+  test('does not wait for one that has nothing when its broker takes up nothing else', () => {
+    const replica = leader({
+      epochStartOffset: at(0),
+      syncedEndOffset: at(0),
+      highWatermark: at(0),
+    });
+    replica.appended(at(1), 0);
+    const stopped = (id: BrokerId): BrokerView => ({ ...brokers()(id), tookUpMs: 100 });
+    expect(replica.proposeIsr(stopped, LAG_MS + 99)).toBeUndefined();
+    expect(members(replica.proposeIsr(stopped, LAG_MS + 100))).toEqual([1]);
+  });
+
   test('keeps a follower that trails a steady writer by less than the lag time', () => {
     const replica = leader();
     report(replica, 2, 10);

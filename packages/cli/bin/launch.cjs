@@ -18,6 +18,12 @@ const PACK = path.join(DIST, 'relevo.cjs');
 const CODE_CACHE = path.join(DIST, `relevo.${process.version}-${process.arch}.cache`);
 
 /**
+ * Syncs and reads of files share libuv's threads, which only wait for the disk. With four, thousands of
+ * partitions stand in line, and a file system commits what so many syncs at once ask for together.
+ */
+process.env.UV_THREADPOOL_SIZE ??= '16';
+
+/**
  * The first process of a container is spared the default action of signals (kill(2)): until the command has
  * a handler of its own, this one ends it.
  */

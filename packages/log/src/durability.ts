@@ -9,6 +9,16 @@ import { parentOf, syncFileNow } from './checkpoint-file.ts';
 import { METADATA_FILE } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
 import type { Segment } from './segment.ts';
+import type { Slots } from './slots.ts';
+
+export interface DurabilityDeps {
+  /** What has to be done, after all is synced, before the first offset counts. */
+  readonly beforeFirst?: (() => Promise<void>) | undefined;
+  /** Syncs the directory around the log's, for many logs at once. */
+  readonly syncParent?: (() => Promise<void>) | undefined;
+  /** Where new logs wait for their turn. */
+  readonly young?: Slots | undefined;
+}
 
 export class Durability {
   readonly #disk: Disk;
@@ -30,14 +40,13 @@ export class Durability {
   /** Truncated before, which the run under way makes durable. */
   #truncatedInRun: Set<Segment> = new Set();
 
-  readonly #beforeFirst: (() => Promise<void>) | undefined;
+  readonly #deps: DurabilityDeps;
   #isFirst = true;
 
-  /** `beforeFirst`: what has to be done, after all is synced, before the first offset counts. */
-  constructor(disk: Disk, directory: string, end: Offset, beforeFirst?: () => Promise<void>) {
+  constructor(disk: Disk, directory: string, end: Offset, deps: DurabilityDeps = {}) {
     this.#disk = disk;
     this.#directory = directory;
-    this.#beforeFirst = beforeFirst;
+    this.#deps = deps;
     this.#end = end;
     this.#runEnd = end;
   }
@@ -45,6 +54,11 @@ export class Durability {
   /** All below is on stable storage. */
   get end(): Offset {
     return this.#end;
+  }
+
+  /** The next run waits among the new logs for its turn. */
+  get isYoung(): boolean {
+    return this.#isNew;
   }
 
   get hasWork(): boolean {
@@ -128,13 +142,20 @@ export class Durability {
     this.#runEnd = logEnd;
     this.#truncatedInRun = this.#truncated;
     this.#truncated = new Set();
-    if (this.hasWork) await this.#work();
+    if (this.hasWork) await this.#workInTurn();
     if (this.#isFirst && this.#runEnd > this.#end) {
-      await this.#beforeFirst?.();
+      await this.#deps.beforeFirst?.();
       this.#isFirst = false;
     }
     this.#truncatedInRun.clear();
     if (this.#runEnd > this.#end) this.#end = this.#runEnd;
+  }
+
+  #workInTurn(): Promise<void> {
+    const { young } = this.#deps;
+    return this.#isNew && young !== undefined
+      ? young.run('ends', () => this.#work())
+      : this.#work();
   }
 
   async #work(): Promise<void> {
@@ -145,7 +166,7 @@ export class Durability {
     for (const path of this.#files) work.push(this.#syncFile(path));
     if (this.#namesChanged) work.push(this.#syncNames(this.#directory));
     if (this.#parentChanged) {
-      work.push(this.#syncNames(parentOf(this.#directory)));
+      work.push(this.#deps.syncParent?.() ?? this.#syncNames(parentOf(this.#directory)));
     }
     this.#segments.clear();
     this.#files.clear();

@@ -52,6 +52,8 @@ export interface LostLog {
 
 interface Note {
   readonly topicId: Uuid | undefined;
+  /** In the file: all are written at each change. */
+  readonly line: string;
   /** Durable when that many changes are. */
   readonly change: number;
 }
@@ -74,7 +76,7 @@ export class DurableLogs {
     // What the recovery points say is written down with the first change.
     if (!found.isWritten && found.notes.size > 0) this.#changes = 1;
     for (const [name, topicId] of found.notes) {
-      this.#notes.set(name, { topicId, change: this.#changes });
+      this.#notes.set(name, { topicId, line: lineOf(name, topicId), change: this.#changes });
     }
   }
 
@@ -100,7 +102,7 @@ export class DurableLogs {
     if (known?.topicId === topicId) {
       return known.change <= this.#durableChanges ? Promise.resolve() : this.#commit.request();
     }
-    this.#notes.set(name, { topicId, change: ++this.#changes });
+    this.#notes.set(name, { topicId, line: lineOf(name, topicId), change: ++this.#changes });
     return this.#commit.request();
   }
 
@@ -120,15 +122,18 @@ export class DurableLogs {
     const changes = this.#changes;
     if (changes === this.#durableChanges) return;
     const lines: string[] = [];
-    for (const [name, { topicId }] of this.#notes) {
-      const parsed = parsePartitionName(name);
-      if (parsed === undefined) continue;
-      lines.push(`${parsed.topic} ${parsed.partition} ${topicId ?? UNKNOWN_ID}`);
-    }
-    await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines.sort()));
+    for (const { line } of this.#notes.values()) if (line !== '') lines.push(line);
+    await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines));
     this.#durableChanges = changes;
     this.#isWritten = true;
   }
+}
+
+/** Empty for a name that is no partition's. */
+function lineOf(name: string, topicId: Uuid | undefined): string {
+  const parsed = parsePartitionName(name);
+  if (parsed === undefined) return '';
+  return `${parsed.topic} ${parsed.partition} ${topicId ?? UNKNOWN_ID}`;
 }
 
 /** The logs that the data directory `root` should hold and does not. Nothing is changed. */

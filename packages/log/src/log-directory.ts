@@ -39,6 +39,7 @@ import {
 } from './file-names.ts';
 import { FailedLogs } from './failed-logs.ts';
 import { FreeSpace } from './free-space.ts';
+import { GroupCommit } from './group-commit.ts';
 import type { LogConfig } from './log-config.ts';
 import type { LogCheckpoint } from './log-types.ts';
 import { LogError } from './log-error.ts';
@@ -58,11 +59,14 @@ import { readTopicId } from './partition-metadata.ts';
 import { PartitionLog } from './partition-log.ts';
 import { WriteCount } from './recent-writes.ts';
 import { SegmentCache } from './segment-cache.ts';
+import { Slots } from './slots.ts';
 import type { Decompressor } from './time-lookup.ts';
 
 const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
 
 const LOGS_AT_A_TIME = 32;
+/** New logs that are made or synced for the first time at once: others have threads of the disk left. */
+const YOUNG_LOGS_AT_A_TIME = 6;
 
 const ZERO = 0 as Offset;
 
@@ -117,6 +121,8 @@ export class LogDirectory {
   readonly #lock: { release(): void };
   readonly #cache: SegmentCache;
   readonly #writes: WriteCount = new WriteCount();
+  readonly #young: Slots = new Slots(YOUNG_LOGS_AT_A_TIME);
+  readonly #namesSync: GroupCommit;
   readonly #logs: Map<string, PartitionLog> = new Map();
   readonly #recoveryPoints: OffsetCheckpoint;
   readonly #highWatermarks: OffsetCheckpoint;
@@ -155,6 +161,7 @@ export class LogDirectory {
     this.#deps = deps;
     this.#lock = lock;
     this.#cache = new SegmentCache(options.openSegmentsMax);
+    this.#namesSync = new GroupCommit(() => disk.syncDirectory(root));
     this.space = new FreeSpace(disk, root, options.reserveBytes, deps.logger);
     const { clusterId, directoryId } = takeOwnership(options, disk, deps.logger);
     this.clusterId = clusterId;
@@ -221,6 +228,7 @@ export class LogDirectory {
         ...rest,
         directory,
         topic: isOrdinaryTopic(topic) ? undefined : topic,
+        makeLater: true,
         cleanShutdown: this.wasCleanShutdown,
         heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),
@@ -233,6 +241,8 @@ export class LogDirectory {
         cache: this.#cache,
         writes: this.#writes,
         space: this.space,
+        young: this.#young,
+        syncParent: () => this.#namesSync.request(),
         holdsRecords,
         beginsAt,
         writeFailed,

@@ -6,6 +6,7 @@ import type { LogError } from './log-error.ts';
 import type { WriteCount } from './recent-writes.ts';
 import type { RecoveryOptions } from './recovery.ts';
 import type { SegmentCache } from './segment-cache.ts';
+import type { Slots } from './slots.ts';
 import type { Decompressor } from './time-lookup.ts';
 
 export interface PartitionLogOptions extends RecoveryOptions {
@@ -26,6 +27,13 @@ export interface PartitionLogDeps {
   readonly space?: FreeSpace;
   /** For the timestamps in compressed batches; without it they are told by the batch. */
   readonly codecs?: Decompressor;
+  /**
+   * Many logs that are made, or made durable for the first time, wait here for their turn. Default: nobody
+   * waits.
+   */
+  readonly young?: Slots;
+  /** Makes the names in the directory around the log's durable. Default: by a sync of the log's own. */
+  readonly syncParent?: () => Promise<void>;
   /**
    * Called when the first records that this process has appended are synced, before they count as such:
    * makes it known, durably, that the log holds records. Default: nobody needs to know.
@@ -73,3 +81,10 @@ export interface SegmentInfo {
   readonly nextOffset: Offset;
   readonly sizeBytes: number;
 }
+
+export const appended = (baseOffset: Offset, nextOffset: Offset, bytes: number): Appended => ({
+  kind: 'appended',
+  baseOffset,
+  nextOffset,
+  bytes,
+});

@@ -13,7 +13,6 @@ import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import type { LeaderEpoch, Offset, Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
-import { parentOf } from './checkpoint-file.ts';
 import { Durability } from './durability.ts';
 import { EpochFile } from './epoch-file.ts';
 import { checkFollowerBatches, segmentRuns } from './follower-batches.ts';
@@ -22,9 +21,11 @@ import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError, isDiskError } from './log-error.ts';
+import { LogFiles } from './log-files.ts';
 import { LogHealth } from './log-health.ts';
 import type { LogState } from './log-health.ts';
 import { LogReads } from './log-reads.ts';
+import { appended } from './log-types.ts';
 import type {
   AppendResult,
   Appended,
@@ -34,7 +35,6 @@ import type {
   SegmentInfo,
 } from './log-types.ts';
 import { OldSegments } from './old-segments.ts';
-import { deletedDirectory } from './partition-directory.ts';
 import { encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
 import { duplicateOf } from './producer-state.ts';
@@ -47,6 +47,7 @@ import { isOverAge, segmentsToDrop } from './retention.ts';
 import { SegmentCache } from './segment-cache.ts';
 import { SegmentList } from './segment-list.ts';
 import { Segment } from './segment.ts';
+import type { Urgency } from './slots.ts';
 import { SyncedSegment } from './synced-segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
 
@@ -76,6 +77,7 @@ export class PartitionLog {
   readonly #oldSegments: OldSegments;
   /** Counts truncations, for reads that were under way. */
   #generation = 0;
+  readonly #files: LogFiles;
 
   /**
    * Opens the log in `directory`, or makes a new one; blocking, recovery included. A torn tail is cut
@@ -118,7 +120,11 @@ export class PartitionLog {
     this.#endOffset = defined(recovered.segments.at(-1), 'the last segment').nextOffset;
     this.#startOffset = Math.min(recovered.startOffset, this.#endOffset) as Offset;
     this.#epochs.advanceStart(this.#startOffset);
-    this.#durability = new Durability(disk, directory, this.#endOffset, deps.holdsRecords);
+    this.#durability = new Durability(disk, directory, this.#endOffset, {
+      beforeFirst: deps.holdsRecords,
+      syncParent: deps.syncParent,
+      young: deps.young,
+    });
     this.#segments = new SegmentList(recovered.segments, {
       disk,
       directory,
@@ -126,7 +132,17 @@ export class PartitionLog {
       newSegment: (baseOffset) =>
         new Segment({ disk, directory, baseOffset, indexIntervalBytes, cache }),
     });
-    if (!recovered.isDurable) this.#durability.created();
+    if (!recovered.isUnmade && !recovered.isDurable) this.#durability.created();
+    this.#files = new LogFiles({
+      directory,
+      topicId: options.topicId,
+      topic: options.topic,
+      deps,
+      segments: this.#segments,
+      health: this.#health,
+      durability: this.#durability,
+      isMade: !recovered.isUnmade,
+    });
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
@@ -169,6 +185,10 @@ export class PartitionLog {
   get syncedEndOffset(): Offset {
     return this.#config.flushMode === 'os' ? this.#endOffset : this.#durability.end;
   }
+  /** It is new, and not durable yet: a sync waits for its turn among many, and says nothing of the disk. */
+  get isYoung(): boolean {
+    return !this.#files.isMade || this.#durability.isYoung;
+  }
   /** For the data directory's checkpoint: after a crash, all below is taken without a check. */
   get recoveryPoint(): Offset {
     return this.#recoveryPoint.offset;
@@ -208,6 +228,20 @@ export class PartitionLog {
   /** As a snapshot file has it: but for producers forgotten, equal at equal offsets everywhere (I3). */
   producerSnapshot(): Uint8Array {
     return encodeSnapshot(this.#producers, this.#deps.crc32c);
+  }
+
+  /** False: it is new and has no files; the next append makes them, blocking, where `make` has not. */
+  get isMade(): boolean {
+    return this.#files.isMade;
+  }
+
+  /**
+   * Makes the files of a new log, off the loop; callers share. Rejects with a LogError: `diskFull`, and may
+   * be asked for again; else the log is offline. `ends`: somebody else has begun what waits for it, a leader
+   * for its follower.
+   */
+  make(urgency: Urgency = 'begins'): Promise<void> {
+    return this.#files.make(urgency);
   }
 
   // ---------------------------------------------------------------------------------- appending
@@ -264,6 +298,7 @@ export class PartitionLog {
     });
     const { space } = this.#deps;
     if (space?.take(bytes.length) === false) throw this.#full(space.shortage);
+    this.#files.makeNow();
     this.#rollIfNeeded(bytes.length, last.lastOffset, first.maxTimestamp);
     const segment = this.#segments.active;
     try {
@@ -379,7 +414,8 @@ export class PartitionLog {
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     if (Math.min(highWatermark, this.#endOffset) <= this.#recoveryPoint.offset) return;
     if (this.#durability.end < this.#endOffset) await this.#commit.request();
-    await this.#epochFile.write();
+    // The only segment is read after a crash, and tells its epochs itself.
+    if (this.#segments.all.length > 1) await this.#epochFile.write();
     this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
   }
 
@@ -479,6 +515,7 @@ export class PartitionLog {
   truncateFullyAndStartAt(offset: Offset): void {
     this.#health.assertOnline();
     const facts = { directory: this.directory, from: this.#endOffset, to: offset };
+    this.#files.makeNow();
     try {
       this.#recoveryPoint.beginAnew();
       this.#syncedSegment.truncatedTo(ZERO);
@@ -574,6 +611,8 @@ export class PartitionLog {
     }
     this.#health.close();
     try {
+      await this.#files.settled();
+      if (!this.#files.isMade) return true;
       await this.#writeAll();
       this.#recoveryPoint.raise(this.#endOffset);
       return true;
@@ -603,27 +642,15 @@ export class PartitionLog {
     await this.#epochFile.write();
   }
 
-  /** Removes the log with all its files. Its directory's name is free when this returns. */
+  /**
+   * Removes the log with all its files. Its directory's name is free when this returns, or, where its files
+   * were being made, when it resolves.
+   */
   delete(): Promise<void> {
     this.#health.close();
-    const deleted = deletedDirectory(this.directory, this.topicId);
-    this.#deps.disk.removeTree(deleted);
-    this.#deps.disk.rename(this.directory, deleted);
-    return this.#removeAll(deleted);
-  }
-
-  async #removeAll(deleted: string): Promise<void> {
-    const { disk } = this.#deps;
-    await this.#commit.idle();
-    this.#segments.close();
-    await disk.syncDirectory(parentOf(this.directory));
-    disk.removeTree(deleted);
+    return this.#files.remove(async () => {
+      await this.#commit.idle();
+      this.#segments.close();
+    });
   }
 }
-
-const appended = (baseOffset: Offset, nextOffset: Offset, bytes: number): Appended => ({
-  kind: 'appended',
-  baseOffset,
-  nextOffset,
-  bytes,
-});

@@ -32,7 +32,7 @@ export const readTopicId = (disk: Disk, directory: string): Uuid | undefined =>
 
 /** For a new directory; what a crash leaves of it passes for none. */
 export function writeTopicId(disk: Disk, directory: string, topicId: Uuid, topic?: string): void {
-  writeFile(disk, `${directory}/${METADATA_FILE}`, encode(topicId, topic));
+  writeFile(disk, `${directory}/${METADATA_FILE}`, encodeMetadata(topicId, topic));
 }
 
 /** In a directory that has metadata. Durable when it returns. */
@@ -42,10 +42,11 @@ export function replaceMetadataNow(
   metadata: { readonly topicId: Uuid; readonly topic: string },
 ): void {
   const { topicId, topic } = metadata;
-  replaceFileNow(disk, `${directory}/${METADATA_FILE}`, encode(topicId, topic));
+  replaceFileNow(disk, `${directory}/${METADATA_FILE}`, encodeMetadata(topicId, topic));
 }
 
-const encode = (topicId: Uuid, topic: string | undefined): Uint8Array =>
+/** `topic`: where the directory's name does not tell it. */
+export const encodeMetadata = (topicId: Uuid, topic: string | undefined): Uint8Array =>
   utf8Encode(`version: 0\ntopic_id: ${topicId}${topic === undefined ? '' : `\ntopic: ${topic}\n`}`);
 
 const NOTHING = new Uint8Array(0);

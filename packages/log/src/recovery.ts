@@ -61,6 +61,8 @@ export interface RecoveryOptions {
   readonly startProof?: Offset | undefined;
   /** All below was synced, as with the recovery point, should that be lost. Default: not known. */
   readonly highWatermark?: Offset | undefined;
+  /** A log that is not there has no files before `make` or the first append. Default: false. */
+  readonly makeLater?: boolean | undefined;
 }
 
 export interface RecoveryDeps {
@@ -78,6 +80,8 @@ export interface RecoveredLog {
   readonly epochs: LeaderEpochCache;
   readonly producers: ProducerState;
   readonly snapshots: ProducerSnapshots;
+  /** It is new, and has no files yet. */
+  readonly isUnmade: boolean;
   /** All that is in the log is synced, and the directory entries too. */
   readonly isDurable: boolean;
   /** What the data directory's checkpoint says, lowered by a truncation. */
@@ -135,7 +139,7 @@ class Recovery {
     const { disk } = this.#deps;
     if (!disk.exists(directory)) {
       if (this.#held) throw this.#lost('the directory is gone');
-      return this.#create();
+      return this.#options.makeLater === true ? this.#createLater() : this.#create();
     }
     const bases = this.#takeStock();
     this.#known = this.#extent();
@@ -193,6 +197,13 @@ class Recovery {
   }
 
   // ----------------------------------------------------------------------------- a new log
+
+  #createLater(): RecoveredLog {
+    const { logStartOffset } = this.#options;
+    const segment = this.#segment(logStartOffset ?? ZERO);
+    segment.begin();
+    return { ...this.#result([segment], false, logStartOffset ?? ZERO), isUnmade: true };
+  }
 
   #create(): RecoveredLog {
     const { directory, topicId, topic, logStartOffset } = this.#options;
@@ -478,6 +489,7 @@ class Recovery {
       epochs: this.#epochs,
       producers: this.#producers,
       snapshots: this.#snapshots,
+      isUnmade: false,
       isDurable,
       recoveryPoint,
       startOffset: this.#startOffset(segments),

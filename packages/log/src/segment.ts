@@ -132,6 +132,11 @@ export class Segment {
   /** Makes the file of a new segment. */
   create(): void {
     this.#disk.open(this.path(LOG_SUFFIX), 'create').close();
+    this.begin();
+  }
+
+  /** A new segment whose file is made by somebody else, before anything is asked of it. */
+  begin(): void {
     this.#indexes = this.#emptyIndexes();
   }
 

@@ -403,8 +403,9 @@ describe('what is in the directory', () => {
   test('partitions are listed with their topic ids, other things are left alone', async () => {
     const disk = newDisk();
     const directory = open(disk);
-    await openLog(directory, 'orders-0').sync();
-    openLog(directory, 'my-topic-3', OTHER_TOPIC_ID);
+    await openLog(directory, 'orders-0').make();
+    await openLog(directory, 'my-topic-3', OTHER_TOPIC_ID).make();
+    openLog(directory, 'without-records-0', OTHER_TOPIC_ID);
     disk.port().makeDirectory('/data/controller');
     disk.port().makeDirectory('/data/raft-0');
     disk.port().makeDirectory('/data/old-1.AAAAAAAAAAAAAAAAAAAAAA.deleted/x');

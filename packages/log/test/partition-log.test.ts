@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { LogError } from '@relevo/log/log-error';
+import type { PartitionLog } from '@relevo/log/partition-log';
+import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
 import type { LogErrorKind } from '@relevo/log/log-error';
 import {
   at,
@@ -149,5 +151,58 @@ describe('appending and reading', () => {
       failsWith('foreign') as Error,
     );
     expect(disk.port().list(DIRECTORY).length).toBeGreaterThan(0);
+  });
+});
+
+describe('a log that is made later', () => {
+  const later = (disk: SimulatedDisk): PartitionLog => openLog(disk, { makeLater: true });
+
+  test('has no files before its first append, and is closed and deleted without any', async () => {
+    const disk = newDisk();
+    const log = later(disk);
+    log.beginEpoch(epoch(1));
+    await log.sync();
+    await log.advanceRecoveryPoint(at(0));
+    expect(await log.read(at(0), 100, at(0), true)).toHaveLength(0);
+    expect(await log.close()).toBe(true);
+    await later(disk).delete();
+    expect(disk.port().exists(DIRECTORY)).toBe(false);
+  });
+
+  test('is made off the loop, or by an append that does not wait for that', async () => {
+    const disk = newDisk();
+    const log = later(disk);
+    disk.hang();
+    const made = log.make();
+    appendValues(log, ['a']);
+    expect(log.isMade).toBe(true);
+    disk.unhang();
+    await made;
+    appendValues(log, ['b']);
+    await log.sync();
+    disk.crash();
+    expect(await readAll(openLog(disk))).toHaveLength(2);
+  });
+
+  test('what is being made when it is deleted goes too', async () => {
+    const disk = newDisk();
+    const log = later(disk);
+    disk.hang();
+    void log.make();
+    const deleted = log.delete();
+    disk.unhang();
+    await deleted;
+    expect(disk.port().exists(DIRECTORY)).toBe(false);
+  });
+
+  test('without room it may be tried again; after another failure the log is offline', async () => {
+    const disk = newDisk();
+    const log = later(disk);
+    disk.fail({ operation: 'write', code: 'FULL', path: /partition.metadata/ });
+    await expect(log.make()).rejects.toMatchObject({ kind: 'diskFull' });
+    expect(log.state).toBe('online');
+    disk.fail({ operation: 'open', path: /\.log$/ });
+    await expect(log.make()).rejects.toMatchObject({ kind: 'offline' });
+    expect(log.state).toBe('offline');
   });
 });

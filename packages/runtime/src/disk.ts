@@ -13,6 +13,7 @@ import {
   fsyncSync,
   ftruncateSync,
   close as closeCallback,
+  mkdir,
   mkdirSync,
   open as openCallback,
   openSync,
@@ -23,6 +24,7 @@ import {
   rmSync,
   statfsSync,
   unlinkSync,
+  write as writeCallback,
   writeSync,
 } from 'node:fs';
 import { Buffer } from 'node:buffer';
@@ -154,6 +156,29 @@ class NodeFile implements DiskFile {
   }
 }
 
+function writeOffLoop(path: string, bytes: Uint8Array): Promise<void> {
+  return new Promise<void>((resolve, reject) => {
+    openCallback(path, MODES.create, 0o644, (openError, fd) => {
+      if (openError !== null) return reject(diskErrorFrom(openError, 'open', path));
+      const close = (writeError: Error | null): void => {
+        closeCallback(fd, (closeError) => {
+          const failed = writeError ?? closeError;
+          if (failed == null) resolve();
+          else reject(diskErrorFrom(failed, 'write', path));
+        });
+      };
+      const writeFrom = (done: number): void => {
+        if (done === bytes.length) return close(null);
+        writeCallback(fd, bytes, done, bytes.length - done, done, (error, count) => {
+          if (error === null) writeFrom(done + count);
+          else close(error);
+        });
+      };
+      writeFrom(0);
+    });
+  });
+}
+
 export class NodeDisk implements Disk {
   open(path: string, mode: 'create' | 'existing' | 'readOnly'): DiskFile {
     return new NodeFile(
@@ -180,6 +205,16 @@ export class NodeDisk implements Disk {
     attempt('make', path, () => mkdirSync(path, { recursive: true }));
   }
 
+  async makeFiles(directory: string, files: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      mkdir(directory, (error) => {
+        if (error === null || error.code === 'EEXIST') resolve();
+        else reject(diskErrorFrom(error, 'make', directory));
+      });
+    });
+    for (const [name, bytes] of files) await writeOffLoop(`${directory}/${name}`, bytes);
+  }
+
   rename(from: string, to: string): void {
     attempt(`rename to ${to}:`, from, () => renameSync(from, to));
   }
@@ -197,19 +232,20 @@ export class NodeDisk implements Disk {
     attempt('remove', path, () => rmSync(path, { recursive: true, force: true }));
   }
 
-  syncDirectory(directory: string): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      openCallback(directory, constants.O_RDONLY | constants.O_DIRECTORY, (openError, fd) => {
-        if (openError !== null) return reject(diskErrorFrom(openError, 'sync', directory));
-        fsync(fd, (syncError) => {
-          closeCallback(fd, (closeError) => {
-            const failed = syncError ?? closeError;
-            if (failed == null) resolve();
-            else reject(diskErrorFrom(failed, 'sync', directory));
-          });
+  async syncDirectory(directory: string): Promise<void> {
+    const fd = attempt('sync', directory, () =>
+      openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY),
+    );
+    try {
+      await new Promise<void>((resolve, reject) => {
+        fsync(fd, (error) => {
+          if (error === null) resolve();
+          else reject(diskErrorFrom(error, 'sync', directory));
         });
       });
-    });
+    } finally {
+      attempt('sync', directory, () => closeSync(fd));
+    }
   }
 
   syncDirectoryNow(directory: string): void {

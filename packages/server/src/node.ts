@@ -259,6 +259,7 @@ class Parts {
       controller: this.#controllerAdmin,
       image,
       topicDefaults: defaults.topic,
+      replicationFactorDefault: defaults.replicationFactor,
       assertCurrent: () => this.#assertCurrent(),
     });
     const names = new UnadvertisedNames(ports.logger, config['advertised.grpc']);

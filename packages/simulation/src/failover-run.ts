@@ -4,7 +4,6 @@
  * and the replicas equal.
  */
 import { partitionName } from '@relevo/base/ids';
-import { ClientError } from '@relevo/client/errors';
 import type { Relevo } from '@relevo/client/relevo';
 import { History } from './history.ts';
 import type { Anomaly, Sent } from './history.ts';
@@ -112,7 +111,10 @@ class FailoverRun {
       connectClient(world, 'client', cluster.addresses),
     );
     this.#watch();
-    await world.within('a topic is made', START_WITHIN_MS, this.#createTopic(client));
+    const { partitions } = this.#plan;
+    // The first broker answers before the others have registered: the call waits for them.
+    const creation = client.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: 3 });
+    await world.within('a topic is made', START_WITHIN_MS, creation);
     const producers = await this.#startProducers(client);
     const follower = new ConsumerLoop('follower', client, world, this.#history);
     for (const round of this.#plan.rounds) await this.#goThrough(round);
@@ -141,21 +143,6 @@ class FailoverRun {
       virtualMs: this.#world.nowMs,
       fingerprint: `${this.#world.trace.hash}-${this.#world.prng.recorder.last}`,
     };
-  }
-
-  /** The first broker answers before the others have registered: asks until there are enough. */
-  async #createTopic(client: Relevo): Promise<void> {
-    const { partitions } = this.#plan;
-    for (;;) {
-      try {
-        await client.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: 3 });
-        return;
-      } catch (error) {
-        const early = error instanceof ClientError && error.code === 'INVALID_REPLICATION_FACTOR';
-        if (!early) throw error;
-        await this.#world.sleep(20);
-      }
-    }
   }
 
   #watch(): void {

@@ -65,6 +65,19 @@ export class SimulatedDiskPort implements Disk {
     }
   }
 
+  async makeFiles(directory: string, files: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    assertAlive(this.#owner, `make ${directory}`);
+    const steps = [
+      () => this.makeDirectory(directory),
+      ...[...files].map(([name, bytes]) => () => {
+        const file = this.open(`${directory}/${name}`, 'create');
+        file.write(bytes, 0);
+        file.close();
+      }),
+    ];
+    for (const step of steps) await this.#disk.offLoop('read', directory, this.#owner, step);
+  }
+
   rename(from: string, to: string): void {
     assertAlive(this.#owner, `rename ${from}`);
     const disk = this.#disk;

@@ -74,6 +74,8 @@ interface Followed {
   handle: number;
   /** There was no room for what came last, and the log tells of it. */
   isWithoutRoom: boolean;
+  /** What came since the files of the new log are being made; undefined: they are not. */
+  held: LeaderPart[] | undefined;
 }
 
 export class LeaderLink {
@@ -125,7 +127,7 @@ export class LeaderLink {
   follow(partition: Partition, role: FollowerRole): void {
     assert(!this.#closed, 'a closed link follows nobody');
     this.#forget(partition);
-    const followed = { partition, role, handle: 0, isWithoutRoom: false };
+    const followed = { partition, role, handle: 0, isWithoutRoom: false, held: undefined };
     this.#followed.set(partition, followed);
     if (this.#stream !== undefined) this.#obey(followed, role.replica.attach());
     else if (this.#redial === undefined) this.#dial();
@@ -151,6 +153,7 @@ export class LeaderLink {
     this.#followed.delete(partition);
     this.#toAcknowledge.delete(followed);
     this.#byHandle.delete(followed.handle);
+    this.#dropHeld(followed);
     return followed;
   }
 
@@ -261,6 +264,7 @@ export class LeaderLink {
     this.#credit = 0;
     for (const followed of this.#followed.values()) {
       followed.handle = 0;
+      followed.held = undefined;
       followed.role.replica.detach();
     }
   }
@@ -285,15 +289,64 @@ export class LeaderLink {
     this.#heardMs = this.#deps.clock.monotonicMs();
     if (message.hello !== undefined) this.#attempts = 0;
     let bytes = 0;
+    let heldBytes = 0;
     for (const part of message.parts) {
       bytes += part.batches.length;
       const followed = this.#byHandle.get(part.handle);
-      if (followed !== undefined) this.#hear(followed, part);
+      if (followed === undefined) continue;
+      if (this.#mustHold(followed, part)) heldBytes += part.batches.length;
+      else this.#hear(followed, part);
     }
     if (bytes === 0) return;
     this.#deps.metrics.replicationBytesIn.add(bytes);
+    this.#giveCredit(bytes - heldBytes);
+  }
+
+  #giveCredit(bytes: number): void {
     this.#credit += bytes;
     if (this.#credit >= CREDIT_PORTION_BYTES) this.#deps.turn.atEnd(this.#flush);
+  }
+
+  /** The first batches of a new log wait, and all that comes after them, until its files are made. */
+  #mustHold(followed: Followed, part: LeaderPart): boolean {
+    if (followed.held !== undefined) {
+      followed.held.push(part);
+      return true;
+    }
+    const { log } = followed.partition;
+    if (part.batches.length === 0 || log.isMade) return false;
+    const held = [part];
+    followed.held = held;
+    const { handle } = followed;
+    const isCurrent = (): boolean =>
+      followed.held === held && this.#byHandle.get(handle) === followed;
+    log.make('ends').then(
+      () => {
+        if (isCurrent()) this.#takeHeld(followed, handle, held);
+      },
+      (error: unknown) => {
+        if (!isCurrent()) return;
+        this.#dropHeld(followed);
+        if (error instanceof LogError) this.#refused(followed, error, 'cannot make a new log');
+        else throw error;
+      },
+    );
+    return true;
+  }
+
+  /** The leader may send as much again. */
+  #dropHeld(followed: Followed): void {
+    if (followed.held !== undefined) this.#giveCredit(bytesOf(followed.held));
+    followed.held = undefined;
+  }
+
+  #takeHeld(followed: Followed, handle: number, held: readonly LeaderPart[]): void {
+    followed.held = undefined;
+    for (const part of held) {
+      // One before it may have ended the subscription.
+      if (this.#byHandle.get(handle) === followed) this.#hear(followed, part);
+    }
+    this.#giveCredit(bytesOf(held));
   }
 
   #hear(followed: Followed, part: LeaderPart): void {
@@ -426,6 +479,7 @@ export class LeaderLink {
   ): void {
     const { partition, role } = followed;
     this.#byHandle.delete(followed.handle);
+    this.#dropHeld(followed);
     followed.handle = this.#nextHandle++;
     this.#byHandle.set(followed.handle, followed);
     this.#positions.push({
@@ -471,6 +525,9 @@ export class LeaderLink {
     }
   };
 }
+
+const bytesOf = (parts: readonly LeaderPart[]): number =>
+  parts.reduce((sum, { batches }) => sum + batches.length, 0);
 
 /** What the leader has deleted is read nowhere any more; never above what is known as committed. */
 function followLogStart(partition: Partition, leaderStart: Offset): void {

@@ -136,6 +136,7 @@ export class PartitionManager {
     this.#produce = new ProduceService({
       ...shared,
       producerIds: this.#producerIds,
+      takeUp: (topicId, number) => this.#reconciler.takeUp(topicId, number),
       inHandBytesMax: options.inHandBytesMax ?? IN_HAND_BYTES_MAX,
     });
     this.#fetch = new FetchService(shared);
@@ -303,7 +304,8 @@ export class PartitionManager {
     if (id === this.#options.brokerId) {
       return { epoch: this.#deps.brokerEpoch() ?? NOT_REGISTERED, fenced: false };
     }
-    return { epoch: broker.epoch, fenced: broker.fenced || broker.shuttingDown };
+    const fenced = broker.fenced || broker.shuttingDown;
+    return { epoch: broker.epoch, fenced, tookUpMs: this.#server.tookUpMs(id) };
   };
 }
 

@@ -330,13 +330,16 @@ export class Partition implements EpochHistory, StatedPosition {
       return;
     }
     this.#syncing = true;
+    const { isYoung } = log;
     const startedMs = this.#deps.clock.monotonicMs();
     log.sync().then(
       () => {
         this.#syncing = false;
-        const tookMs = this.#deps.clock.monotonicMs() - startedMs;
-        this.#deps.metrics.syncSeconds.observe(tookMs / 1000);
-        this.#deps.synced(tookMs);
+        if (!isYoung) {
+          const tookMs = this.#deps.clock.monotonicMs() - startedMs;
+          this.#deps.metrics.syncSeconds.observe(tookMs / 1000);
+          this.#deps.synced(tookMs);
+        }
         if (this.#log === log) this.#synced(log);
       },
       (error: unknown) => {

@@ -8,7 +8,7 @@
  * log is synced, 0 none but for errors. Nothing is decoded beyond the walk that validates the records,
  * nothing is copied, no promise is made per batch.
  *
- * A compressed batch is unpacked between the CRC and the page cache, off the loop, only to be checked;
+ * The files of a new log are made, off the loop, before its first batch is appended. A compressed batch is unpacked between the CRC and the page cache, off the loop, only to be checked;
  * see unpack-lanes.ts. What was true of the partition when it came is asked once more before the append.
  *
  * Bytes in hand (taken, not answered) are bounded for the whole broker: above the limit the producers'
@@ -75,13 +75,15 @@ export interface ProduceServiceDeps {
   readonly metrics: PartitionMetrics;
   readonly producerIds: ProducerIds;
   readonly image: () => ClusterImage;
+  /** Somebody wants the partition now: it need not wait for its turn, if it waits for one. */
+  readonly takeUp: (topicId: string, partition: number) => void;
   /** The controller has heard of this broker within the session timeout. */
   readonly lease: Lease;
   /** Bytes taken and not yet answered, over all streams, above which producers are paused. */
   readonly inHandBytesMax: number;
 }
 
-/** A batch that is not appended yet: it, or one before it, is being unpacked. */
+/** A batch that is not appended yet: it, or one before it, is being unpacked, or the log has no files yet. */
 interface Unpacking extends CheckedBatch {
   readonly request: ProduceRequest;
   readonly reply: ProduceReply;
@@ -128,6 +130,7 @@ export class ProduceService {
     this.#deps.metrics.produceRequests.add(1);
     const { batch } = request;
     try {
+      this.#deps.takeUp(request.topicId, request.partition);
       const partition = this.#led(request);
       const limits: BatchLimits = {
         maxBytes: partition.log.config.maxMessageBytes,
@@ -137,7 +140,8 @@ export class ProduceService {
       checkKind(header);
       this.#checkProducer(header);
       const arrivedMs = this.#deps.clock.monotonicMs();
-      if (header.compression === 'none' && !this.#lanes.isBusy(partition)) {
+      const mayGoOn = header.compression === 'none' && partition.log.isMade;
+      if (mayGoOn && !this.#lanes.isBusy(partition)) {
         this.#append(request, reply, partition, arrivedMs);
         return;
       }
@@ -178,7 +182,7 @@ export class ProduceService {
   expire(nowMs: number): void {
     this.#lanes.expire(nowMs, (partition, batch) => {
       this.#release(batch.bytes.length);
-      const message = `${partition.name}: the batch was not unpacked in time, nothing was written`;
+      const message = `${partition.name}: the batch could not be taken up in time, nothing was written`;
       this.#refuse(batch.request, batch.reply, 'REQUEST_TIMED_OUT', message);
     });
     for (const partition of this.#deps.table.values()) {

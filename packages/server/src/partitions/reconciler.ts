@@ -14,8 +14,8 @@
  * A log that held records and whose directory is gone is not made anew as an empty one: the replica is
  * offline, like one whose log is damaged (`upkeep.ts`).
  *
- * A few partitions at a time: between them the loop turns, so that thousands of partitions starve no
- * heartbeat. Nothing is done before the image shows this broker under the epoch that it has in this life:
+ * For some milliseconds at a time: between them the loop turns, so that thousands of partitions starve no
+ * heartbeat. One that a client wants has its turn at once. Nothing is done before the image shows this broker under the epoch that it has in this life:
  * until then the image may speak of the life before, whose leader epochs must not be taken up again (P2).
  */
 import { assert } from '@relevo/base/assert';
@@ -39,8 +39,8 @@ import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
 import type { StrayDirectories } from './stray-directories.ts';
 
-/** Partitions looked at before the loop turns. */
-export const PARTITIONS_PER_TURN = 32;
+/** For so long partitions are taken up before the loop turns; heartbeats and Raft have their turn then. */
+const TURN_MS = 10;
 /** Before a log for which there was no room is tried again. */
 const DISK_FULL_RETRY_MS = 5_000;
 /** How often the broker epoch is compared with the image until they agree. */
@@ -121,6 +121,16 @@ export class Reconciler {
     for (const topic of delta.reconfiguredTopics) this.#addAll(topic);
   }
 
+  /** Somebody wants it: if it waits for its turn, this is it. */
+  takeUp(topicId: string, partition: number): void {
+    if (this.#queue.size === 0) return;
+    const id = `${topicId}-${partition}`;
+    const key = this.#queue.get(id);
+    if (key === undefined) return;
+    this.#queue.delete(id);
+    this.#reconcileAlone(key);
+  }
+
   /** Begins anew with a replica whose log was set aside. */
   again(partition: Partition): void {
     this.#deps.table.remove(partition);
@@ -175,12 +185,13 @@ export class Reconciler {
 
   readonly #work = (): void => {
     this.#scheduled = false;
-    let done = 0;
+    const { clock } = this.#deps;
+    const untilMs = clock.monotonicMs() + TURN_MS;
     for (const [id, key] of this.#queue) {
       if (this.#closed) return;
-      if (done++ === PARTITIONS_PER_TURN) break;
       this.#queue.delete(id);
       this.#reconcileAlone(key);
+      if (clock.monotonicMs() >= untilMs) break;
     }
     if (this.#queue.size > 0) {
       this.#scheduled = true;

@@ -60,6 +60,7 @@ interface Parked {
 export class ReplicationServer {
   readonly #deps: ReplicationServerDeps;
   readonly #sessions = new Map<BrokerId, ReplicationSession>();
+  readonly #tookUpMs = new Map<BrokerId, number>();
   /** By topic id and partition. */
   readonly #parked = new Map<string, Parked[]>();
   #parkedCount = 0;
@@ -76,6 +77,11 @@ export class ReplicationServer {
   /** The brokers whose streams are up. */
   get followers(): readonly BrokerId[] {
     return [...this.#sessions.keys()];
+  }
+
+  /** See `BrokerView`. */
+  tookUpMs(broker: BrokerId): number | undefined {
+    return this.#tookUpMs.get(broker);
   }
 
   /** The partition's part on this broker has begun or ended: whoever waited for it is looked at again. */
@@ -227,9 +233,14 @@ export class ReplicationServer {
     role: LeaderRole,
     syncedEnd: number,
   ): void {
+    const { brokerId } = session;
+    const before = role.replica.followerEnd(brokerId);
+    if (before === undefined || (before === 0 && syncedEnd > 0)) {
+      this.#tookUpMs.set(brokerId, this.#deps.clock.monotonicMs());
+    }
     const verdict = role.replica.report(
       {
-        brokerId: session.brokerId,
+        brokerId,
         brokerEpoch: session.brokerEpoch,
         leaderEpoch: role.replica.leaderEpoch,
         syncedEndOffset: syncedEnd as Offset,

@@ -1,10 +1,11 @@
 /**
- * Compressed batches from producers are unpacked and checked before they are appended, off the loop.
- * Meanwhile nothing that came later to the same partition may overtake them: a producer's sequences have
+ * Compressed batches from producers are unpacked and checked before they are appended, off the loop; the
+ * first batches of a new log wait until its files are made. Meanwhile nothing that came later to the same partition may overtake them: a producer's sequences have
  * no holes. So each partition with a check under way has a lane, and whatever comes to that partition
  * goes through it:
  *
  *     put ──> lane of the partition: [checking] [ready] [checking] … ──> from the front, when ready
+ *                      ├─> the files of its log, if there are none yet
  *                      └─> line of all that is to be unpacked ─> at most UNPACKINGS_MAX at a time
  *
  * A partition without a lane costs one look at an empty map.
@@ -64,15 +65,14 @@ export class UnpackLanes<Batch extends CheckedBatch> {
   /** `ready` is called for it later, in the order of the calls for this partition. */
   put(partition: Partition, batch: Batch): void {
     const mustUnpack = batch.header.compression !== 'none';
-    const state = mustUnpack ? 'checking' : 'ready';
+    const mustMake = !partition.log.isMade;
+    const state = mustUnpack || mustMake ? 'checking' : 'ready';
     const entry: Entry<Batch> = { partition, batch, state, failure: undefined };
     const lane = this.#lanes.get(partition);
     if (lane === undefined) this.#lanes.set(partition, [entry]);
     else lane.push(entry);
-    if (mustUnpack) {
-      this.#line.push(entry);
-      this.#unpackMore();
-    }
+    if (mustMake) void this.#awaitFiles(entry, mustUnpack);
+    else if (mustUnpack) this.#enqueue(entry);
   }
 
   /** Takes out, in order, those whose time is up. What came behind them may have its turn then. */
@@ -99,6 +99,21 @@ export class UnpackLanes<Batch extends CheckedBatch> {
     this.#line = this.#line.filter(({ state }) => state === 'checking');
   }
 
+  async #awaitFiles(entry: Entry<Batch>, mustUnpack: boolean): Promise<void> {
+    try {
+      await entry.partition.log.make();
+    } catch (error) {
+      entry.failure = error instanceof Error ? error : new Error(messageOf(error));
+    }
+    if (entry.failure === undefined && mustUnpack) this.#enqueue(entry);
+    else this.#checked(entry);
+  }
+
+  #enqueue(entry: Entry<Batch>): void {
+    this.#line.push(entry);
+    this.#unpackMore();
+  }
+
   #unpackMore(): void {
     while (this.#unpacking < UNPACKINGS_MAX) {
       const entry = this.#line.shift();
@@ -116,11 +131,14 @@ export class UnpackLanes<Batch extends CheckedBatch> {
       entry.failure = error instanceof Error ? error : new Error(messageOf(error));
     }
     this.#unpacking--;
-    if (entry.state === 'checking') {
-      entry.state = 'ready';
-      this.#serve(entry.partition);
-    }
+    this.#checked(entry);
     this.#unpackMore();
+  }
+
+  #checked(entry: Entry<Batch>): void {
+    if (entry.state !== 'checking') return;
+    entry.state = 'ready';
+    this.#serve(entry.partition);
   }
 
   async #unpack(entry: Entry<Batch>): Promise<void> {

@@ -97,6 +97,7 @@ describe('replicas come and go with the image', () => {
       await leading(world, 1, 2);
       const client = await world.client();
       await client.produce(1, 'orders', values(3));
+      await client.produce(1, 'old', values(1));
       await world.kill(1, 'keep');
       world.fence(1);
       world.decide({ kind: 'deleteTopic', name: 'orders' });

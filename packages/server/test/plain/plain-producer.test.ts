@@ -19,6 +19,7 @@ describe('a batch of unknown outcome', () => {
     withOrders([1], async (world, client) => {
       const sender = new PlainSender(world, client);
       const { disk } = world.process(1);
+      await world.partition(1, 'orders').log.make();
       // Appended, not synced; then leadership goes and comes back, and the retry is refused for good.
       disk.hang();
       const first = sender.outcome('orders', ['x'.repeat(2000)]);
