@@ -8,6 +8,8 @@ import { BATCH_OVERHEAD, readBatchHeader } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { verifyCrc } from '@relevo/record/validate';
 import type { Crc32c, DiskFile } from '@relevo/base/ports';
+import { runNow } from './steps.ts';
+import type { Step, Steps } from './steps.ts';
 
 const WINDOW_BYTES = 65_536;
 const CRC_WINDOW_BYTES = 2 ** 20;
@@ -43,6 +45,24 @@ export class FileWindow {
     return this.#buffer.subarray(at, Math.min(at + wanted, this.#length));
   }
 
+  /** What is to be done before `view` has these bytes at hand; undefined: nothing. */
+  missing(position: number, length: number, readAhead: number): Step | undefined {
+    const wanted = Math.min(length, this.end - position);
+    if (wanted <= 0) return undefined;
+    if (position >= this.#start && position + wanted <= this.#start + this.#length)
+      return undefined;
+    const size = Math.min(Math.max(wanted, readAhead), this.end - position);
+    return {
+      isShort: size <= HEADER_WINDOW_BYTES,
+      now: () => this.#load(position, size),
+      later: async () => {
+        this.#buffer = await this.file.read(position, size);
+        this.#length = this.#buffer.length;
+        this.#start = position;
+      },
+    };
+  }
+
   #load(position: number, length: number): void {
     if (this.#buffer.length < length) this.#buffer = new Uint8Array(length);
     this.#length = this.file.readSync(this.#buffer.subarray(0, length), position);
@@ -64,20 +84,34 @@ export interface ScanEnd {
   readonly error?: BatchError;
 }
 
+type Visit = (header: BatchHeader, position: number) => boolean | void;
+
+/** `scanSteps`, at once. */
+export const scanBatches = (options: ScanOptions, visit: Visit): ScanEnd =>
+  runNow(scanSteps(options, visit));
+
 /** `visit` gets every batch in order; it ends the scan before a batch by returning false. */
-export function scanBatches(
-  options: ScanOptions,
-  visit: (header: BatchHeader, position: number) => boolean | void,
-): ScanEnd {
+export function* scanSteps(options: ScanOptions, visit: Visit): Steps<ScanEnd> {
   const { file, from, to, crc32c } = options;
   const window = new FileWindow(file, to);
   let position = from;
   let readAhead = crc32c === undefined ? WINDOW_BYTES : CRC_WINDOW_BYTES;
   while (position < to) {
+    const first = window.missing(position, BATCH_OVERHEAD, readAhead);
+    if (first !== undefined) yield first;
     let header: BatchHeader;
     try {
       header = readBatchHeader(window.view(position, BATCH_OVERHEAD, readAhead));
       checkExtent(header, to - position);
+    } catch (error) {
+      if (error instanceof BatchError) return { position, error };
+      throw error;
+    }
+    if (crc32c !== undefined) {
+      const rest = window.missing(position, header.sizeInBytes, CRC_WINDOW_BYTES);
+      if (rest !== undefined) yield rest;
+    }
+    try {
       if (crc32c !== undefined) checkCrc(window, position, header, crc32c);
     } catch (error) {
       if (error instanceof BatchError) return { position, error };

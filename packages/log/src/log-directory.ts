@@ -60,6 +60,8 @@ import { PartitionLog } from './partition-log.ts';
 import { WriteCount } from './recent-writes.ts';
 import { SegmentCache } from './segment-cache.ts';
 import { Slots } from './slots.ts';
+import { runInSlices, runNow } from './steps.ts';
+import type { Pace, Steps } from './steps.ts';
 import type { Decompressor } from './time-lookup.ts';
 
 const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
@@ -127,6 +129,9 @@ export class LogDirectory {
   readonly #recoveryPoints: OffsetCheckpoint;
   readonly #highWatermarks: OffsetCheckpoint;
   readonly #logStarts: OffsetCheckpoint;
+  readonly #opening: Map<string, Promise<PartitionLog>> = new Map();
+  readonly #found: Map<string, PartitionDirectory>;
+  #closing = false;
   #checkpointing: Promise<void> = Promise.resolve();
   /** Logs that could not be opened, or closed, in order: the next start has to look at them. */
   readonly #outOfOrder: Set<string> = new Set();
@@ -175,6 +180,7 @@ export class LogDirectory {
     this.lost = lostLogs(disk, root);
     // What is lost may be put back.
     const found = [...this.partitions, ...this.lost];
+    this.#found = new Map(this.partitions.map((each) => [each.name, each]));
     const names = new Set(found.map(({ name }) => name));
     const stored = (file: string): OffsetCheckpoint =>
       new OffsetCheckpoint(disk, `${root}/${file}`, names, deps.logger);
@@ -189,19 +195,48 @@ export class LogDirectory {
    * until it is put back, or `forget` is called.
    */
   openLog(options: OpenLogOptions): PartitionLog {
-    const name = partitionName(options.topic, options.partition);
-    if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open already`);
+    const name = this.#nameOf(options);
     try {
-      return this.#openLog(name, options);
+      return runNow(this.#openSteps(name, options));
     } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      throw new LogError('offline', `cannot open the log of ${name}: ${error.message}`, {
-        cause: error,
-      });
+      throw openError(name, error);
     }
   }
 
-  #openLog(name: string, options: OpenLogOptions): PartitionLog {
+  /**
+   * `openLog` for a log whose recovery may take long: reads and syncs are off the loop, and between them it
+   * goes by `pace`. When the directory is closed, it ends with a LogError, `closed`.
+   */
+  async openLogInSlices(options: OpenLogOptions, pace: Pace): Promise<PartitionLog> {
+    const name = this.#nameOf(options);
+    const breathe = (): Promise<void> | undefined => {
+      if (this.#closing) throw new LogError('closed', `${this.root} is closed`);
+      return pace.breathe();
+    };
+    const opening = runInSlices(this.#openSteps(name, options), { breathe });
+    this.#opening.set(name, opening);
+    try {
+      return await opening;
+    } catch (error) {
+      throw openError(name, error);
+    } finally {
+      this.#opening.delete(name);
+    }
+  }
+
+  #nameOf({ topic, partition }: OpenLogOptions): string {
+    const name = partitionName(topic, partition);
+    const isOpen = this.#logs.has(name) || this.#opening.has(name);
+    if (isOpen) throw new RangeError(`the log of ${name} is open already`);
+    return name;
+  }
+
+  /** Whether a directory of the partition was there at the start. */
+  found(name: string): PartitionDirectory | undefined {
+    return this.#found.get(name);
+  }
+
+  *#openSteps(name: string, options: OpenLogOptions): Steps<PartitionLog> {
     const { topic, partition: _, onOffline, ...rest } = options;
     if (parsePartitionName(name) === undefined) {
       const message = `"${topic}" cannot be the name of a topic: it has no log in ${this.root}`;
@@ -223,7 +258,7 @@ export class LogDirectory {
       this.#logStarts.set(name, start);
       return this.#logStarts.write();
     };
-    const log = PartitionLog.open(
+    const log = yield* PartitionLog.openSteps(
       {
         ...rest,
         directory,
@@ -323,6 +358,7 @@ export class LogDirectory {
 
   /** Deletes an open log, or a directory of `partitions` that nobody wants any more. */
   async delete(name: string): Promise<void> {
+    if (this.#opening.has(name)) await this.#opening.get(name)?.catch(() => undefined);
     const log = this.#logs.get(name);
     this.#outOfOrder.delete(name);
     if (log !== undefined) {
@@ -434,6 +470,8 @@ export class LogDirectory {
    * next start its recovery. Logs that were found and never opened do not stand in the way.
    */
   async close(highWatermarks: PartitionOffsets): Promise<void> {
+    this.#closing = true;
+    await Promise.allSettled(this.#opening.values());
     await this.#checkpointing.catch(() => undefined);
     const logs = [...this.#logs];
     const inOrder: boolean[] = [];
@@ -510,6 +548,12 @@ const notTrusted = (root: string, name: string): LogError =>
       'from there. Where there is none, the partition stays offline until you accept that records may be ' +
       `lost: stop the broker, and run relevo log accept-loss ${root} ${name}`,
   );
+
+function openError(name: string, error: unknown): unknown {
+  if (!(error instanceof DiskError)) return error;
+  const message = `cannot open the log of ${name}: ${error.message}`;
+  return new LogError('offline', message, { cause: error });
+}
 
 /** Makes the directory and those above it, and their names durable: with the name goes all that is in it. */
 function makeDurably(root: string, disk: Disk): void {

@@ -48,6 +48,8 @@ import { SegmentCache } from './segment-cache.ts';
 import { SegmentList } from './segment-list.ts';
 import { Segment } from './segment.ts';
 import type { Urgency } from './slots.ts';
+import { runNow } from './steps.ts';
+import type { Steps } from './steps.ts';
 import { SyncedSegment } from './synced-segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
 
@@ -85,9 +87,14 @@ export class PartitionLog {
    * `foreign` where the directory is another topic's, `offline` where the disk fails.
    */
   static open(options: PartitionLogOptions, deps: PartitionLogDeps): PartitionLog {
+    return runNow(PartitionLog.openSteps(options, deps));
+  }
+
+  /** `open`, for who would not be blocked by a long recovery. */
+  static *openSteps(options: PartitionLogOptions, deps: PartitionLogDeps): Steps<PartitionLog> {
     const cache = deps.cache ?? new SegmentCache();
     try {
-      const recovered = recoverLog(options, { ...deps, cache });
+      const recovered = yield* recoverLog(options, { ...deps, cache });
       return new PartitionLog(options, deps, cache, recovered);
     } catch (error) {
       if (!(error instanceof DiskError)) throw error;
@@ -507,7 +514,7 @@ export class PartitionLog {
     this.#highWatermark = Math.min(this.#highWatermark, offset) as Offset;
     this.#epochs.truncateTo(offset);
     this.#recent.truncateTo(offset);
-    this.#snapshots.load(this.#producers, this.#segments.all, offset);
+    runNow(this.#snapshots.load(this.#producers, this.#segments.all, offset));
     this.#durability.namesChanged();
   }
 

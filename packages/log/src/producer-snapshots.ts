@@ -8,6 +8,7 @@ import { decodeSnapshot, encodeSnapshot } from './producer-snapshot.ts';
 import type { ProducerState } from './producer-state.ts';
 import type { Segment } from './segment.ts';
 import { walkHeaders } from './segment-walk.ts';
+import type { Steps } from './steps.ts';
 
 export interface SnapshotDeps {
   readonly disk: Disk;
@@ -67,12 +68,13 @@ export class ProducerSnapshots {
    * after it; returns that snapshot's offset. Those beyond `atMost`, where the log ends or is not sure,
    * are removed.
    */
-  load(state: ProducerState, segments: readonly Segment[], atMost: Offset): Offset {
+  *load(state: ProducerState, segments: readonly Segment[], atMost: Offset): Steps<Offset> {
     const from = this.#restore(state, atMost);
     for (const segment of segments) {
       if (segment.nextOffset <= from) continue;
+      yield* segment.prepareIndexes();
       const start = from <= segment.baseOffset ? 0 : segment.locate(from).position;
-      walkHeaders(segment, start, (header) => {
+      yield* walkHeaders(segment, start, (header) => {
         if (header.baseOffset >= from) state.note(header);
       });
     }

@@ -1,5 +1,5 @@
 /**
- * Brings a log back from its directory, blocking.
+ * Brings a log back from its directory, in steps (`steps.ts`).
  *
  * After a shutdown in order everything is taken as it is found. After any other, what lies below the
  * *recovery point*, which was synced and is known to be, is taken; the segment that holds it, and all
@@ -13,7 +13,7 @@ import type { Offset, Uuid } from '@relevo/base/ids';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import type { ScanEnd } from './batch-scan.ts';
-import { parentOf, readHint, syncFileNow } from './checkpoint-file.ts';
+import { parentOf, readHint } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   EPOCH_FILE,
@@ -41,6 +41,8 @@ import { readTruncation } from './recovery-point.ts';
 import type { Truncation } from './recovery-point.ts';
 import { Segment } from './segment.ts';
 import { corrupt, walkHeaders } from './segment-walk.ts';
+import { syncDirectoryStep, syncFileStep, syncStep } from './steps.ts';
+import type { Steps } from './steps.ts';
 import { judgeTail } from './torn-tail.ts';
 
 export interface RecoveryOptions {
@@ -95,9 +97,8 @@ export interface RecoveredLog {
 
 const ZERO = 0 as Offset;
 
-export function recoverLog(options: RecoveryOptions, deps: RecoveryDeps): RecoveredLog {
-  return new Recovery(options, deps).run();
-}
+export const recoverLog = (options: RecoveryOptions, deps: RecoveryDeps): Steps<RecoveredLog> =>
+  new Recovery(options, deps).run();
 
 /**
  * Up to where a producer snapshot is sure to tell of this log, and not of one that was truncated since:
@@ -134,7 +135,7 @@ class Recovery {
     this.#known = this.#extent();
   }
 
-  run(): RecoveredLog {
+  *run(): Steps<RecoveredLog> {
     const { directory, topicId, cleanShutdown, heldRecords } = this.#options;
     const { disk } = this.#deps;
     if (!disk.exists(directory)) {
@@ -154,8 +155,8 @@ class Recovery {
     if (found === undefined || bases.length === 0) return this.#startAgain(bases);
     this.#assertSegments(bases);
     this.#removeOldest(bases);
-    const taken = cleanShutdown ? this.#takeClosed(bases) : undefined;
-    return taken ?? this.#scan(bases);
+    const taken = cleanShutdown ? yield* this.#takeClosed(bases) : undefined;
+    return taken ?? (yield* this.#scan(bases));
   }
 
   #extent(): KnownExtent {
@@ -281,12 +282,12 @@ class Recovery {
   // --------------------------------------------------------------------- after a clean shutdown
 
   /** Undefined when the log is not as it should be after one. */
-  #takeClosed(bases: readonly Offset[]): RecoveredLog | undefined {
+  *#takeClosed(bases: readonly Offset[]): Steps<RecoveredLog | undefined> {
     // The checkpoint was written when all logs were closed: no truncation is newer.
     const { directory, recoveryPoint } = this.#options;
     const segments = bases.map((base) => this.#segment(base));
     const active = adoptSealed(segments, segments.length - 1);
-    this.#checkSealed(segments.slice(0, -1));
+    yield* this.#checkSealed(segments.slice(0, -1));
     const whole = active.adoptClosed();
     const end = active.nextOffset;
     if (!whole || end !== (recoveryPoint ?? end)) {
@@ -295,16 +296,16 @@ class Recovery {
       for (const segment of segments) segment.close();
       return undefined;
     }
-    this.#loadEpochs(segments);
+    yield* this.#loadEpochs(segments);
     this.#epochs.truncateTo(end);
-    this.#snapshots.load(this.#producers, segments, end);
+    yield* this.#snapshots.load(this.#producers, segments, end);
     this.#dropMarks(end);
     return this.#result(segments, true, end);
   }
 
   // ------------------------------------------------------------------------ after any other end
 
-  #scan(bases: readonly Offset[]): RecoveredLog {
+  *#scan(bases: readonly Offset[]): Steps<RecoveredLog> {
     const { directory } = this.#options;
     const { logger } = this.#deps;
     const { recoveryPoint, syncedEnd } = this.#known;
@@ -314,12 +315,12 @@ class Recovery {
       segments.findLastIndex((s) => s.baseOffset <= recoveryPoint),
     );
     const start = adoptSealed(segments, firstScanned).baseOffset;
-    this.#checkSealed(segments.slice(0, firstScanned));
-    this.#loadEpochs(segments.slice(0, firstScanned));
+    yield* this.#checkSealed(segments.slice(0, firstScanned));
+    yield* this.#loadEpochs(segments.slice(0, firstScanned));
     this.#epochs.truncateTo(start);
     const below = segments.slice(0, firstScanned);
     const sure = sureOfProducers(recoveryPoint, bases[0] ?? ZERO);
-    this.#producersUpTo = this.#snapshots.load(this.#producers, below, sure);
+    this.#producersUpTo = yield* this.#snapshots.load(this.#producers, below, sure);
     const kept = segments.slice(0, firstScanned);
     let foundBytes = 0;
     let keptBytes = 0;
@@ -330,9 +331,10 @@ class Recovery {
         kept.length > firstScanned && previous?.nextOffset !== segment.baseOffset;
       if (isTornBefore) continue;
       const next = segments[kept.length + 1];
-      const end = segment.scan(this.#deps.crc32c, (header) => this.#take(header, next));
+      const take = (header: BatchHeader): boolean => this.#take(header, next);
+      const end = yield* segment.scan(this.#deps.crc32c, take);
       this.#judge(segment, end, next);
-      if (next !== undefined) this.#snapshotAt(segment.nextOffset);
+      if (next !== undefined) yield* this.#snapshotAt(segment.nextOffset);
       kept.push(segment);
       keptBytes += segment.sizeBytes;
     }
@@ -345,7 +347,7 @@ class Recovery {
       const facts = { directory, fromBytes: foundBytes, toBytes: keptBytes, logEndOffset: end };
       logger.warn('truncated a torn tail', facts);
     }
-    this.#makeDurable(segments, kept, firstScanned, recoveryPoint);
+    yield* this.#makeDurable(segments, kept, firstScanned, recoveryPoint);
     this.#dropMarks(end);
     logger.info('recovered', {
       directory,
@@ -357,10 +359,10 @@ class Recovery {
   }
 
   /** As when the segment was rolled: retention may take it before there is another. */
-  #snapshotAt(end: Offset): void {
+  *#snapshotAt(end: Offset): Steps<void> {
     if (end < this.#producersUpTo) return;
     const path = this.#snapshots.write(end, this.#producers);
-    if (path !== undefined) syncFileNow(this.#deps.disk, path);
+    if (path !== undefined) yield syncFileStep(this.#deps.disk, path);
   }
 
   /** Of segments that a truncation has cut: they must not come to count again. */
@@ -374,9 +376,9 @@ class Recovery {
   }
 
   /** One segment ends where the next begins, or there is a gap in what was synced. */
-  #checkSealed(segments: readonly Segment[]): void {
+  *#checkSealed(segments: readonly Segment[]): Steps<void> {
     for (const segment of segments) {
-      if (segment.cutToNext()) continue;
+      if (yield* segment.cutToNext()) continue;
       const message = `its batches do not lead to offset ${segment.nextOffset}, where the next begins`;
       throw corrupt(segment.path(LOG_SUFFIX), message);
     }
@@ -412,12 +414,12 @@ class Recovery {
   }
 
   /** Cuts what was not kept, and syncs what was and lies above the recovery point. */
-  #makeDurable(
+  *#makeDurable(
     found: Segment[],
     kept: Segment[],
     firstScanned: number,
     recoveryPoint: Offset,
-  ): void {
+  ): Steps<void> {
     const { directory } = this.#options;
     const dropped = found.slice(kept.length).reverse();
     for (const segment of dropped) segment.markDeleted();
@@ -426,20 +428,21 @@ class Recovery {
       const isCut = segment.file().size() > segment.sizeBytes;
       if (isCut) segment.cutTail();
       if (isCut || segment.nextOffset > recoveryPoint) {
-        segment.file().datasyncNow();
+        yield syncStep(segment.file());
         changed = true;
       }
       if (segment === kept.at(-1)) continue;
       segment.seal();
       for (const suffix of [OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX]) {
-        syncFileNow(this.#deps.disk, segment.path(suffix));
+        yield syncFileStep(this.#deps.disk, segment.path(suffix));
       }
     }
     if (changed) {
       // Nothing of the log was ever synced, as far as is known: its metadata was not either.
-      if (recoveryPoint === ZERO) syncFileNow(this.#deps.disk, `${directory}/${METADATA_FILE}`);
-      this.#deps.disk.syncDirectoryNow(directory);
-      this.#deps.disk.syncDirectoryNow(parentOf(directory));
+      const { disk } = this.#deps;
+      if (recoveryPoint === ZERO) yield syncFileStep(disk, `${directory}/${METADATA_FILE}`);
+      yield syncDirectoryStep(disk, directory);
+      yield syncDirectoryStep(disk, parentOf(directory));
     }
     for (const segment of dropped) segment.purge();
   }
@@ -447,7 +450,7 @@ class Recovery {
   // ----------------------------------------------------------------- what follows from the batches
 
   /** From the file, or where that is missing or damaged from the headers of `segments`. */
-  #loadEpochs(segments: readonly Segment[]): void {
+  *#loadEpochs(segments: readonly Segment[]): Steps<void> {
     const { directory } = this.#options;
     const path = `${directory}/${EPOCH_FILE}`;
     const isThere = this.#names.has(EPOCH_FILE);
@@ -459,7 +462,7 @@ class Recovery {
     }
     if (isThere) this.#deps.logger.warn('rebuilding leader epochs', { directory });
     for (const segment of segments) {
-      walkHeaders(segment, 0, (header) => {
+      yield* walkHeaders(segment, 0, (header) => {
         const { partitionLeaderEpoch: epoch, baseOffset } = header;
         if (epoch < this.#epochs.latestEpoch) {
           throw corrupt(segment.path(LOG_SUFFIX), `the leader epoch falls at offset ${baseOffset}`);

@@ -1,8 +1,9 @@
 import type { BatchHeader } from '@relevo/record/batch-header';
-import { scanBatches } from './batch-scan.ts';
+import { scanSteps } from './batch-scan.ts';
 import { LOG_SUFFIX } from './file-names.ts';
 import { LogError } from './log-error.ts';
 import type { Segment } from './segment.ts';
+import type { Steps } from './steps.ts';
 
 /** Damage where nothing may be cut (L4). */
 export const corrupt = (place: string, what: string): LogError =>
@@ -13,13 +14,13 @@ export const corrupt = (place: string, what: string): LogError =>
   );
 
 /** The headers of a segment's batches from `position` on, all of which must be there. */
-export function walkHeaders(
+export function* walkHeaders(
   segment: Segment,
   position: number,
   visit: (header: BatchHeader) => void,
-): void {
+): Steps<void> {
   const options = { file: segment.file(), from: position, to: segment.sizeBytes };
-  const end = scanBatches(options, (header) => {
+  const end = yield* scanSteps(options, (header) => {
     visit(header);
   });
   if (end.error === undefined) return;

@@ -9,7 +9,7 @@ import type { BatchHeader } from '@relevo/record/batch-header';
 import type { Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, DiskFile } from '@relevo/base/ports';
-import { scanBatches } from './batch-scan.ts';
+import { scanBatches, scanSteps } from './batch-scan.ts';
 import type { ScanEnd } from './batch-scan.ts';
 import { readHint, replaceFile, replaceFileNow } from './checkpoint-file.ts';
 import {
@@ -25,6 +25,8 @@ import { PositionHints } from './position-hints.ts';
 import type { SegmentCache } from './segment-cache.ts';
 import { SegmentIndexes } from './segment-indexes.ts';
 import type { BatchFacts } from './segment-indexes.ts';
+import { runNow, syncStep } from './steps.ts';
+import type { Steps } from './steps.ts';
 import { TimeIndex } from './time-index.ts';
 import type { TimeIndexEntry } from './time-index.ts';
 
@@ -169,10 +171,10 @@ export class Segment {
    * Takes the file's batches one by one, and builds the indexes anew. Ends before a batch that does not
    * continue the one before, or for which `visit` returns false.
    */
-  scan(crc32c: Crc32c, visit: (header: BatchHeader) => boolean): ScanEnd {
+  *scan(crc32c: Crc32c, visit: (header: BatchHeader) => boolean): Steps<ScanEnd> {
     const file = this.file();
     const indexes = this.#startAfresh();
-    return scanBatches({ file, from: 0, to: file.size(), crc32c }, (header, position) => {
+    return yield* scanSteps({ file, from: 0, to: file.size(), crc32c }, (header, position) => {
       if (header.baseOffset !== this.#nextOffset || !visit(header)) return false;
       this.#take(indexes, header, position);
       return true;
@@ -275,16 +277,19 @@ export class Segment {
    * Whether the batches of a sealed segment lead to where the next one begins. What comes after that was
    * truncated, and the truncation lost: it is cut again, durably.
    */
-  cutToNext(): boolean {
+  *cutToNext(): Steps<boolean> {
+    yield* this.prepareIndexes();
     let end = this.#endPosition();
     if (end === undefined) {
-      this.rebuildIndexes();
+      this.#hints.clear();
+      this.#indexes = yield* this.#buildSteps();
+      this.#indexesChanged = true;
       end = this.#endPosition();
     }
     if (end === undefined) return false;
     if (end < this.#sizeBytes) {
       this.file().truncate(end);
-      this.file().datasyncNow();
+      yield syncStep(this.file());
       this.#sizeBytes = end;
       this.rebuildIndexes();
       this.writeIndexes();
@@ -424,9 +429,18 @@ export class Segment {
     return new SegmentIndexes(this.baseOffset, this.#indexIntervalBytes, { offsets, times });
   }
 
+  /** Has the indexes in memory. Where their files do not serve they are built from the batches. */
+  *prepareIndexes(): Steps<void> {
+    this.#indexes ??= this.#readIndexes();
+    this.#indexes ??= this.#replaced(yield* this.#buildSteps());
+  }
+
   /** From the batches; of a sealed segment the files are replaced too, or they stay in memory. */
   #replacedIndexes(): SegmentIndexes {
-    const indexes = this.#builtIndexes();
+    return this.#replaced(this.#builtIndexes());
+  }
+
+  #replaced(indexes: SegmentIndexes): SegmentIndexes {
     if (this.#state !== 'sealed') return indexes;
     try {
       const [offsets, times] = [this.path(OFFSET_INDEX_SUFFIX), this.path(TIME_INDEX_SUFFIX)];
@@ -441,9 +455,13 @@ export class Segment {
 
   /** From the batches, as far as these can be read. */
   #builtIndexes(): SegmentIndexes {
+    return runNow(this.#buildSteps());
+  }
+
+  *#buildSteps(): Steps<SegmentIndexes> {
     const indexes = this.#emptyIndexes();
     const to = this.#sizeBytes;
-    scanBatches({ file: this.file(), from: 0, to }, (header, position) => {
+    yield* scanSteps({ file: this.file(), from: 0, to }, (header, position) => {
       indexes.note(header, position);
     });
     if (this.#state === 'sealed') indexes.complete();

@@ -383,6 +383,10 @@ class Parts {
     if (this.#lifecycle === undefined) return undefined;
     if (this.#lifecycle.brokerEpoch === undefined) return 'the broker is not registered yet';
     if (this.#lifecycle.fenced) return 'the broker is fenced';
+    const recovering = this.#partitions?.recovering;
+    if (recovering !== undefined) {
+      return `logs are being opened: ${recovering.open} of ${recovering.of} are open`;
+    }
     const { space } = this.#directory;
     // It lives, and reads go on: only `unhealthy` asks for a restart, which makes no room.
     if (space.isShort) return `appends are refused: ${space.shortage}`;

@@ -98,6 +98,9 @@ export interface BrokerLifecycleOptions {
   readonly sessionTimeoutMs: number;
 }
 
+/** Of a session: a heartbeat that is later is told of. */
+const LATE_SHARE = 0.2;
+
 interface Sending {
   readonly atMs: number;
   /** On the wall clock, which goes on while a machine is suspended. */
@@ -393,7 +396,11 @@ export class BrokerLifecycle {
     const epoch = this.#brokerEpoch;
     this.#beat?.cancel();
     if (session === undefined || epoch === undefined) return;
-    this.#beat = timers.after(heartbeatIntervalMs, () => this.#heartbeat());
+    const dueMs = clock.monotonicMs() + heartbeatIntervalMs;
+    this.#beat = timers.after(heartbeatIntervalMs, () => {
+      this.#tellLate(clock.monotonicMs() - dueMs);
+      this.#heartbeat();
+    });
     this.#tellFenced();
     const nowMs = clock.monotonicMs();
     const oldestMs = session.sent.get(session.heard + 1)?.atMs;
@@ -416,6 +423,14 @@ export class BrokerLifecycle {
         heard: session.heard,
       }),
     );
+  }
+
+  /** Something has kept the loop busy, or the machine: a few times longer, and the broker is fenced. */
+  #tellLate(lateMs: number): void {
+    if (lateMs <= this.#options.sessionTimeoutMs * LATE_SHARE) return;
+    this.#deps.logger.warn('a heartbeat is late: the event loop was blocked', {
+      lateMs: Math.round(lateMs),
+    });
   }
 
   /** Something changed that the controller waits to hear of. Once per turn of the loop. */

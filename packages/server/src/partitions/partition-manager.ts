@@ -37,6 +37,7 @@ import { IN_HAND_BYTES_MAX, ProduceService } from './produce-service.ts';
 import { ProducerIds } from './producer-ids.ts';
 import type { ProducerIdBlock } from './producer-ids.ts';
 import { Reconciler } from './reconciler.ts';
+import type { RecoveryProgress } from './recoveries.ts';
 import { ReplicaReports } from './replica-reports.ts';
 import { ReplicationClient } from './replication-client.ts';
 import { ReplicationServer } from './replication-server.ts';
@@ -88,6 +89,8 @@ export interface PartitionsStatus {
   readonly stray: readonly string[];
   /** Partitions that the image has changed and that have not been looked at yet. */
   readonly pending: number;
+  /** Logs of the last run that are not open yet; undefined: none. */
+  readonly recovering: RecoveryProgress | undefined;
   /** False until the image shows this broker as registered in this life. */
   readonly isRegistered: boolean;
   readonly inHandBytes: number;
@@ -228,12 +231,18 @@ export class PartitionManager {
       offline,
       stray: this.#reconciler.stray,
       pending: this.#reconciler.pending,
+      recovering: this.#reconciler.recovering,
       isRegistered: this.#reconciler.isRegistered,
       inHandBytes: this.#produce.inHandBytes,
       waitingFetches: this.#fetch.waiting,
       links: this.#client.links(),
       followers: this.#server.followers,
     };
+  }
+
+  /** Logs of the last run that are not open yet; undefined: none. */
+  get recovering(): RecoveryProgress | undefined {
+    return this.#reconciler.recovering;
   }
 
   /** One replica on this broker, for tests and for people who look into it. */

@@ -32,11 +32,15 @@ import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
 import type { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
+import type { PartitionLog } from '@relevo/log/partition-log';
 import { setAsideDirectory } from '@relevo/log/partition-directory';
 import { readTopicId } from '@relevo/log/partition-metadata';
+import { partitionImage } from './current-leader.ts';
 import { Partition } from './partition.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
+import { Recoveries } from './recoveries.ts';
+import type { RecoveryProgress } from './recoveries.ts';
 import type { StrayDirectories } from './stray-directories.ts';
 
 /** For so long partitions are taken up before the loop turns; heartbeats and Raft have their turn then. */
@@ -87,6 +91,7 @@ export class Reconciler {
   /** Told of already. */
   readonly #withoutRoom = new Set<string>();
   readonly #deleting = new Map<string, Promise<void>>();
+  readonly #recoveries: Recoveries;
   #stray: readonly string[] = [];
   #scheduled = false;
   #registered = false;
@@ -95,8 +100,17 @@ export class Reconciler {
 
   constructor(deps: ReconcilerDeps) {
     this.#deps = deps;
+    this.#recoveries = new Recoveries({
+      ...deps,
+      opened: (partition, log) => this.#recovered(partition, log),
+      failed: (partition, error) => this.#notRecovered(partition, error),
+    });
   }
 
+  /** Logs of the last run that are not open yet; undefined: none. */
+  get recovering(): RecoveryProgress | undefined {
+    return this.#recoveries.progress;
+  }
   /** Partitions that wait for their turn. */
   get pending(): number {
     return this.#queue.size;
@@ -123,12 +137,17 @@ export class Reconciler {
 
   /** Somebody wants it: if it waits for its turn, this is it. */
   takeUp(topicId: string, partition: number): void {
-    if (this.#queue.size === 0) return;
-    const id = `${topicId}-${partition}`;
-    const key = this.#queue.get(id);
-    if (key === undefined) return;
-    this.#queue.delete(id);
-    this.#reconcileAlone(key);
+    if (this.#queue.size > 0) {
+      const id = `${topicId}-${partition}`;
+      const key = this.#queue.get(id);
+      if (key !== undefined) {
+        this.#queue.delete(id);
+        this.#reconcileAlone(key);
+      }
+    }
+    if (this.recovering === undefined) return;
+    const found = this.#deps.table.find(topicId, partition);
+    if (found !== undefined) this.#recoveries.want(found);
   }
 
   /** Begins anew with a replica whose log was set aside. */
@@ -141,6 +160,7 @@ export class Reconciler {
   close(): void {
     this.#closed = true;
     this.#queue.clear();
+    this.#recoveries.close();
   }
 
   /** The settings in force on the topic. */
@@ -227,8 +247,9 @@ export class Reconciler {
     // Deleted under the same name not long ago: looked at again when that is through.
     if (replica === undefined || replica.failure !== undefined) return;
     const settings = this.settingsOf(topic);
+    if (this.#recoveries.has(replica)) return;
     if (replica.isOpen) configure(replica, settings);
-    else this.#open(replica, wanted, settings);
+    else this.#open(replica, settings);
     if (replica.isOpen && replica.failure === undefined) this.#assign(replica, wanted, settings);
   }
 
@@ -248,8 +269,8 @@ export class Reconciler {
     return partition;
   }
 
-  #open(partition: Partition, wanted: PartitionImage, settings: TopicSettings): void {
-    const { directory, clock, logger } = this.#deps;
+  #open(partition: Partition, settings: TopicSettings): void {
+    const { directory, clock } = this.#deps;
     const { topic, number, topicId, name } = partition;
     const options = {
       topic,
@@ -261,34 +282,56 @@ export class Reconciler {
     };
     try {
       this.#setForeignAside(partition);
-      partition.opened(directory.openLog(options), directory.highWatermark(name));
-      directory.settled(name);
-      this.#withoutRoom.delete(name);
+      if (directory.found(name) === undefined) this.#opened(partition, directory.openLog(options));
+      else this.#recoveries.add(partition, options);
     } catch (error) {
-      if (!(error instanceof LogError || error instanceof DiskError)) throw error;
-      if (error instanceof LogError && error.kind === 'diskFull') {
-        if (!this.#withoutRoom.has(name)) {
-          logger.error('no room for a log', { partition: name, why: error.message });
-        }
-        this.#withoutRoom.add(name);
-        this.#deps.timers.after(DISK_FULL_RETRY_MS, () => this.#add(topicId, number));
-        return;
-      }
-      const isr = wanted.isr;
-      logger.error('a log cannot be opened: the replica is offline', {
-        partition: name,
-        isr,
-        why: error.message,
-      });
-      partition.fail(error.message, isDamage(error));
+      this.#notOpened(partition, error);
     }
+  }
+
+  #opened(partition: Partition, log: PartitionLog): void {
+    const { directory } = this.#deps;
+    partition.opened(log, directory.highWatermark(partition.name));
+    directory.settled(partition.name);
+    this.#withoutRoom.delete(partition.name);
+  }
+
+  #recovered(partition: Partition, log: PartitionLog): void {
+    // Deleted meanwhile: then its log goes too.
+    if (this.#deps.table.find(partition.topicId, partition.number) !== partition) return;
+    this.#opened(partition, log);
+    this.#reconcileAlone({ topicId: partition.topicId, partition: partition.number });
+  }
+
+  #notRecovered(partition: Partition, error: unknown): void {
+    if (this.#deps.table.find(partition.topicId, partition.number) !== partition) return;
+    this.#notOpened(partition, error);
+  }
+
+  #notOpened(partition: Partition, error: unknown): void {
+    const { image, logger } = this.#deps;
+    const { topicId, number, name } = partition;
+    if (!(error instanceof LogError || error instanceof DiskError)) throw error;
+    if (error instanceof LogError && error.kind === 'diskFull') {
+      if (!this.#withoutRoom.has(name)) {
+        logger.error('no room for a log', { partition: name, why: error.message });
+      }
+      this.#withoutRoom.add(name);
+      this.#deps.timers.after(DISK_FULL_RETRY_MS, () => this.#add(topicId, number));
+      return;
+    }
+    logger.error('a log cannot be opened: the replica is offline', {
+      partition: name,
+      isr: partitionImage(image(), topicId, number)?.isr,
+      why: error.message,
+    });
+    partition.fail(error.message, isDamage(error));
   }
 
   /** A directory of this name, but of a topic that is not: what it holds stays for people to look at. */
   #setForeignAside(partition: Partition): void {
     const { directory, image } = this.#deps;
-    const found = directory.partitions.find(({ name }) => name === partition.name);
-    const foreignId = found?.topicId;
+    const foreignId = directory.found(partition.name)?.topicId;
     if (foreignId === undefined || foreignId === partition.topicId) return;
     // Its metadata has changed, not its owner: that is damage, which the log itself will say.
     if (directory.heldRecords(partition.name, partition.topicId)) return;
@@ -350,6 +393,7 @@ export class Reconciler {
     const { name } = partition;
     table.remove(partition);
     this.#byName.delete(name);
+    this.#recoveries.drop(partition);
     partition.forget();
     this.#count('deleted', partition);
     const deleting = directory.delete(name).then(

@@ -120,14 +120,15 @@ describe('replicas come and go with the image', () => {
           .list('/data')
           .filter(({ directory }) => directory)
           .map(({ name }) => name.replace(/~.*~\d+/, ''));
-      const found = ['old-0', 'orders-0', 'orders-0.set-aside', 'strange-0'];
+      // The new log has no files before its first records.
+      const found = ['old-0', 'orders-0.set-aside', 'strange-0'];
       expect(directories()).toEqual(found);
       expect(events(world, 1)).toContain('a partition directory was set aside');
       await world.world.sleep(50_000);
       expect(directories()).toEqual(found);
       await world.world.until(
         'what deleted topics left is gone',
-        () => directories().join() === 'orders-0,strange-0',
+        () => directories().join() === 'strange-0',
         20_000,
         () => directories().join(),
       );
