@@ -69,7 +69,8 @@ export type ErrorCode =
   | 'DISK_FULL'
   | 'THROTTLED'
   | 'SHUTTING_DOWN'
-  | 'OLDER_DATA_DIRECTORY';
+  | 'OLDER_DATA_DIRECTORY'
+  | 'LOG_TRUNCATED';
 
 export interface ErrorFacts {
   /** Kafka's number, or from 10,000 where Kafka has none. */
@@ -164,6 +165,7 @@ export const ERRORS: Readonly<Record<ErrorCode, ErrorFacts>> = {
     'FAILED_PRECONDITION',
     'the data directory is an older copy of one that has started since',
   ),
+  LOG_TRUNCATED: facts(10_005, false, 'DATA_LOSS', 'records that were read are gone from the log'),
 };
 
 const BY_NUMBER: ReadonlyMap<number, ErrorCode> = new Map(

@@ -25,6 +25,7 @@ export type Mutation =
   | 'refusals-unconfirmed'
   | 'registration-leaves-isr'
   | 'segments-go-before-known'
+  | 'truncation-untold'
   | 'unfenced-unaware'
   | 'voter-keeps-identity-without-log'
   | 'voter-trusts-shortened-log'
@@ -62,6 +63,7 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a broker that registers again leaves in-sync sets before it has looked at its logs',
   'segments-go-before-known':
     'retention removes segments before it is durable where the log begins then',
+  'truncation-untold': 'a consumer is not told that records that it has read are gone from the log',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',
   'voter-keeps-identity-without-log':
     'a voter whose log is gone goes on under the identity that had it',

@@ -5,6 +5,7 @@
 import { ERRORS, errorCodeOf, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
+import type { Truncation } from './consumer/consumer-options.ts';
 
 /** What can go wrong on this side. */
 export type OwnErrorCode =
@@ -36,6 +37,8 @@ export const OWN_ERRORS: Readonly<Record<OwnErrorCode, string>> = {
 export interface ClientErrorMore extends ErrorOptions {
   /** Default: false. */
   readonly outcomeUnknown?: boolean;
+  /** Of LOG_TRUNCATED. */
+  readonly truncation?: Truncation;
 }
 
 export class ClientError extends Error {
@@ -46,11 +49,14 @@ export class ClientError extends Error {
    * did not and will not.
    */
   readonly outcomeUnknown: boolean;
+  /** Of LOG_TRUNCATED: which records are gone. */
+  readonly truncation: Truncation | undefined;
 
   constructor(code: ClientErrorCode, message: string, more: ClientErrorMore = {}) {
     super(message, more);
     this.code = code;
     this.outcomeUnknown = more.outcomeUnknown ?? false;
+    this.truncation = more.truncation;
   }
 
   /** Whether trying again later may help. */

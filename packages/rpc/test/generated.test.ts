@@ -52,5 +52,9 @@ test('optional fields, maps and JSON names are those of protobuf', () => {
   expect(named('CreateTopicRequest')).toMatchObject({
     nestedType: [{ name: 'ConfigEntry', options: { mapEntry: true } }],
   });
-  expect(named('ConsumeRequest')?.oneofDecl).toStrictEqual([{ name: 'from' }]);
+  expect(named('ConsumeRequest')?.oneofDecl).toStrictEqual([
+    { name: 'from' },
+    // An optional field is a oneof of its own.
+    { name: '_leader_epoch' },
+  ]);
 });

@@ -5,12 +5,13 @@ import { failoverRun } from './failover-run.ts';
 import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 import { damagedRestartRun } from './scenarios/damaged-restart.ts';
+import { damagedVotersRun } from './scenarios/damaged-voters.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
-import { staleReadsRun } from './scenarios/stale-reads.ts';
 import { numberedSendsRun } from './scenarios/numbered-sends.ts';
-import { damagedVotersRun } from './scenarios/damaged-voters.ts';
 import { olderDiskRun } from './scenarios/older-disk.ts';
+import { staleReadsRun } from './scenarios/stale-reads.ts';
+import { truncationsRun } from './scenarios/truncations.ts';
 
 export type Scenario = (seed: number | string, options?: RunOptions) => Promise<RunFigures>;
 
@@ -24,7 +25,8 @@ export type ScenarioName =
   | 'names'
   | 'numbered-sends'
   | 'older-disk'
-  | 'stale-reads';
+  | 'stale-reads'
+  | 'truncations';
 
 export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'controller-answers': controllerAnswersRun,
@@ -33,9 +35,10 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   failover: failoverRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,
-  'stale-reads': staleReadsRun,
   'numbered-sends': numberedSendsRun,
   'older-disk': olderDiskRun,
+  'stale-reads': staleReadsRun,
+  truncations: truncationsRun,
 };
 
 /** Rejects with a SimulationFailure that tells what went wrong. */

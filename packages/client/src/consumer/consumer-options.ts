@@ -19,7 +19,11 @@ import type { Serializer } from '../serializers.ts';
 export type StartPosition =
   | 'earliest'
   | 'latest'
-  | { readonly offset: number }
+  | {
+      readonly offset: number;
+      /** Of the record before it, as `ConsumedRecord` told: a log that was truncated meanwhile is noticed. */
+      readonly leaderEpoch?: number;
+    }
   /** Ms since 1970 UTC; where no record is that late, what comes next. */
   | { readonly timestamp: number };
 
@@ -55,6 +59,14 @@ export interface Gap extends TopicPartition {
   readonly to: number;
 }
 
+/** Records that were read and are in the log no more, because a leader was elected that lacked them. */
+export interface Truncation extends TopicPartition {
+  /** The offset after the last record that was read. */
+  readonly position: number;
+  /** From here on the log holds other records than those that were read, or none yet. */
+  readonly divergence: number;
+}
+
 export interface ConsumerOptions<Key, Value> {
   /** All partitions of these, those made later too. */
   readonly topics?: readonly string[];
@@ -74,6 +86,13 @@ export interface ConsumerOptions<Key, Value> {
    */
   readonly onOutOfRange?: 'error' | 'earliest' | 'latest';
   readonly onGap?: (gap: Gap) => void;
+  /**
+   * When records that were read are gone from the log (after an unclean election, say): fail with
+   * LOG_TRUNCATED, or seek to where the log parts from what was read, and read on. Default: error.
+   */
+  readonly onTruncation?: 'error' | 'seek';
+  /** Told in both cases, before the error or the records that follow. */
+  readonly onTruncated?: (truncation: Truncation) => void;
   /** Whether to hold the records against their checksums. Default: true. */
   readonly checkCrc?: boolean;
   /** Default: Buffers. */
@@ -92,6 +111,7 @@ export interface ConsumerSettings {
   readonly fetchBytes: number;
   readonly maxWaitMs: number;
   readonly onOutOfRange: 'error' | 'earliest' | 'latest';
+  readonly onTruncation: 'error' | 'seek';
   readonly checkCrc: boolean;
 }
 
@@ -107,6 +127,8 @@ const NAMES: NamesOf<ConsumerOptions<never, never>> = {
   maxWaitMs: true,
   onOutOfRange: true,
   onGap: true,
+  onTruncation: true,
+  onTruncated: true,
   checkCrc: true,
   key: true,
   value: true,
@@ -125,14 +147,16 @@ export function consumerSettings<Key, Value>(
   checkMethods('value', options.value, ['deserialize']);
   checkMethods('signal', options.signal, ['addEventListener', 'removeEventListener']);
   checkFunction('onGap', options.onGap);
+  checkFunction('onTruncated', options.onTruncated);
   const { bufferBytes = 16 * MIB, fetchBytes = MIB, maxWaitMs = 500 } = options;
-  const { onOutOfRange = 'error', checkCrc = true } = options;
+  const { onOutOfRange = 'error', onTruncation = 'error', checkCrc = true } = options;
   return {
     from: checkedStart(options.from ?? 'latest'),
     bufferBytes: wholeWithin('bufferBytes', bufferBytes, 64 * KIB, 1024 * MIB),
     fetchBytes: wholeWithin('fetchBytes', fetchBytes, KIB, 256 * MIB),
     maxWaitMs: wholeWithin('maxWaitMs', maxWaitMs, 0, 60_000),
     onOutOfRange: oneOf('onOutOfRange', onOutOfRange, ['error', 'earliest', 'latest']),
+    onTruncation: oneOf('onTruncation', onTruncation, ['error', 'seek']),
     checkCrc: flag('checkCrc', checkCrc),
   };
 }
@@ -162,8 +186,10 @@ export function checkedStart(from: StartPosition): StartPosition {
   if (typeof from !== 'object' || from === null)
     return oneOf<'earliest' | 'latest'>('from', from, ['earliest', 'latest']);
   if ('offset' in from) {
-    checkNames('start by offset', from, { offset: true });
-    return { offset: checkedOffset(from.offset) };
+    checkNames('start by offset', from, { offset: true, leaderEpoch: true });
+    checkedOffset(from.offset);
+    checkedEpoch(from.leaderEpoch);
+    return from;
   }
   checkNames('start by time', from, { timestamp: true });
   wholeWithin('from.timestamp', from.timestamp, 0, TIMESTAMP_MAX_MS);
@@ -174,6 +200,11 @@ export function checkedStart(from: StartPosition): StartPosition {
 export function highWaterMarkOf(options: { readonly highWaterMark?: number }): number {
   checkNames('stream', options, { highWaterMark: true });
   return wholeWithin('highWaterMark', options.highWaterMark ?? 64, 0, 2 ** 31 - 1);
+}
+
+export function checkedEpoch(epoch: number | undefined): void {
+  if (epoch === undefined || (Number.isSafeInteger(epoch) && epoch >= -1)) return;
+  throw new ClientError('INVALID_ARGUMENT', `${epoch} is no leader epoch: a whole number is`);
 }
 
 export function checkedOffset(offset: number): number {

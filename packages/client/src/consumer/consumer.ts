@@ -23,9 +23,11 @@ import { Fifo } from '../fifo.ts';
 import type { Metadata } from '../metadata.ts';
 import { lookUpOffsets, queryOf } from '../offset-lookup.ts';
 import type { FoundOffset, OffsetQuery } from '../offset-lookup.ts';
+import type { EpochEnd } from '@relevo/rpc/gen/client/fetch';
 import { bytes as bytesSerializer } from '../serializers.ts';
 import type { Serializer } from '../serializers.ts';
 import {
+  checkedEpoch,
   checkedOffset,
   checkedStart,
   highWaterMarkOf,
@@ -55,6 +57,8 @@ export interface ConsumerDeps {
 
 export interface PartitionOffset extends TopicPartition {
   readonly offset: number;
+  /** Of the record before it, as `ConsumedRecord` told; a truncated log is then noticed. Default: unknown. */
+  readonly leaderEpoch?: number;
 }
 
 interface Waiter {
@@ -105,6 +109,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     this.#fetcher = new Fetcher(deps, this.#settings, {
       onData: (reader) => this.#onData(reader),
       onOutOfRange: (reader, error) => this.#onOutOfRange(reader, error),
+      onDiverging: (reader, from) => this.#onDiverging(reader, from),
       onFailed: (reader, error) => this.#halt(reader, error),
     });
     this.#forgetMetadata = deps.metadata.onChange((change) => this.#onMetadata(change));
@@ -159,9 +164,10 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
    */
   async seek(to: PartitionOffset): Promise<void> {
     checkedOffset(to.offset);
+    checkedEpoch(to.leaderEpoch);
     await this.start();
     const reader = this.#reader(to);
-    reader.moveTo(to.offset);
+    reader.moveTo(to.offset, to.leaderEpoch);
     if (this.#failure?.reader === reader) this.#failure = undefined;
     this.#fetcher.pump();
   }
@@ -458,8 +464,9 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     for (const reader of readers) {
       const { start } = reader;
       if (start === undefined) continue;
-      if (typeof start === 'object' && 'offset' in start) reader.moveTo(start.offset);
-      else open.set(queryOf(reader, wireTimestamp(start)), reader);
+      if (typeof start === 'object' && 'offset' in start) {
+        reader.moveTo(start.offset, start.leaderEpoch);
+      } else open.set(queryOf(reader, wireTimestamp(start)), reader);
     }
     this.#fetcher.pump();
     if (open.size === 0) return;
@@ -503,6 +510,31 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     }
     reader.start = policy;
     this.#resolveStarts([reader]);
+  }
+
+  /** What was fetched and not read is fetched anew; what was read cannot be taken back, and is told of. */
+  #onDiverging(reader: PartitionReader, from: EpochEnd): void {
+    const { topic, partition, name, position } = reader;
+    const divergence = reader.commonEnd(from);
+    if (position === undefined || divergence >= position) {
+      reader.rewind();
+      this.#fetcher.pump();
+      return;
+    }
+    const truncation = { topic, partition, position, divergence };
+    this.#deps.ports.logger.warn('records that were read are gone from the log', {
+      ...{ partition: name, position, divergence },
+    });
+    this.#options.onTruncated?.(truncation);
+    if (this.#settings.onTruncation === 'seek') {
+      reader.moveTo(divergence);
+      this.#fetcher.pump();
+      return;
+    }
+    const message =
+      `${name}: the records from offset ${divergence} to ${position - 1} that were read are gone from the ` +
+      `log; seek to ${divergence} to read what took their place, or set onTruncation`;
+    this.#halt(reader, new ClientError('LOG_TRUNCATED', message, { truncation }));
   }
 
   #onMetadata(change: ViewChange): void {

@@ -7,7 +7,7 @@ import { ERRORS, errorCodeOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import type { TimerHandle } from '@relevo/base/ports';
-import type { FetchResponse, FetchedPartition } from '@relevo/rpc/gen/client/fetch';
+import type { EpochEnd, FetchResponse, FetchedPartition } from '@relevo/rpc/gen/client/fetch';
 import type { ClientPorts } from '../client-ports.ts';
 import type { PartitionView } from '../cluster-view.ts';
 import type { Connections } from '../connections.ts';
@@ -22,6 +22,8 @@ export interface FetcherEvents {
   onData(reader: PartitionReader): void;
   /** The wanted offset is not in the log; the broker's words and the log's bounds are in the error. */
   onOutOfRange(reader: PartitionReader, error: ClientError): void;
+  /** The leader's log parts from what was fetched: at `endOffset` of the last epoch in common. */
+  onDiverging(reader: PartitionReader, from: EpochEnd): void;
   /** Nothing will be fetched for the reader before it is moved. */
   onFailed(reader: PartitionReader, error: ClientError): void;
 }
@@ -137,6 +139,7 @@ export class Fetcher {
         partition: reader.partition,
         leaderEpoch: view.leaderEpoch,
         offset,
+        lastEpoch: reader.lastEpoch,
         maxBytes: Math.min(fetchBytes, maxBytes),
       })),
     });
@@ -172,7 +175,8 @@ export class Fetcher {
       }
     }
     const isEmpty = response.partitions.every(
-      ({ error, batches }) => error === 0 && batches.length === 0,
+      ({ error, batches, diverging }) =>
+        error === 0 && batches.length === 0 && diverging === undefined,
     );
     if (isEmpty) this.#pumpTogether();
     else this.pump();
@@ -190,6 +194,10 @@ export class Fetcher {
     const code = errorCodeOf(answer.error);
     if (code === 'NONE') {
       reader.failedInARow = 0;
+      if (answer.diverging !== undefined) {
+        this.#events.onDiverging(reader, answer.diverging);
+        return;
+      }
       reader.highWatermark = answer.highWatermark;
       if (answer.batches.length === 0) return;
       reader.push(answer.batches);

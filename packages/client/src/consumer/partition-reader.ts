@@ -24,10 +24,18 @@ import type { StartPosition } from './consumer-options.ts';
 /** Largest that one batch may unpack to: a bomb is refused. */
 const UNPACKED_BYTES_MAX = 256 * 1024 * 1024;
 
+/** Leader epochs of which a reader remembers where they began. */
+const EPOCHS_MAX = 64;
+
 export interface ReaderDeps {
   readonly crc32c: Crc32c;
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
   readonly checkCrc: boolean;
+}
+
+interface EpochStart {
+  readonly epoch: number;
+  readonly offset: number;
 }
 
 interface Chunk {
@@ -74,6 +82,8 @@ export class PartitionReader {
   #batch: OpenBatch | undefined;
   #unpacking = false;
   #seeks = 0;
+  /** Of what was fetched up to the fetch offset: each leader epoch, and where it began, as far as is known. */
+  #epochs: EpochStart[] = [];
   /** The fetch offset that was found to be out of range. */
   #lostAt: number | undefined;
 
@@ -89,9 +99,45 @@ export class PartitionReader {
     return this.bufferedBytes > 0 && !this.#unpacking;
   }
 
-  /** Reading and fetching go on at `offset`; what was fetched is dropped. */
-  moveTo(offset: number): void {
+  /** The leader epoch of the last record before the fetch offset; undefined: none was read. */
+  get lastEpoch(): number | undefined {
+    return this.#epochs.at(-1)?.epoch;
+  }
+
+  /** Of the last record that was read; undefined: none was. */
+  get positionEpoch(): number | undefined {
+    const { position = 0 } = this;
+    return this.#epochs.findLast(({ offset }) => offset < position)?.epoch;
+  }
+
+  /**
+   * Up to where what was fetched is in the leader's log, given the last epoch that both know and its end
+   * there. Where that epoch is older than all that is known here, nothing that was fetched is.
+   */
+  commonEnd(leader: { readonly epoch: number; readonly endOffset: number }): number {
+    const at = this.#epochs.findLastIndex(({ epoch }) => epoch <= leader.epoch);
+    const ownEnd = this.#epochs[at + 1]?.offset ?? this.fetchOffset ?? 0;
+    const isShared = at < 0 || this.#epochs[at]?.epoch === leader.epoch;
+    return isShared ? Math.min(leader.endOffset, ownEnd) : ownEnd;
+  }
+
+  /** Drops what was fetched and not read, and fetches it anew. */
+  rewind(): void {
+    const { position, positionEpoch } = this;
+    if (position !== undefined) this.moveTo(position, positionEpoch);
+  }
+
+  /**
+   * Reading and fetching go on at `offset`; what was fetched is dropped. `lastEpoch`: of the record before
+   * it, where that is known.
+   */
+  moveTo(offset: number, lastEpoch?: number): void {
     this.abandonFetch();
+    const known = this.#epochs.filter((start) => start.offset < offset);
+    // What is known of the log before the offset stays true where the epoch says so.
+    if (lastEpoch === undefined || lastEpoch < 0) this.#epochs = [];
+    else if (known.at(-1)?.epoch === lastEpoch) this.#epochs = known;
+    else this.#epochs = [{ epoch: lastEpoch, offset: offset - 1 }];
     this.#seeks++;
     this.#lostAt = undefined;
     this.start = undefined;
@@ -120,7 +166,10 @@ export class PartitionReader {
     this.#lostAt = undefined;
     // Going back, or beginning: nothing that was fetched before leads there.
     if (from === undefined || offset < from) this.moveTo(offset);
-    else this.fetchOffset = offset;
+    else {
+      this.fetchOffset = offset;
+      this.#epochs = [];
+    }
     this.start = undefined;
     return from === undefined ? undefined : { from, to: offset };
   }
@@ -152,7 +201,9 @@ export class PartitionReader {
     try {
       for (const { at, sizeInBytes, complete } of batchesOf(bytes)) {
         if (!complete) break;
-        next = Math.max(next, readBatchHeader(bytes, at).nextOffset);
+        const { nextOffset, baseOffset, partitionLeaderEpoch } = readBatchHeader(bytes, at);
+        this.#noteEpoch(partitionLeaderEpoch, baseOffset);
+        next = Math.max(next, nextOffset);
         end = at + sizeInBytes;
       }
     } catch (error) {
@@ -223,6 +274,12 @@ export class PartitionReader {
       }
       if (this.peek() !== undefined) return 'loaded';
     }
+  }
+
+  #noteEpoch(epoch: number, offset: number): void {
+    if (epoch <= (this.lastEpoch ?? -1)) return;
+    this.#epochs.push({ epoch, offset });
+    if (this.#epochs.length > EPOCHS_MAX) this.#epochs.shift();
   }
 
   #nextSlice(): BatchSlice | undefined {

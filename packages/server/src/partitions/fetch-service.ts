@@ -12,7 +12,8 @@
  */
 import { ERRORS, RelevoError } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
-import type { Offset } from '@relevo/base/ids';
+import { NO_LEADER_EPOCH } from '@relevo/base/ids';
+import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { isMutated } from '@relevo/base/mutations';
 import { route } from '@relevo/base/ports';
 import type {
@@ -23,6 +24,8 @@ import type {
   TimerHandle,
   Timers,
 } from '@relevo/base/ports';
+import { judgePosition } from '@relevo/broker/divergence';
+import type { EpochEnd } from '@relevo/broker/divergence';
 import { FetchPurgatory } from '@relevo/broker/purgatory';
 import type { WaitingFetch } from '@relevo/broker/purgatory';
 import type { ClusterImage } from '@relevo/controller/image';
@@ -313,6 +316,11 @@ export class FetchService {
     const limit = Math.max(0, Math.min(total, target.maxBytes || PARTITION_BYTES_DEFAULT));
     const offset = target.offset as Offset;
     try {
+      const diverging = this.#divergence(partition, target);
+      if (diverging !== undefined) {
+        this.#tellDivergence(target, partition, diverging, found);
+        return undefined;
+      }
       this.#checkRange(partition, offset);
       const none = limit === 0 && found.bytes > 0;
       const batches =
@@ -353,6 +361,7 @@ export class FetchService {
       highWatermark,
       logStartOffset: partition.logStartOffset,
       currentLeader: undefined,
+      diverging: undefined,
       batches,
     });
   }
@@ -369,6 +378,51 @@ export class FetchService {
 
   get #isCertain(): boolean {
     return this.#deps.lease.isCertain() || isMutated('reads-without-lease');
+  }
+
+  /**
+   * Where the caller's log parts from this one, as the epoch of its last record tells (KIP-320); undefined:
+   * it is a beginning of this one, or cannot be compared.
+   */
+  #divergence(partition: Partition, { offset, lastEpoch }: FetchPartition): EpochEnd | undefined {
+    if (lastEpoch === undefined || lastEpoch < 0 || isMutated('truncation-untold'))
+      return undefined;
+    const epoch = partition.leader?.replica.leaderEpoch ?? NO_LEADER_EPOCH;
+    if (lastEpoch > epoch) {
+      const message =
+        `a record of epoch ${lastEpoch} of ${partition.name} was read, only epoch ${epoch} is known ` +
+        'here: try again shortly';
+      throw new RelevoError('UNKNOWN_LEADER_EPOCH', message);
+    }
+    const position = { lastEpoch: lastEpoch as LeaderEpoch, endOffset: offset as Offset };
+    const verdict = judgePosition(partition, position);
+    return verdict.kind === 'diverging' ? verdict.from : undefined;
+  }
+
+  #tellDivergence(
+    { topicId, partition: number }: FetchPartition,
+    partition: Partition,
+    diverging: EpochEnd,
+    found: Gathered,
+  ): void {
+    if (!this.#isCertain) {
+      void this.#deps.lease.untilCertain();
+      const message = `this broker is not sure that it still leads ${partition.name}: try again shortly`;
+      throw new RelevoError('OFFSET_NOT_AVAILABLE', message);
+    }
+    // Told at once, like an error.
+    found.hasError = true;
+    const { highWatermark, logStartOffset } = partition;
+    const { epoch, endOffset } = diverging;
+    found.partitions.push(
+      fetchedPartition({
+        topicId,
+        partition: number,
+        highWatermark,
+        logStartOffset,
+        diverging: { epoch, endOffset },
+      }),
+    );
   }
 
   /**

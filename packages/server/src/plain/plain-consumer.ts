@@ -23,6 +23,7 @@ import {
   type ConsumedRecord,
   type ConsumedRecords,
   type ConsumeRequest,
+  type EpochEnd,
   type FetchedPartition,
   type FetchRequest,
   type FetchResponse,
@@ -57,6 +58,8 @@ interface Position {
   endOffset: number | undefined;
   /** The leader has found the offset to be in its log: nothing else tells one that is beyond its end. */
   isInLog: boolean;
+  /** The leader epoch of the record before the offset; undefined: none was read. */
+  lastEpoch: number | undefined;
   busy: boolean;
   failures: number;
 }
@@ -102,6 +105,7 @@ export class PlainConsumer {
       offset,
       endOffset: undefined,
       isInLog: false,
+      lastEpoch: offset === undefined ? undefined : knownEpoch(request.leaderEpoch),
       busy: false,
       failures: 0,
     }));
@@ -235,6 +239,7 @@ export class PlainConsumer {
       partition: position.partition,
       leaderEpoch: -1,
       offset: position.offset ?? 0,
+      lastEpoch: position.lastEpoch,
       maxBytes: PARTITION_BYTES,
     });
     this.#deps.fetches.fetch(address, at, {
@@ -254,6 +259,7 @@ export class PlainConsumer {
       if (!ERRORS[code].retriable) throw new RelevoError(code, fetched.message || name);
       throw new RpcError(ERRORS[code].status, fetched.message, { code });
     }
+    if (fetched.diverging !== undefined) throw truncated(this.#topic, position, fetched.diverging);
     position.failures = 0;
     position.isInLog = true;
     const records: ConsumedRecord[] = [];
@@ -290,6 +296,7 @@ export class PlainConsumer {
         after = header.nextOffset;
         if (!header.isControl) await this.#decode(position, { bytes, at }, into);
         position.offset = Math.max(position.offset ?? 0, header.nextOffset);
+        position.lastEpoch = header.partitionLeaderEpoch;
         after = undefined;
       }
       return undefined;
@@ -308,6 +315,7 @@ export class PlainConsumer {
     into: ConsumedRecord[],
   ): Promise<void> {
     const { bytes, at } = batch;
+    const leaderEpoch = readBatchHeader(bytes, at).partitionLeaderEpoch;
     const from = position.offset ?? 0;
     for (const record of await unpackRecords(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX)) {
       if (record.offset < from || record.offset >= (position.endOffset ?? Infinity)) continue;
@@ -320,6 +328,7 @@ export class PlainConsumer {
         headers: record.headers.map(([key, value]) =>
           recordHeader({ key, value: value ?? undefined }),
         ),
+        leaderEpoch,
       });
     }
   }
@@ -353,8 +362,10 @@ export class PlainConsumer {
     this.#stream.cancel(error);
   }
 
-  #isAtEnd({ offset, endOffset, isInLog }: Position): boolean {
+  #isAtEnd({ offset, endOffset, isInLog, lastEpoch }: Position): boolean {
     if (offset === undefined || endOffset === undefined) return false;
+    // The leader has yet to say whether the record before the offset is the one that the caller has read.
+    if (lastEpoch !== undefined && !isInLog) return false;
     return offset === endOffset || (offset > endOffset && isInLog);
   }
 
@@ -379,6 +390,18 @@ function checkFrom({ from }: ConsumeRequest): void {
     `${from.case} is false, which says nothing of where to begin: set it to true, or ${other}`,
   );
 }
+
+const knownEpoch = (epoch: number | undefined): number | undefined =>
+  epoch === undefined || epoch < 0 ? undefined : epoch;
+
+/** What was sent before is in the log no more; the caller has to know. */
+const truncated = (topic: TopicImage, { partition, offset }: Position, at: EpochEnd): RelevoError =>
+  new RelevoError(
+    'LOG_TRUNCATED',
+    `${partitionName(topic.name, partition)}: records from offset ${Math.min(at.endOffset, offset ?? 0)} on that ` +
+      `were read before offset ${offset ?? 0} are gone from the log (an unclean election, or a disk that lost ` +
+      'what was not synced): begin again at that offset, without leader_epoch, to go on with what took their place',
+  );
 
 /** Trying again would meet it again. */
 const asRelevoError = (error: unknown): RelevoError =>

@@ -124,6 +124,11 @@ export interface FetchPartition {
   readonly leaderEpoch: number;
   readonly offset: number;
   readonly maxBytes: number;
+  /**
+   * The leader epoch of the last record that the caller has read before the offset, so that it is told where
+   * its log parts from the leader's (KIP-320); absent or -1: nothing was read, do not check.
+   */
+  readonly lastEpoch: number | undefined;
 }
 
 /** Makes a FetchPartition; what is left out has proto3's default. */
@@ -133,6 +138,7 @@ export const fetchPartition = (init: Partial<FetchPartition> = {}): FetchPartiti
   leaderEpoch: init.leaderEpoch ?? 0,
   offset: init.offset ?? 0,
   maxBytes: init.maxBytes ?? 0,
+  lastEpoch: init.lastEpoch,
 });
 
 export const FetchPartitionCodec: MessageCodec<FetchPartition> = messageCodec(
@@ -148,6 +154,7 @@ function sizeFetchPartition(message: FetchPartition, encoder: Encoder): number {
   if (message.leaderEpoch !== 0) size += 1 + sint32Size(message.leaderEpoch);
   if (message.offset !== 0) size += 1 + int64Size(message.offset);
   if (message.maxBytes !== 0) size += 1 + uint32Size(message.maxBytes);
+  if (message.lastEpoch !== undefined) size += 1 + sint32Size(message.lastEpoch);
   return size;
 }
 
@@ -172,6 +179,10 @@ function writeFetchPartition(message: FetchPartition, encoder: Encoder): void {
     encoder.byte(40);
     encoder.uint32(message.maxBytes);
   }
+  if (message.lastEpoch !== undefined) {
+    encoder.byte(48);
+    encoder.sint32(message.lastEpoch);
+  }
 }
 
 function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
@@ -180,6 +191,7 @@ function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
   let leaderEpoch: number = 0;
   let offset: number = 0;
   let maxBytes: number = 0;
+  let lastEpoch: number | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -198,12 +210,72 @@ function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
       case 40:
         maxBytes = decoder.uint32();
         break;
+      case 48:
+        lastEpoch = decoder.sint32();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topicId, partition, leaderEpoch, offset, maxBytes };
+  return { topicId, partition, leaderEpoch, offset, maxBytes, lastEpoch };
+}
+
+/** Where an epoch ends in the leader's log. */
+export interface EpochEnd {
+  readonly epoch: number;
+  /** The offset after its last record. */
+  readonly endOffset: number;
+}
+
+/** Makes a EpochEnd; what is left out has proto3's default. */
+export const epochEnd = (init: Partial<EpochEnd> = {}): EpochEnd => ({
+  epoch: init.epoch ?? 0,
+  endOffset: init.endOffset ?? 0,
+});
+
+export const EpochEndCodec: MessageCodec<EpochEnd> = messageCodec(
+  sizeEpochEnd,
+  writeEpochEnd,
+  readEpochEnd,
+);
+
+function sizeEpochEnd(message: EpochEnd, _encoder: Encoder): number {
+  let size = 0;
+  if (message.epoch !== 0) size += 1 + sint32Size(message.epoch);
+  if (message.endOffset !== 0) size += 1 + int64Size(message.endOffset);
+  return size;
+}
+
+function writeEpochEnd(message: EpochEnd, encoder: Encoder): void {
+  if (message.epoch !== 0) {
+    encoder.byte(8);
+    encoder.sint32(message.epoch);
+  }
+  if (message.endOffset !== 0) {
+    encoder.byte(16);
+    encoder.int64(message.endOffset);
+  }
+}
+
+function readEpochEnd(decoder: Decoder, end: number): EpochEnd {
+  let epoch: number = 0;
+  let endOffset: number = 0;
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 8:
+        epoch = decoder.sint32();
+        break;
+      case 16:
+        endOffset = decoder.int64();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { epoch, endOffset };
 }
 
 export interface FetchResponse {
@@ -272,6 +344,12 @@ export interface FetchedPartition {
   readonly highWatermark: number;
   readonly logStartOffset: number;
   readonly currentLeader: CurrentLeader | undefined;
+  /**
+   * Present where records that the caller has read are in the log no more: after an unclean election, say.
+   * The last epoch in common, and where it ends here; no records come with it. Callers that state no
+   * last_epoch never get it.
+   */
+  readonly diverging: EpochEnd | undefined;
   /** Whole batches; the first may begin before the offset asked for. */
   readonly batches: Uint8Array;
 }
@@ -285,6 +363,7 @@ export const fetchedPartition = (init: Partial<FetchedPartition> = {}): FetchedP
   highWatermark: init.highWatermark ?? 0,
   logStartOffset: init.logStartOffset ?? 0,
   currentLeader: init.currentLeader,
+  diverging: init.diverging,
   batches: init.batches ?? NO_BYTES,
 });
 
@@ -305,6 +384,8 @@ function sizeFetchedPartition(message: FetchedPartition, encoder: Encoder): numb
   if (message.currentLeader !== undefined)
     size +=
       1 + encoder.close(encoder.open(), CurrentLeaderCodec.size(message.currentLeader, encoder));
+  if (message.diverging !== undefined)
+    size += 1 + encoder.close(encoder.open(), sizeEpochEnd(message.diverging, encoder));
   if (message.batches.length > 0) size += 1 + bytesSize(message.batches);
   return size;
 }
@@ -339,6 +420,11 @@ function writeFetchedPartition(message: FetchedPartition, encoder: Encoder): voi
     encoder.nested();
     CurrentLeaderCodec.write(message.currentLeader, encoder);
   }
+  if (message.diverging !== undefined) {
+    encoder.byte(66);
+    encoder.nested();
+    writeEpochEnd(message.diverging, encoder);
+  }
   if (message.batches.length > 0) {
     encoder.byte(122);
     encoder.bytes(message.batches);
@@ -353,6 +439,7 @@ function readFetchedPartition(decoder: Decoder, end: number): FetchedPartition {
   let highWatermark: number = 0;
   let logStartOffset: number = 0;
   let currentLeader: CurrentLeader | undefined = undefined;
+  let diverging: EpochEnd | undefined = undefined;
   let batches: Uint8Array = NO_BYTES;
   while (decoder.at < end) {
     const tag = decoder.uint32();
@@ -378,6 +465,9 @@ function readFetchedPartition(decoder: Decoder, end: number): FetchedPartition {
       case 58:
         currentLeader = CurrentLeaderCodec.read(decoder, decoder.end());
         break;
+      case 66:
+        diverging = readEpochEnd(decoder, decoder.end());
+        break;
       case 122:
         batches = decoder.bytes();
         break;
@@ -394,6 +484,7 @@ function readFetchedPartition(decoder: Decoder, end: number): FetchedPartition {
     highWatermark,
     logStartOffset,
     currentLeader,
+    diverging,
     batches,
   };
 }
@@ -407,6 +498,11 @@ export interface ConsumeRequest {
   readonly maxRecords: number;
   /** End the stream when all that was committed at the call has been sent. */
   readonly stopAtEnd: boolean;
+  /**
+   * With `offset`: the leader epoch of the record before it. DATA_LOSS (LOG_TRUNCATED) where that record is in
+   * the log no more. Absent or -1: do not check.
+   */
+  readonly leaderEpoch: number | undefined;
 }
 export type ConsumeRequestFrom =
   /** true: from the log's start. false is refused. */
@@ -429,6 +525,7 @@ export const consumeRequest = (init: Partial<ConsumeRequest> = {}): ConsumeReque
   from: init.from ?? { case: undefined },
   maxRecords: init.maxRecords ?? 0,
   stopAtEnd: init.stopAtEnd ?? false,
+  leaderEpoch: init.leaderEpoch,
 });
 
 export const ConsumeRequestCodec: MessageCodec<ConsumeRequest> = messageCodec(
@@ -464,6 +561,7 @@ function sizeConsumeRequest(message: ConsumeRequest, encoder: Encoder): number {
   }
   if (message.maxRecords !== 0) size += 1 + uint64Size(message.maxRecords);
   if (message.stopAtEnd) size += 1 + 1;
+  if (message.leaderEpoch !== undefined) size += 1 + sint32Size(message.leaderEpoch);
   return size;
 }
 
@@ -505,6 +603,10 @@ function writeConsumeRequest(message: ConsumeRequest, encoder: Encoder): void {
     encoder.byte(64);
     encoder.bool(message.stopAtEnd);
   }
+  if (message.leaderEpoch !== undefined) {
+    encoder.byte(72);
+    encoder.sint32(message.leaderEpoch);
+  }
 }
 
 function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
@@ -513,6 +615,7 @@ function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
   let from: ConsumeRequestFrom = { case: undefined };
   let maxRecords: number = 0;
   let stopAtEnd: boolean = false;
+  let leaderEpoch: number | undefined = undefined;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -543,12 +646,15 @@ function readConsumeRequest(decoder: Decoder, end: number): ConsumeRequest {
       case 64:
         stopAtEnd = decoder.bool();
         break;
+      case 72:
+        leaderEpoch = decoder.sint32();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topic, partitions, from, maxRecords, stopAtEnd };
+  return { topic, partitions, from, maxRecords, stopAtEnd, leaderEpoch };
 }
 
 export interface ConsumedRecord {
@@ -558,6 +664,8 @@ export interface ConsumedRecord {
   readonly key: Uint8Array | undefined;
   readonly value: Uint8Array | undefined;
   readonly headers: readonly RecordHeader[];
+  /** Of the leader that took the record. */
+  readonly leaderEpoch: number;
 }
 
 /** Makes a ConsumedRecord; what is left out has proto3's default. */
@@ -568,6 +676,7 @@ export const consumedRecord = (init: Partial<ConsumedRecord> = {}): ConsumedReco
   key: init.key,
   value: init.value,
   headers: init.headers ?? [],
+  leaderEpoch: init.leaderEpoch ?? 0,
 });
 
 export const ConsumedRecordCodec: MessageCodec<ConsumedRecord> = messageCodec(
@@ -585,6 +694,7 @@ function sizeConsumedRecord(message: ConsumedRecord, encoder: Encoder): number {
   if (message.value !== undefined) size += 1 + bytesSize(message.value);
   for (const item of message.headers)
     size += 1 + encoder.close(encoder.open(), RecordHeaderCodec.size(item, encoder));
+  if (message.leaderEpoch !== 0) size += 1 + sint32Size(message.leaderEpoch);
   return size;
 }
 
@@ -614,6 +724,10 @@ function writeConsumedRecord(message: ConsumedRecord, encoder: Encoder): void {
     encoder.nested();
     RecordHeaderCodec.write(item, encoder);
   }
+  if (message.leaderEpoch !== 0) {
+    encoder.byte(56);
+    encoder.sint32(message.leaderEpoch);
+  }
 }
 
 function readConsumedRecord(decoder: Decoder, end: number): ConsumedRecord {
@@ -623,6 +737,7 @@ function readConsumedRecord(decoder: Decoder, end: number): ConsumedRecord {
   let key: Uint8Array | undefined = undefined;
   let value: Uint8Array | undefined = undefined;
   const headers: RecordHeader[] = [];
+  let leaderEpoch: number = 0;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -644,12 +759,15 @@ function readConsumedRecord(decoder: Decoder, end: number): ConsumedRecord {
       case 50:
         headers.push(RecordHeaderCodec.read(decoder, decoder.end()));
         break;
+      case 56:
+        leaderEpoch = decoder.sint32();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { partition, offset, timestampMs, key, value, headers };
+  return { partition, offset, timestampMs, key, value, headers, leaderEpoch };
 }
 
 export interface ConsumedRecords {

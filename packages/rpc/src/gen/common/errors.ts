@@ -63,6 +63,7 @@ export const ErrorCode = {
   THROTTLED: 10002,
   SHUTTING_DOWN: 10003,
   OLDER_DATA_DIRECTORY: 10004,
+  LOG_TRUNCATED: 10005,
 } as const;
 
 /** Who leads a partition, as far as the answering broker knows. */
