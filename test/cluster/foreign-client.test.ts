@@ -160,6 +160,6 @@ test('a stream whose client has said all is ended by the broker when all is answ
     fetchRequest({ correlationId, maxWaitMs: 200, minBytes: 1, partitions }),
   );
   const read = await stream(address, FetchService.stream, reads);
-  expect(read.map(({ correlationId }) => correlationId).toSorted()).toEqual([1, 2]);
+  expect(read.map(({ correlationId }) => correlationId).toSorted((a, b) => a - b)).toEqual([1, 2]);
   expect(await stream(address, FetchService.stream, [])).toEqual([]);
 }, 30_000);

@@ -279,7 +279,8 @@ export class PlainConsumer {
       return;
     }
     // What comes before the damage is sent all the same, and may be all that is wanted.
-    if (damage !== undefined && !this.#isDone()) throw damage;
+    if (damage === undefined || this.#hasEnough()) return;
+    if (!this.#request.stopAtEnd || !this.#isAtEnd(position)) throw damage;
   }
 
   /** The records of whole batches, from the position on; returns why one cannot be read. */
@@ -369,10 +370,16 @@ export class PlainConsumer {
     return offset === endOffset || (offset > endOffset && isInLog);
   }
 
+  /** What is being taken of a partition may have moved its position, and not be sent yet: it is busy. */
   #isDone(): boolean {
-    const { maxRecords, stopAtEnd } = this.#request;
-    if (maxRecords > 0 && this.#sent >= maxRecords) return true;
-    return stopAtEnd && this.#positions.every((position) => this.#isAtEnd(position));
+    if (this.#hasEnough()) return true;
+    const isRead = (position: Position): boolean => !position.busy && this.#isAtEnd(position);
+    return this.#request.stopAtEnd && this.#positions.every(isRead);
+  }
+
+  #hasEnough(): boolean {
+    const { maxRecords } = this.#request;
+    return maxRecords > 0 && this.#sent >= maxRecords;
   }
 
   #leaderAddress(partition: number): string | undefined {

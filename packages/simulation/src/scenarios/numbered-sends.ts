@@ -186,7 +186,10 @@ class NumberedSendsRun {
       values.forEach((value, at) => {
         const [record, second] = places.get(value) ?? [];
         const name = partitionName(TOPIC, partition);
-        if (record === undefined) throw new Error(`lost-write: "${value}" of ${name} is not there`);
+        if (record === undefined)
+          throw new Error(
+            `lost-write: "${value}" of ${name} is not there (told ${show(receipts[at])}; read ${found.filter((each) => each.partition === partition).length} records of it)`,
+          );
         if (second !== undefined) {
           const offsets = `${record.offset} and ${second.offset}`;
           throw new Error(`duplicate: "${value}" of ${name} is at offsets ${offsets} (I2)`);
