@@ -398,7 +398,8 @@ export class Introductions {
       .filter(({ answer }) => answer === undefined)
       .map(({ id, address, trouble }) => `${id} at ${address}: ${trouble}`);
     const facts = { new: of('new'), started: of('started'), lostTheirLog: of('lost'), missing };
-    const hint = hintFor(condition ?? 'new', facts);
+    const isMajority = facts.started.length * 2 > this.#options.voters.length;
+    const hint = isMajority ? NOTHING_TO_DO : hintFor(condition ?? 'new', facts);
     const nowMs = this.#deps.clock.monotonicMs();
     if (hint === this.#complained?.hint && nowMs - this.#complained.atMs < REPEAT_MS) return;
     this.#complained = { hint, atMs: nowMs };
@@ -412,6 +413,9 @@ const waitingFor = (condition: VoterCondition, isThere: boolean): string => {
     return 'waiting for a leader of the quorum to let this voter in';
   return 'waiting for the other voters: a new cluster is founded when all of them have answered';
 };
+
+const NOTHING_TO_DO =
+  'nothing is to be done: a majority is there, and its leader lets this voter in';
 
 /** One line that says what to do. */
 function hintFor(

@@ -106,7 +106,7 @@ class DamagedVotersRun {
     this.#producing = false;
     await producing;
     await this.#untilWhole('all have applied all', WHOLE_WITHIN_MS);
-    await Promise.all(this.#voters.map(({ quorum }) => quorum?.stop()));
+    for (const { quorum } of this.#voters) await quorum?.stop();
   }
 
   figures(): RunFigures {
@@ -351,7 +351,7 @@ class DamagedVotersRun {
         return (
           `${voter.id} ${voter.process.alive ? status?.role : 'is down'} term ${status?.term} ` +
           `applied ${voter.applied.length} of ${this.#acknowledged.size}, ` +
-          `voters ${voters.map(({ id }) => id)} learners ${learners.map(({ id }) => id)}`
+          `voters ${voters.map(({ id }) => id).join(' ')} learners ${learners.map(({ id }) => id).join(' ')}`
         );
       })
       .join('; ');
