@@ -10,7 +10,7 @@
  *     subscribing, diverging epoch               truncating   truncate
  *      following   out of range                  truncating   restart
  *                  either, below the high        stopped      leaderLacks, for good
- *                  watermark (P5)
+ *                  watermark (P5)                            or ownDamage
  *                  any other error               refused      none, until the deadline
  *     following    the append failed             refused      none, until the deadline
  *     truncating   truncated                     preparing    sync
@@ -56,7 +56,12 @@ export type FollowerEffect =
    * The leader does not have all that is committed, and no election has allowed for that: it has lost
    * records that were on its disk. Give the replica up and keep its log, which may be the last whole one.
    */
-  | { readonly kind: 'leaderLacks'; readonly to: Offset; readonly highWatermark: Offset };
+  | { readonly kind: 'leaderLacks'; readonly to: Offset; readonly highWatermark: Offset }
+  /**
+   * The leader has records up to the high watermark and beyond, under other epochs than this log says: a
+   * committed record has one epoch for ever (P2), so the epochs here are damaged. Copy the log anew.
+   */
+  | { readonly kind: 'ownDamage'; readonly at: Offset; readonly highWatermark: Offset };
 
 export interface FollowerStart {
   readonly leaderEpoch: LeaderEpoch;
@@ -200,7 +205,11 @@ export class FollowerReplica {
       leaderEpoch: from.epoch,
       leaderEnd: from.endOffset,
     });
-    if (!this.#mayFallTo(to)) return this.#leaderLacks(to);
+    if (!this.#mayFallTo(to)) {
+      if (from.endOffset < this.#highWatermark) return this.#leaderLacks(to);
+      this.stop();
+      return { kind: 'ownDamage', at: to, highWatermark: this.#highWatermark };
+    }
     this.#fallTo(to);
     this.#enter('truncating');
     return { kind: 'truncate', to };

@@ -89,6 +89,15 @@ describe('a follower', () => {
     expect(replica.prepared(log, 3)).toMatchObject({ kind: 'subscribe' });
   });
 
+  test('does not blame a leader that has all committed records: its own epochs are damaged', () => {
+    const log = logOf(1, 1, 4, 4);
+    const said = statement({ diverging: { epoch: 1 as LeaderEpoch, endOffset: at(4) } });
+    const replica = subscribed(log, 3);
+    const own = { kind: 'ownDamage', at: 2, highWatermark: 3 };
+    expect(replica.receive(said, log, 1)).toEqual(own);
+    expect(replica.phase).toBe('stopped');
+  });
+
   test('never truncates below its high watermark: it gives up, for the leader has lost records', () => {
     const log = logOf(1, 1, 4, 4);
     const said = statement({ diverging: { epoch: 1 as LeaderEpoch, endOffset: at(2) } });

@@ -103,7 +103,6 @@ const SETTINGS: ReadonlyMap<string, Setting> = new Map([
 export const TOPIC_SETTING_NAMES: readonly string[] = [...SETTINGS.keys()];
 
 export const MIN_INSYNC_REPLICAS = 'min.insync.replicas';
-export const UNCLEAN_ELECTION = 'unclean.leader.election.enable';
 
 /** Refuses with INVALID_CONFIG what is unknown or out of range. */
 export function checkTopicSetting(name: string, value: string): void {

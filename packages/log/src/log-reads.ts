@@ -28,6 +28,7 @@ export interface ReadHost {
     readonly logger: Logger;
     readonly codecs?: Decompressor;
   };
+  epochAt(offset: Offset): number;
   /** Throws when the log is not online. */
   range(): { readonly start: Offset; readonly end: Offset };
   /** Changes with every truncation. */
@@ -56,9 +57,27 @@ export class LogReads {
     const upTo = Math.min(wish.upTo, end) as Offset;
     if (from >= upTo) return NOTHING;
     const segment = segments.of(from);
+    const epochAt = (offset: Offset): number => this.#host.epochAt(offset);
+    const request = { ...wish, upTo, segment, epochAt };
     // What was just written is not checked again.
-    if (recent.covers(from)) return this.#readNow({ ...wish, upTo, segment, crc32c: undefined });
-    return this.#readLater({ ...wish, upTo, segment, crc32c: deps.crc32c });
+    if (recent.covers(from)) return this.#readNow({ ...request, crc32c: undefined });
+    return this.#readLater({ ...request, crc32c: deps.crc32c });
+  }
+
+  /** Reads the batch that holds `offset`, and checks it be it ever so new. Rejects as `read` does. */
+  async check(offset: Offset): Promise<void> {
+    const { segments, deps } = this.#host;
+    const { start, end } = this.#host.range();
+    if (offset < start || offset >= end) return;
+    await this.#readLater({
+      from: offset,
+      upTo: end,
+      maxBytes: 1,
+      atLeastOne: true,
+      segment: segments.of(offset),
+      crc32c: deps.crc32c,
+      epochAt: (at) => this.#host.epochAt(at),
+    });
   }
 
   #readNow(request: ReadRequest): Uint8Array {

@@ -176,6 +176,7 @@ export class PartitionLog {
         return { start: this.#startOffset, end: this.#endOffset };
       },
       generation: () => this.#generation,
+      epochAt: (offset) => this.#epochs.epochAt(offset),
       fail: (what, cause) => this.#health.fail(what, cause, 'read'),
     });
   }
@@ -455,6 +456,11 @@ export class PartitionLog {
     atLeastOne: boolean,
   ): Uint8Array | Promise<Uint8Array> {
     return this.#reads.read({ from, maxBytes, upTo, atLeastOne });
+  }
+
+  /** Reads the batch that holds `offset` and checks it, be it just written: damage takes the log offline. */
+  check(offset: Offset): Promise<void> {
+    return this.#reads.check(offset);
   }
 
   /** The largest epoch at or below `epoch`, and the offset after its last record (KIP-101, KIP-279). */

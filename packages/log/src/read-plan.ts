@@ -28,6 +28,8 @@ export interface ReadRequest {
   readonly atLeastOne: boolean;
   /** Given: the batches' CRCs are checked. */
   readonly crc32c: Crc32c | undefined;
+  /** Of the record there, as the log knows it, -1: not known; the epoch in a batch lies outside its CRC. */
+  readonly epochAt: (offset: Offset) => number;
 }
 
 /** The file or the index is not what it should be. */
@@ -117,7 +119,10 @@ export class ReadPlan {
   #check(bytes: Uint8Array, at: number, size: number, crc32c: Crc32c): void {
     if (!verifyCrc(bytes, at, size, crc32c)) this.#fault('the CRC does not match', at);
     try {
-      readBatchHeader(bytes, at);
+      const { baseOffset, partitionLeaderEpoch: epoch } = readBatchHeader(bytes, at);
+      const known = this.#request.epochAt(baseOffset);
+      if (known >= 0 && epoch !== known)
+        this.#fault(`its leader epoch is ${epoch}, and was ${known}`, at);
     } catch (error) {
       if (error instanceof BatchError) this.#fault(error.message, at);
       throw error;

@@ -87,6 +87,23 @@ export function refusalOf(
       };
 }
 
+/** Who could lead and what keeps each from it, and what to do. */
+function whyNoLeader(known: PartitionImage): string {
+  const { isr, elr, offline, replicas } = known;
+  const whole = [...isr, ...elr];
+  const damaged = whole.filter((id) => offline.includes(id));
+  const away = whole.filter((id) => !damaged.includes(id));
+  if (away.length > 0) {
+    const why = `all acknowledged records are on broker ${away.join(', ')}, which does not serve now`;
+    return `${why}: start it, or wait until it is up`;
+  }
+  if (damaged.length > 0) {
+    const why = `the log on broker ${damaged.join(', ')}, the only one sure to have all, cannot be used`;
+    return `${why}: that broker's log tells why and what to do`;
+  }
+  return `no replica (${replicas.join(', ')}) is sure to have all acknowledged records: only an unclean election helps`;
+}
+
 function notLed(
   image: ClusterImage,
   target: { readonly topicId: string; readonly partition: number },
@@ -107,7 +124,7 @@ function notLed(
     return { code: 'STORAGE_ERROR', message: `${name} is offline here: ${replica.failure}` };
   }
   if (known.leader === NO_BROKER) {
-    const message = `${name} has no leader right now: try again when a replica is back`;
+    const message = `${name} has no leader: ${whyNoLeader(known)}`;
     return { code: 'LEADER_NOT_AVAILABLE', message };
   }
   const { leader, leaderEpoch } = known;

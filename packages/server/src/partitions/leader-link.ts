@@ -32,6 +32,7 @@ import {
   followerPosition,
 } from '@relevo/rpc/gen/cluster/replication';
 import type {
+  DamagedPart,
   FollowerMessage,
   FollowerPosition,
   LeaderMessage,
@@ -99,6 +100,7 @@ export class LeaderLink {
   #positions: FollowerPosition[] = [];
   readonly #toAcknowledge = new Set<Followed>();
   #unsubscribe: PartitionKey[] = [];
+  #damaged: DamagedPart[] = [];
   #credit = 0;
 
   constructor(leaderId: BrokerId, address: string, deps: LeaderLinkDeps) {
@@ -380,9 +382,18 @@ export class LeaderLink {
       followed.isWithoutRoom = false;
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
+      // Its own bytes: the leader is told, and looks at its log.
+      if (error.kind === 'badBatch' || error.kind === 'oldLeaderEpoch') this.#tellDamage(followed);
       // Some of it may have been appended: what comes next would leave a gap.
       this.#refused(followed, error, 'cannot append what the leader sent');
     }
+  }
+
+  #tellDamage({ partition, role }: Followed): void {
+    const { topicId, number, logEndOffset: offset } = partition;
+    const { leaderEpoch } = role.replica;
+    this.#damaged.push({ partition: { topicId, partition: number }, leaderEpoch, offset });
+    this.#deps.turn.atEnd(this.#flush);
   }
 
   /** The log has not done what the leader wants: it is asked again, later where there was no room. */
@@ -417,6 +428,13 @@ export class LeaderLink {
       case 'restart':
         if (!this.#truncate(followed, effect)) return;
         this.#obey(followed, role.replica.truncated(partition.logEndOffset));
+        return;
+      case 'ownDamage':
+        partition.fail(
+          `the leader epochs of the log are damaged at offset ${effect.at}, below the high watermark ` +
+            `${effect.highWatermark}: the leader, broker ${this.leaderId}, has these records under others`,
+          true,
+        );
         return;
       case 'leaderLacks':
         this.#giveUp(followed, effect);
@@ -511,14 +529,22 @@ export class LeaderLink {
     this.#toAcknowledge.clear();
     const positions = this.#positions;
     const unsubscribe = this.#unsubscribe;
+    const damaged = this.#damaged;
     const creditBytes = this.#credit;
-    if (positions.length === 0 && unsubscribe.length === 0 && creditBytes === 0) return;
+    const isIdle = positions.length === 0 && unsubscribe.length === 0 && damaged.length === 0;
+    if (isIdle && creditBytes === 0) return;
     this.#positions = [];
     this.#unsubscribe = [];
+    this.#damaged = [];
     this.#credit = 0;
     // What is unsubscribed first may be subscribed anew in the same message.
     stream.send(
-      followerMessage({ positions: positions.splice(0, POSITIONS_MAX), unsubscribe, creditBytes }),
+      followerMessage({
+        positions: positions.splice(0, POSITIONS_MAX),
+        unsubscribe,
+        creditBytes,
+        damaged,
+      }),
     );
     while (positions.length > 0) {
       stream.send(followerMessage({ positions: positions.splice(0, POSITIONS_MAX) }));

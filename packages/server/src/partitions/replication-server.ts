@@ -5,7 +5,7 @@
  * A subscription under an epoch that this broker has not heard of yet is kept until its image has caught
  * up, so that a failover costs no poll interval; one under an older epoch is refused.
  */
-import { ERRORS } from '@relevo/base/errors';
+import { ERRORS, messageOf } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset } from '@relevo/base/ids';
 import { RpcError, route } from '@relevo/base/ports';
@@ -22,6 +22,7 @@ import { judgePosition } from '@relevo/broker/divergence';
 import type { ClusterImage } from '@relevo/controller/image';
 import { ReplicationService as methods } from '@relevo/rpc/gen/cluster/replication';
 import type {
+  DamagedPart,
   FollowerHello,
   FollowerMessage,
   FollowerPosition,
@@ -208,11 +209,33 @@ export class ReplicationServer {
     for (const { topicId, partition } of message.unsubscribe) {
       this.#unsubscribe(session, topicId, partition);
     }
+    for (const part of message.damaged) this.#suspected(session, part);
     for (const position of message.positions) {
       if (position.subscribe === undefined) this.#acknowledged(session, position);
       else this.#subscribe(session, position);
     }
     if (message.creditBytes > 0) session.addCredit(message.creditBytes);
+  }
+
+  /** A follower says that what it was sent is damaged: here, or on the way. Damage takes the log offline. */
+  #suspected(
+    session: ReplicationSession,
+    { partition: key, leaderEpoch, offset }: DamagedPart,
+  ): void {
+    const partition = key && this.#deps.table.find(key.topicId, key.partition);
+    if (partition?.leader?.replica.leaderEpoch !== leaderEpoch || !partition.isOpen) return;
+    const facts = { partition: partition.name, follower: session.brokerId, offset };
+    partition.log.check(offset as Offset).then(
+      () =>
+        this.#deps.logger.warn('a follower was sent damaged bytes; the log here is whole', facts),
+      (error: unknown) => {
+        const why = messageOf(error);
+        this.#deps.logger.error('a follower was sent damaged bytes: the log here is damaged', {
+          ...facts,
+          why,
+        });
+      },
+    );
   }
 
   #acknowledged(session: ReplicationSession, position: FollowerPosition): void {

@@ -5,7 +5,7 @@
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
 import { NO_BROKER, partitionName } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
-import type { MessageStream, Random, Timers } from '@relevo/base/ports';
+import type { Crc32c, MessageStream, Random, Timers } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
 import { BatchError } from '@relevo/record/batch-error';
@@ -13,7 +13,7 @@ import { readBatchHeader } from '@relevo/record/batch-header';
 import { UNPACKED_BYTES_MAX } from '@relevo/record/compression';
 import type { CompressionCodecs } from '@relevo/record/compression';
 import { unpackRecords } from '@relevo/record/records';
-import { batchesOf } from '@relevo/record/validate';
+import { batchesOf, verifyCrc } from '@relevo/record/validate';
 import {
   FetchService as methods,
   consumedRecords,
@@ -43,6 +43,7 @@ export interface PlainConsumerDeps {
   readonly timers: Timers;
   readonly random: Random;
   readonly codecs: Pick<CompressionCodecs, 'decompress'>;
+  readonly crc32c: Crc32c;
   readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly fetches: LeaderFetches;
   readonly image: () => ClusterImage;
@@ -294,6 +295,10 @@ export class PlainConsumer {
       for (const { at, complete } of batchesOf(bytes)) {
         if (!complete) break;
         const header = readBatchHeader(bytes, at);
+        // Nobody behind this can check it: records go out without their batch.
+        if (!verifyCrc(bytes, at, header.sizeInBytes, this.#deps.crc32c)) {
+          throw new BatchError('BAD_CRC', 'its CRC does not match');
+        }
         after = header.nextOffset;
         if (!header.isControl) await this.#decode(position, { bytes, at }, into);
         position.offset = Math.max(position.offset ?? 0, header.nextOffset);

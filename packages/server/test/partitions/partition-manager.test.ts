@@ -289,6 +289,45 @@ describe('a log that fails', () => {
   });
 });
 
+describe('damage under a running leader', () => {
+  const LOG = '/data/orders-0/00000000000000000000.log';
+  /** Broker 3 copies anew from a leader whose newest bytes were damaged meanwhile. */
+  const copiedFromDamaged = async (world: PartitionWorld, byte: number): Promise<void> => {
+    await replicated(world, 5, 20);
+    await world.kill(3, 'keep');
+    world.fence(3);
+    const port = world.process(3).disk.port();
+    port.rename('/data/orders-0', '/data/elsewhere');
+    await port.syncDirectory('/data');
+    world.process(1).disk.flipBit(LOG, byte, 3);
+    await world.boot(3);
+    await world.world.until(
+      'another leads',
+      () => world.state('orders').leader === 2,
+      5000,
+      () => JSON.stringify(world.state('orders')),
+    );
+    await inSync(world, ALL, 15_000);
+    await world.converge('orders', 0, ALL);
+    expect(world.partition(1, 'orders').logEndOffset).toBe(100);
+    expect(events(world, 1)).toContain(
+      'a follower was sent damaged bytes: the log here is damaged',
+    );
+    expect(events(world, 1)).toContain('a partition directory was set aside');
+    expect(world.state('orders').uncleanEpoch).toBe(-1);
+  };
+
+  test('is told by the follower that meets it: another leads, and the log is copied anew', async () => {
+    const world = new PartitionWorld();
+    await world.run(() => copiedFromDamaged(world, 100));
+  });
+
+  test('in a leader epoch, which no CRC covers, likewise', async () => {
+    const world = new PartitionWorld();
+    await world.run(() => copiedFromDamaged(world, 15));
+  });
+});
+
 describe('a log whose directory is gone', () => {
   const offline = (world: PartitionWorld, id: number, name: string): string | undefined =>
     world

@@ -70,6 +70,19 @@ async function consume(
   return { values, error: failure };
 }
 
+test('a batch whose bytes were damaged since they were written is not given out', () =>
+  withOrders([1], async (world, client) => {
+    await client.produce(1, 'orders', ['a', 'b']);
+    const { baseOffset } = await client.produce(1, 'orders', ['c', 'd']);
+    expect(baseOffset).toBe(2);
+    const path = '/data/orders-0/00000000000000000000.log';
+    const { disk } = world.process(1);
+    disk.flipBit(path, disk.contents(path).length - 4, 2);
+    const all = await consume(world, client, {});
+    expect(all.values).toEqual(['a', 'b']);
+    expect(all.error).toMatchObject({ status: 'DATA_LOSS', code: 'CORRUPT_MESSAGE' });
+  }));
+
 test('a batch that cannot be read ends the call, after what is before it', () =>
   withOrders([1], async (world, client) => {
     await client.produce(1, 'orders', ['a', 'b']);

@@ -34,6 +34,8 @@ export interface FollowerMessage {
   readonly unsubscribe: readonly PartitionKey[];
   /** So many more bytes of batches the leader may send. */
   readonly creditBytes: number;
+  /** What the leader sent from there on is damaged: it is to look at its own log. */
+  readonly damaged: readonly DamagedPart[];
 }
 
 /** Makes a FollowerMessage; what is left out has proto3's default. */
@@ -42,6 +44,7 @@ export const followerMessage = (init: Partial<FollowerMessage> = {}): FollowerMe
   positions: init.positions ?? [],
   unsubscribe: init.unsubscribe ?? [],
   creditBytes: init.creditBytes ?? 0,
+  damaged: init.damaged ?? [],
 });
 
 export const FollowerMessageCodec: MessageCodec<FollowerMessage> = messageCodec(
@@ -59,6 +62,8 @@ function sizeFollowerMessage(message: FollowerMessage, encoder: Encoder): number
   for (const item of message.unsubscribe)
     size += 1 + encoder.close(encoder.open(), sizePartitionKey(item, encoder));
   if (message.creditBytes !== 0) size += 1 + uint32Size(message.creditBytes);
+  for (const item of message.damaged)
+    size += 1 + encoder.close(encoder.open(), sizeDamagedPart(item, encoder));
   return size;
 }
 
@@ -82,6 +87,11 @@ function writeFollowerMessage(message: FollowerMessage, encoder: Encoder): void 
     encoder.byte(32);
     encoder.uint32(message.creditBytes);
   }
+  for (const item of message.damaged) {
+    encoder.byte(42);
+    encoder.nested();
+    writeDamagedPart(item, encoder);
+  }
 }
 
 function readFollowerMessage(decoder: Decoder, end: number): FollowerMessage {
@@ -89,6 +99,7 @@ function readFollowerMessage(decoder: Decoder, end: number): FollowerMessage {
   const positions: FollowerPosition[] = [];
   const unsubscribe: PartitionKey[] = [];
   let creditBytes: number = 0;
+  const damaged: DamagedPart[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -104,12 +115,83 @@ function readFollowerMessage(decoder: Decoder, end: number): FollowerMessage {
       case 32:
         creditBytes = decoder.uint32();
         break;
+      case 42:
+        damaged.push(readDamagedPart(decoder, decoder.end()));
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { hello, positions, unsubscribe, creditBytes };
+  return { hello, positions, unsubscribe, creditBytes, damaged };
+}
+
+export interface DamagedPart {
+  readonly partition: PartitionKey | undefined;
+  readonly leaderEpoch: number;
+  readonly offset: number;
+}
+
+/** Makes a DamagedPart; what is left out has proto3's default. */
+export const damagedPart = (init: Partial<DamagedPart> = {}): DamagedPart => ({
+  partition: init.partition,
+  leaderEpoch: init.leaderEpoch ?? 0,
+  offset: init.offset ?? 0,
+});
+
+export const DamagedPartCodec: MessageCodec<DamagedPart> = messageCodec(
+  sizeDamagedPart,
+  writeDamagedPart,
+  readDamagedPart,
+);
+
+function sizeDamagedPart(message: DamagedPart, encoder: Encoder): number {
+  let size = 0;
+  if (message.partition !== undefined)
+    size += 1 + encoder.close(encoder.open(), sizePartitionKey(message.partition, encoder));
+  if (message.leaderEpoch !== 0) size += 1 + int32Size(message.leaderEpoch);
+  if (message.offset !== 0) size += 1 + int64Size(message.offset);
+  return size;
+}
+
+function writeDamagedPart(message: DamagedPart, encoder: Encoder): void {
+  if (message.partition !== undefined) {
+    encoder.byte(10);
+    encoder.nested();
+    writePartitionKey(message.partition, encoder);
+  }
+  if (message.leaderEpoch !== 0) {
+    encoder.byte(16);
+    encoder.int32(message.leaderEpoch);
+  }
+  if (message.offset !== 0) {
+    encoder.byte(24);
+    encoder.int64(message.offset);
+  }
+}
+
+function readDamagedPart(decoder: Decoder, end: number): DamagedPart {
+  let partition: PartitionKey | undefined = undefined;
+  let leaderEpoch: number = 0;
+  let offset: number = 0;
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 10:
+        partition = readPartitionKey(decoder, decoder.end());
+        break;
+      case 16:
+        leaderEpoch = decoder.int32();
+        break;
+      case 24:
+        offset = decoder.int64();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { partition, leaderEpoch, offset };
 }
 
 export interface FollowerHello {
