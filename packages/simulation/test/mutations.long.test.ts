@@ -22,7 +22,7 @@ const WRONG_VOTER = /K1|K2|all vote and have applied all/;
 
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
-  { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /P6/ },
+  { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /N1|P6/ },
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
