@@ -302,13 +302,14 @@ function returned(
   return changeWhere(image, defaults, conditions, (partition, topic) => {
     const { replicas, isr } = partition;
     if (!replicas.includes(brokerId)) return undefined;
-    const offline = partition.offline.filter((other) => other !== brokerId);
     if (otherDisk) {
+      const offline = partition.offline.filter((other) => other !== brokerId);
       return { isr: isr.filter((member) => member !== brokerId), lost: [brokerId], offline };
     }
     const syncs = topicSettings(topic.config, defaults.topic).flushMode !== 'os';
     const keepsAll = (syncs || !isCrash) && !isMutated('registration-leaves-isr');
-    return keepsAll ? { isr, offline } : { ...withoutReplica(partition, brokerId), offline };
+    // What was offline stays so until the broker says otherwise: its disk may have lost what it noted of that.
+    return keepsAll ? { isr } : withoutReplica(partition, brokerId);
   });
 }
 

@@ -123,10 +123,12 @@ describe('a replica whose log cannot be used', () => {
     expect(cluster.show('t')).toBe('1 2* 3 e1 v3');
   });
 
-  test('is looked at again when its broker registers anew', () => {
+  test('stays offline when its broker registers anew, until that says otherwise', () => {
     const cluster = withTopic();
     cluster.report('t', 1);
     cluster.restart(1);
+    expect(cluster.show('t')).toBe('(1!) 2* 3 e1 v1');
+    cluster.report('t', 1, false);
     expect(cluster.show('t')).toBe('(1) 2* 3 e1 v2');
   });
 
@@ -151,7 +153,9 @@ describe('a replica whose log cannot be used', () => {
     expect(cluster.show('alone')).toBe('1! e1 v1');
     cluster.restart(1);
     cluster.unfence(1);
-    expect(cluster.show('alone')).toBe('1* e2 v3');
+    expect(cluster.show('alone')).toBe('1! e1 v1');
+    cluster.report('alone', 1, false);
+    expect(cluster.show('alone')).toBe('1* e2 v2');
   });
 
   test('is nothing that another broker may say, nor an earlier life of its own', () => {

@@ -249,8 +249,10 @@ export class Reconciler {
     const settings = this.settingsOf(topic);
     if (this.#recoveries.has(replica)) return;
     if (replica.isOpen) configure(replica, settings);
-    else this.#open(replica, settings);
-    if (replica.isOpen && replica.failure === undefined) this.#assign(replica, wanted, settings);
+    else this.#open(replica, wanted, settings);
+    if (!replica.isOpen || replica.failure !== undefined) return;
+    if (!wanted.offline.includes(localId)) this.#deps.directory.settled(replica.name);
+    this.#assign(replica, wanted, settings);
   }
 
   #host(topic: TopicImage, number: number): Partition | undefined {
@@ -269,7 +271,7 @@ export class Reconciler {
     return partition;
   }
 
-  #open(partition: Partition, settings: TopicSettings): void {
+  #open(partition: Partition, wanted: PartitionImage, settings: TopicSettings): void {
     const { directory, clock } = this.#deps;
     const { topic, number, topicId, name } = partition;
     const options = {
@@ -282,6 +284,11 @@ export class Reconciler {
     };
     try {
       this.#setForeignAside(partition);
+      const isKnown = directory.isNoted(name, topicId);
+      if (wanted.offline.includes(this.#deps.localId) && !isKnown) {
+        // The disk that failed has not kept the mark; the cluster has.
+        directory.distrust(name, topicId);
+      }
       if (directory.found(name) === undefined) this.#opened(partition, directory.openLog(options));
       else this.#recoveries.add(partition, options);
     } catch (error) {
@@ -292,7 +299,6 @@ export class Reconciler {
   #opened(partition: Partition, log: PartitionLog): void {
     const { directory } = this.#deps;
     partition.opened(log, directory.highWatermark(partition.name));
-    directory.settled(partition.name);
     this.#withoutRoom.delete(partition.name);
   }
 
