@@ -7,13 +7,17 @@
  */
 export type Mutation =
   | 'absent-is-deleted'
+  | 'any-proof-is-taken'
+  | 'callers-prove-nothing'
   | 'damage-unreported'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
   | 'heartbeats-unconfirmed'
+  | 'impossible-messages-are-taken'
   | 'long-names-as-they-are'
   | 'missing-segment-passes'
   | 'no-eligible-leaders'
+  | 'nonces-come-again'
   | 'older-disk-registers'
   | 'older-voter-is-heard'
   | 'producer-id-given-twice'
@@ -35,15 +39,19 @@ export type Mutation =
 export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'absent-is-deleted':
     'directories of topics that the image does not know are removed, as if the topics were deleted',
+  'any-proof-is-taken': 'a proof of membership is not held against the secret',
+  'callers-prove-nothing': 'services of the cluster answer callers that prove nothing',
   'damage-unreported': 'a broker does not tell the controller that a log of its own is damaged',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
   'heartbeats-unconfirmed':
     'a controller prolongs leases without asking a majority whether it still leads',
+  'impossible-messages-are-taken': 'what a message to the quorum holds is not checked at the door',
   'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
   'no-eligible-leaders': 'nobody but the last member of an in-sync set is remembered as whole',
+  'nonces-come-again': 'a listener draws no nonce of its own for each stream',
   'older-disk-registers': 'a broker registers with an older copy of its data directory',
   'older-voter-is-heard':
     'a voter takes a peer for the one it was, though its disk is an older copy',

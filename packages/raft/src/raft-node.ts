@@ -12,6 +12,7 @@
  */
 import { assert, defined, unreachable } from '@relevo/base/assert';
 import { logIndex, type BrokerId, type LogIndex, type Term } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import type { Random } from '@relevo/base/ports';
 import type { Configuration, MembershipChange } from './configuration.ts';
 import { Core, sameReplica, type LeaderRole, type Recovered } from './core.ts';
@@ -147,6 +148,7 @@ export class RaftNode {
    * sees to it that the sender is who the message says.
    */
   problemWith(message: Message): string | undefined {
+    if (isMutated('impossible-messages-are-taken')) return undefined;
     return flawOfMessage(message) ?? contradictionOf(this.#core, message);
   }
 

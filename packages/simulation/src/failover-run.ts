@@ -15,7 +15,7 @@ import { injure } from './injuries.ts';
 import type { Injury } from './injuries.ts';
 import type { Prng } from './prng.ts';
 import { compareReplicas, durableEnd } from './replica-checker.ts';
-import { SimulatedCluster, hostOf } from './simulated-cluster.ts';
+import { CLUSTER_SECRET, SimulatedCluster, hostOf } from './simulated-cluster.ts';
 import { ConsumerLoop, ProducerLoop, TOPIC, connectClient } from './workload.ts';
 import { World } from './world.ts';
 import type { LogLine } from './world.ts';
@@ -63,6 +63,20 @@ export interface RunOptions {
   readonly onLog?: (line: LogLine) => void;
   /** In place of the one drawn from the seed. */
   readonly plan?: Plan;
+  /** Of the cluster. Default: one that all brokers have. */
+  readonly secrets?: readonly string[];
+  /** Somebody else in the world, from when the topic is made until the cluster is whole again. */
+  readonly beside?: (stage: Stage) => Promise<Beside>;
+}
+
+export interface Stage {
+  readonly world: World;
+  readonly cluster: SimulatedCluster;
+  readonly client: Relevo;
+}
+
+export interface Beside {
+  stop(): Promise<void>;
 }
 
 /** Rejects with a SimulationFailure that tells what went wrong. */
@@ -78,7 +92,7 @@ export async function failoverRun(
     clockDrift: drawn.clockDrift,
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
   });
-  const run = new FailoverRun(world, drawn);
+  const run = new FailoverRun(world, drawn, options);
   await world.run(() => run.run());
   return run.figures();
 }
@@ -86,6 +100,7 @@ export async function failoverRun(
 class FailoverRun {
   readonly #world: World;
   readonly #plan: Plan;
+  readonly #options: RunOptions;
   readonly #cluster: SimulatedCluster;
   readonly #history: History = new History();
   readonly #failoverMs: number[] = [];
@@ -95,10 +110,12 @@ class FailoverRun {
   /** What the next acknowledgement of a partition means, by partition. */
   readonly #awaited: Map<number, { sinceMs: number; epoch: number }> = new Map();
 
-  constructor(world: World, plan: Plan) {
+  constructor(world: World, plan: Plan, options: RunOptions) {
     this.#world = world;
     this.#plan = plan;
-    this.#cluster = new SimulatedCluster(world);
+    this.#options = options;
+    const { secrets = [CLUSTER_SECRET] } = options;
+    this.#cluster = new SimulatedCluster(world, { secrets: () => secrets });
   }
 
   async run(): Promise<void> {
@@ -117,6 +134,7 @@ class FailoverRun {
     await world.within('a topic is made', START_WITHIN_MS, creation);
     const producers = await this.#startProducers(client);
     const follower = new ConsumerLoop('follower', client, world, this.#history);
+    const beside = await this.#options.beside?.({ world, cluster, client });
     for (const round of this.#plan.rounds) await this.#goThrough(round);
     world.note('phase', 'scenario', 'the producers stop');
     await world.within(
@@ -124,6 +142,7 @@ class FailoverRun {
       this.#plan.deliveryTimeoutMs + WHOLE_WITHIN_MS,
       Promise.all(producers.map((producer) => producer.stop())),
     );
+    await beside?.stop();
     await this.#untilWhole();
     await this.#readAll(client, follower);
     await world.within('the client closes', 10_000, client.close());

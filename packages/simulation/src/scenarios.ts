@@ -6,6 +6,7 @@ import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 import { damagedRestartRun } from './scenarios/damaged-restart.ts';
 import { damagedVotersRun } from './scenarios/damaged-voters.ts';
+import { forgingOutsiderRun } from './scenarios/forging-outsider.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
 import { numberedSendsRun } from './scenarios/numbered-sends.ts';
@@ -21,6 +22,7 @@ export type ScenarioName =
   | 'damaged-restart'
   | 'damaged-voters'
   | 'failover'
+  | 'forging-outsider'
   | 'log-injuries'
   | 'names'
   | 'numbered-sends'
@@ -33,6 +35,7 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'damaged-restart': damagedRestartRun,
   'damaged-voters': damagedVotersRun,
   failover: failoverRun,
+  'forging-outsider': forgingOutsiderRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,
   'numbered-sends': numberedSendsRun,

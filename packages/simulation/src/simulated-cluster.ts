@@ -19,13 +19,13 @@ export interface ClusterOptions {
   readonly brokers?: number;
   /** A broker's settings that differ from the defaults, under their names in the configuration. */
   readonly settings?: (id: number) => Readonly<Record<string, string>>;
-  /** A broker's secrets, as of each start; the first proves. Default: one that all have. */
+  /** A broker's secrets, as of each start; the first proves. Default: none. */
   readonly secrets?: (id: number) => readonly string[];
   /** Called where a broker cannot start or go on; default: the run has failed. */
   readonly onEnded?: (id: number, reason: unknown) => void;
 }
 
-/** What the brokers of a simulated cluster share. */
+/** For those that are to share one. */
 export const CLUSTER_SECRET = 'the secret of the simulated cluster';
 
 interface Broker {
@@ -42,7 +42,7 @@ export class SimulatedCluster {
   readonly #onEnded: (id: number, reason: unknown) => void;
 
   constructor(world: World, options: ClusterOptions = {}) {
-    this.#secrets = options.secrets ?? (() => [CLUSTER_SECRET]);
+    this.#secrets = options.secrets ?? (() => []);
     this.#onEnded = options.onEnded ?? ((_, reason): void => world.fail(reason));
     const ids = Array.from({ length: options.brokers ?? 3 }, (_, id) => id);
     const voters = ids.map((id) => `${id}@${addressOf(id)}`).join(',');

@@ -168,7 +168,10 @@ export class ConnectionEnd {
     const lane = this.lanes[packet.stream % this.lanes.length];
     if (lane === undefined) return;
     if (lane.link.breaks()) this.#connection.sever('connection reset by the network');
-    else lane.push(packet);
+    else {
+      lane.link.overhear(packet);
+      lane.push(packet);
+    }
   }
 
   receive(packet: Packet): void {

@@ -9,7 +9,7 @@ import type { Transport } from '@relevo/base/ports';
 import type { Prng } from './prng.ts';
 import type { EventOwner, Scheduler } from './scheduler.ts';
 import { Connection, Lane } from './simulated-connection.ts';
-import type { ConnectionEnd } from './simulated-connection.ts';
+import type { ConnectionEnd, Packet } from './simulated-connection.ts';
 import { SimulatedTransport } from './simulated-transport.ts';
 import type { SimulatedListener } from './simulated-listener.ts';
 
@@ -62,13 +62,21 @@ const EPHEMERAL_PORT_FIRST = 40_000;
 export class Link {
   readonly from: NetworkHost;
   readonly to: NetworkHost;
+  readonly overhear: (packet: Packet) => void;
   profile: LinkProfile;
   blocked = false;
   /** Lanes with packets that wait for the link to open. */
   readonly stalled: Set<Lane> = new Set();
   readonly #prng: Prng;
 
-  constructor(from: NetworkHost, to: NetworkHost, profile: LinkProfile, prng: Prng) {
+  constructor(
+    from: NetworkHost,
+    to: NetworkHost,
+    profile: LinkProfile,
+    prng: Prng,
+    overhear: (packet: Packet) => void,
+  ) {
+    this.overhear = overhear;
     this.from = from;
     this.to = to;
     this.profile = profile;
@@ -124,6 +132,8 @@ export class SimulatedNetwork {
   readonly connectTimeoutMs: number;
   readonly keepaliveMs: number;
   readonly onBug: (error: unknown) => void;
+  /** Hears every packet as it is sent, with the names of both hosts. */
+  overhear: ((from: string, to: string, packet: Packet) => void) | undefined;
   #profile: LinkProfile;
   readonly #laneCount: number;
   readonly #hosts: Map<string, NetworkHost> = new Map();
@@ -166,7 +176,9 @@ export class SimulatedNetwork {
     const key = `${from.name}>${to.name}`;
     let link = this.#links.get(key);
     if (link === undefined) {
-      link = new Link(from, to, this.#profile, this.prng.split(`link/${key}`));
+      link = new Link(from, to, this.#profile, this.prng.split(`link/${key}`), (packet) =>
+        this.overhear?.(from.name, to.name, packet),
+      );
       this.#links.set(key, link);
     }
     return link;

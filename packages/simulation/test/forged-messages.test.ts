@@ -31,7 +31,7 @@ interface Stage {
 /** Three brokers, a topic with a record, and somebody who should have no say. */
 async function staged(
   act: (stage: Stage) => Promise<void>,
-  options: ClusterOptions = {},
+  options: ClusterOptions = { secrets: () => [CLUSTER_SECRET] },
 ): Promise<void> {
   const world = new World({ seed: 1, limitMs: LIMIT_MS });
   const cluster = new SimulatedCluster(world, options);

@@ -23,13 +23,37 @@ const WRONG_VOTER = /K1|K2|all vote and have applied all/;
 /** One line a mutation, sorted by name. */
 const CAUGHT: readonly Caught[] = [
   { mutation: 'absent-is-deleted', scenario: 'names', seed: 1, says: /N1|P6/ },
+  {
+    mutation: 'any-proof-is-taken',
+    scenario: 'forging-outsider',
+    seed: 2,
+    says: /an outsider was heard \((otherSecret|madeUp)/,
+  },
+  {
+    mutation: 'callers-prove-nothing',
+    scenario: 'forging-outsider',
+    seed: 2,
+    says: /an outsider was heard \(plain/,
+  },
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 15, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 19, says: /P7/ },
+  {
+    mutation: 'impossible-messages-are-taken',
+    scenario: 'forging-outsider',
+    seed: 1,
+    says: /the quorum has ended/,
+  },
   { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
   { mutation: 'no-eligible-leaders', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
+  {
+    mutation: 'nonces-come-again',
+    scenario: 'forging-outsider',
+    seed: 2,
+    says: /an outsider was heard \(replayed/,
+  },
   { mutation: 'older-disk-registers', scenario: 'older-disk', seed: 5, says: /L6/ },
   { mutation: 'older-voter-is-heard', scenario: 'damaged-voters', seed: 1, says: WRONG_VOTER },
   {

@@ -7,6 +7,7 @@
 import { ERRORS, RelevoError, messageOf } from '@relevo/base/errors';
 import { brokerId } from '@relevo/base/ids';
 import type { BrokerId } from '@relevo/base/ids';
+import { isMutated } from '@relevo/base/mutations';
 import { RpcError, route as makeRoute } from '@relevo/base/ports';
 import type {
   Codec,
@@ -99,7 +100,7 @@ export class MemberRoutes {
   #unproven(served: Route): Route {
     const { method } = served;
     const check = (caller: PeerInfo): void => {
-      if (!this.#options.required()) return;
+      if (!this.#options.required() || isMutated('callers-prove-nothing')) return;
       const { address } = caller;
       this.#deps.refusals.tell('refused a caller that proves nothing', {
         address,
@@ -248,7 +249,9 @@ export class MemberRoutes {
       callerId: hello.nodeId,
       listenerId: nodeId,
       callerNonce: hello.nonce.slice(),
-      listenerNonce: this.#deps.random.bytes(NONCE_BYTES),
+      listenerNonce: isMutated('nonces-come-again')
+        ? new Uint8Array(NONCE_BYTES)
+        : this.#deps.random.bytes(NONCE_BYTES),
     };
     stream.send(
       MemberChallengeCodec.encode({

@@ -59,8 +59,7 @@ class ControllerAnswersRun {
 
   constructor(world: World) {
     this.#world = world;
-    // The controllers are asked by somebody who is no node.
-    this.#cluster = new SimulatedCluster(world, { secrets: () => [] });
+    this.#cluster = new SimulatedCluster(world);
     this.#prng = world.prng.split('controller-answers');
   }
 
