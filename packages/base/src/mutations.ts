@@ -20,6 +20,7 @@ export type Mutation =
   | 'nonces-come-again'
   | 'older-disk-registers'
   | 'older-voter-is-heard'
+  | 'only-segment-not-read'
   | 'producer-id-given-twice'
   | 'producer-id-to-come-taken'
   | 'producers-expire-by-record-time'
@@ -55,6 +56,8 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'older-disk-registers': 'a broker registers with an older copy of its data directory',
   'older-voter-is-heard':
     'a voter takes a peer for the one it was, though its disk is an older copy',
+  'only-segment-not-read':
+    'a segment that ends at the recovery point is not read after a crash, though no file knows its epochs',
   'producer-id-given-twice': 'a broker gives one producer id to two producers',
   'producer-id-to-come-taken':
     'a leader takes batches under producer ids that nobody was given yet',

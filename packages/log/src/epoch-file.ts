@@ -1,6 +1,7 @@
 /**
- * Keeps `leader-epoch-checkpoint` up with the epochs. Segments below the recovery point are not read
- * after a crash, so before that is raised the file must know their epochs.
+ * Keeps `leader-epoch-checkpoint` up with the epochs. Segments before the one with the last record below
+ * the recovery point are not read after a crash, so before that is raised the file must know their epochs.
+ * While a log has one segment the file may be missing, or lag behind.
  */
 import type { Disk } from '@relevo/base/ports';
 import { replaceFileDurably } from './checkpoint-file.ts';

@@ -422,7 +422,7 @@ export class PartitionLog {
     this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
     if (Math.min(highWatermark, this.#endOffset) <= this.#recoveryPoint.offset) return;
     if (this.#durability.end < this.#endOffset) await this.#commit.request();
-    // The only segment is read after a crash, and tells its epochs itself.
+    // The only segment is read after a crash, be the point at its end, and tells its epochs itself.
     if (this.#segments.all.length > 1) await this.#epochFile.write();
     this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
   }

@@ -2,8 +2,8 @@
  * Brings a log back from its directory, in steps (`steps.ts`).
  *
  * After a shutdown in order everything is taken as it is found. After any other, what lies below the
- * *recovery point*, which was synced and is known to be, is taken; the segment that holds it, and all
- * after it, are read batch by batch with their CRCs. Where a batch does not check out there are three
+ * *recovery point*, which was synced and is known to be, is taken; the segment with the last record below
+ * it, and all after it, are read batch by batch with their CRCs. Where a batch does not check out there are three
  * cases: below the recovery point it is corruption, and the log refuses to open; above it, `torn-tail.ts`
  * tells damage, which is corruption too, from a torn tail, which is cut. What is kept is synced before
  * it counts. What the log must hold in any case is said in `known-extent.ts`.
@@ -310,10 +310,7 @@ class Recovery {
     const { logger } = this.#deps;
     const { recoveryPoint, syncedEnd } = this.#known;
     const segments = bases.map((base) => this.#segment(base));
-    const firstScanned = Math.max(
-      0,
-      segments.findLastIndex((s) => s.baseOffset <= recoveryPoint),
-    );
+    const firstScanned = firstToScan(bases, recoveryPoint);
     const start = adoptSealed(segments, firstScanned).baseOffset;
     yield* this.#checkSealed(segments.slice(0, firstScanned));
     yield* this.#loadEpochs(segments.slice(0, firstScanned));
@@ -503,6 +500,17 @@ class Recovery {
 }
 
 const ascending = (a: number, b: number): number => a - b;
+
+/**
+ * The number of the segment with the last record below the recovery point. A segment that begins there
+ * does not do: when the point was raised the one before may have been the only one, whose epochs no file
+ * has to know (`epoch-file.ts`).
+ */
+function firstToScan(bases: readonly Offset[], recoveryPoint: Offset): number {
+  const mayBeginThere = isMutated('only-segment-not-read') ? 1 : 0;
+  const last = bases.findLastIndex((base) => base < recoveryPoint + mayBeginThere);
+  return Math.max(0, last);
+}
 
 /** Takes the segments before number `count` as they are; returns that one. */
 function adoptSealed(segments: readonly Segment[], count: number): Segment {

@@ -303,6 +303,20 @@ function beginsWith(batches: readonly Kept[], found: readonly Uint8Array[]): boo
 }
 
 describe('power cuts', () => {
+  test('the segment that a checkpoint found alone tells its epochs, also where the next begins there', async () => {
+    for (let seed = 0; seed < 20; seed++) {
+      await new History(seed).run([
+        { do: 'append', records: 1, valueBytes: 900 },
+        { do: 'reopen' },
+        { do: 'append', records: 3, valueBytes: 900 },
+        { do: 'checkpoint' },
+        { do: 'append', records: 3, valueBytes: 900 },
+        { do: 'sync' },
+        { do: 'powerCut' },
+      ]);
+    }
+  });
+
   test('what was synced survives, byte for byte, and nothing else appears', async () => {
     await fc.assert(
       fc.asyncProperty(

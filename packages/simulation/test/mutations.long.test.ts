@@ -57,6 +57,12 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'older-disk-registers', scenario: 'older-disk', seed: 5, says: /L6/ },
   { mutation: 'older-voter-is-heard', scenario: 'damaged-voters', seed: 1, says: WRONG_VOTER },
   {
+    mutation: 'only-segment-not-read',
+    scenario: 'log-injuries',
+    seed: 5,
+    says: /its leader epoch is/,
+  },
+  {
     mutation: 'producer-id-given-twice',
     scenario: 'numbered-sends',
     seed: 2,
