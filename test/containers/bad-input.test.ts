@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { IMAGE } from './lib/broker-container.ts';
+import { IMAGE, SECRET_FILE, START } from './lib/broker-container.ts';
 import { ContainerCluster } from './lib/container-cluster.ts';
 import { assertEngine } from './lib/engine.ts';
 
@@ -44,6 +44,8 @@ async function broker(
     RELEVO_CONTROLLER_QUORUM_VOTERS: '1@broker-1:9093,2@broker-2:9093,3@broker-3:9093',
     RELEVO_LISTENER_GRPC: '0.0.0.0:9093',
     RELEVO_ADVERTISED_GRPC: `${name}:9093`,
+    RELEVO_CLUSTER_SECRET_FILE: SECRET_FILE,
+    CLUSTER_SECRET: cluster.secret,
     ...settings,
   };
   const command = [
@@ -51,7 +53,7 @@ async function broker(
     ...['--name', container, '--network', cluster.network, '--network-alias', name],
     ...Object.entries(all).flatMap(([key, value]) => ['--env', `${key}=${value}`]),
     ...(volume === undefined ? [] : ['--volume', `${volume}:/var/lib/relevo`]),
-    IMAGE,
+    ...['--entrypoint', 'sh', IMAGE, '-c', START],
   ];
   try {
     const { code, text } = await run('docker', command, { timeout: LIMIT_MS }).then(

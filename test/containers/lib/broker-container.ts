@@ -6,7 +6,8 @@ export const DATA = '/var/lib/relevo';
 export const OUTSIDE_PORT = 19093;
 /** In a container, in memory: made from the variable CLUSTER_SECRET as it starts. */
 export const SECRET_FILE = '/tmp/cluster-secret';
-const START = `umask 077 && echo "$CLUSTER_SECRET" >${SECRET_FILE} && exec relevo broker`;
+/** What a container runs, by `sh -c`. */
+export const START: string = `umask 077 && echo "$CLUSTER_SECRET" >${SECRET_FILE} && exec relevo broker`;
 /** In a container whose clock can be set: how far it is off. */
 export const CLOCK_FILE = '/tmp/clock';
 const START_MS = 30_000;

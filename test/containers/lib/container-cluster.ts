@@ -234,7 +234,8 @@ export class ContainerCluster {
   readonly #network: StartedNetwork;
   readonly #options: ContainerClusterOptions;
   readonly #volumes: string[] = [];
-  readonly #secret = randomUUID();
+  /** Of all its brokers. */
+  readonly secret: string = randomUUID();
 
   private constructor(network: StartedNetwork, options: ContainerClusterOptions) {
     this.#network = network;
@@ -282,7 +283,7 @@ export class ContainerCluster {
       RELEVO_LOG_DISK_RESERVE_BYTES: '0',
       RELEVO_INTER_BROKER_LISTENER_NAME: 'inside',
       RELEVO_CLUSTER_SECRET_FILE: SECRET_FILE,
-      CLUSTER_SECRET: this.#secret,
+      CLUSTER_SECRET: this.secret,
       ...environmentOf(settings),
     });
     broker.container = (await container.start()).getId();
