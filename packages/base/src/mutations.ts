@@ -9,6 +9,7 @@ export type Mutation =
   | 'absent-is-deleted'
   | 'any-proof-is-taken'
   | 'callers-prove-nothing'
+  | 'damage-reads-as-end'
   | 'damage-unreported'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
@@ -42,6 +43,7 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'directories of topics that the image does not know are removed, as if the topics were deleted',
   'any-proof-is-taken': 'a proof of membership is not held against the secret',
   'callers-prove-nothing': 'services of the cluster answer callers that prove nothing',
+  'damage-reads-as-end': 'a read of a damaged batch returns nothing, as at the end of the log',
   'damage-unreported': 'a broker does not tell the controller that a log of its own is damaged',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',

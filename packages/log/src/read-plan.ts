@@ -3,6 +3,7 @@
  * when the place is known exactly or the index is near. A plan says which bytes it wants next and is
  * given them, by a blocking read or one off the loop; so there is one search and no I/O in it.
  */
+import { isMutated } from '@relevo/base/mutations';
 import { BatchError } from '@relevo/record/batch-error';
 import {
   BATCH_OVERHEAD,
@@ -74,10 +75,22 @@ export class ReadPlan {
     if (start === undefined) return undefined;
     const first = this.#sizeAt(bytes, start);
     const { maxBytes, atLeastOne, upTo } = this.#request;
-    if (nextOffsetAt(bytes, start) > upTo) return NOTHING;
+    if (nextOffsetAt(bytes, start) > upTo) return this.#tooHigh(bytes, start, first);
     if (first > maxBytes && !atLeastOne) return NOTHING;
     if (first > bytes.length - start) return this.#readAgain(start, Math.max(first, maxBytes));
     return this.#collect(bytes, start);
+  }
+
+  /** The batch reaches above `upTo`, unless its header lies: then a reader would wait for ever. */
+  #tooHigh(bytes: Uint8Array, start: number, size: number): Uint8Array | undefined {
+    const { segment, crc32c } = this.#request;
+    const next = nextOffsetAt(bytes, start);
+    if (isMutated('damage-reads-as-end')) return NOTHING;
+    if (next > segment.nextOffset) this.#fault(`offsets up to ${next}`, start);
+    if (crc32c === undefined) return NOTHING;
+    if (size > bytes.length - start) return this.#readAgain(start, size);
+    this.#check(bytes, start, size, crc32c);
+    return NOTHING;
   }
 
   /** Where in `bytes` the batch with `from` begins. */

@@ -7,6 +7,7 @@ import type { SimulatedDisk } from '@relevo/simulation/simulated-disk';
 import {
   DIRECTORY,
   NOW_MS,
+  appendValues,
   at,
   batch,
   config,
@@ -179,3 +180,24 @@ describe('indexes', () => {
     );
   });
 });
+
+test.each([
+  ['the log end', 25, 10],
+  ['the high watermark', 26, 2],
+])(
+  'a batch whose changed header reaches above %s is damage, not the end',
+  async (_, byte, upTo) => {
+    const disk = newDisk();
+    const settings = config({ indexIntervalBytes: 150 });
+    const log = openLog(disk, { config: settings });
+    appendValues(log, Array.from({ length: 10 }, String));
+    expect(await log.close()).toBe(true);
+    disk.flipBit(`${DIRECTORY}/00000000000000000000.log`, byte, 1);
+    const again = openLog(disk, { config: settings, cleanShutdown: true });
+    expect(again.logEndOffset).toBe(10);
+    await expect(Promise.resolve(again.read(at(0), 4096, at(upTo), true))).rejects.toThrow(
+      /the log is damaged/,
+    );
+    expect(again.state).toBe('offline');
+  },
+);

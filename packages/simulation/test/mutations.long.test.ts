@@ -35,6 +35,12 @@ const CAUGHT: readonly Caught[] = [
     seed: 2,
     says: /an outsider was heard \(plain/,
   },
+  {
+    mutation: 'damage-reads-as-end',
+    scenario: 'log-injuries',
+    seed: 252,
+    says: /nothing says why/,
+  },
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },

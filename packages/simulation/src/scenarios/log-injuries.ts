@@ -447,6 +447,8 @@ async function valuesOf(log: PartitionLog): Promise<Map<number, string>> {
   let next = log.logStartOffset;
   while (next < log.logEndOffset) {
     const bytes = await log.read(next, 4096, log.logEndOffset, true);
+    if (bytes.length === 0)
+      throw new Error(`offset ${next} of the log cannot be read, and nothing says why`);
     for (let at = 0; at < bytes.length; at += sizeInBytesAt(bytes, at)) {
       const batch = bytes.subarray(at, at + sizeInBytesAt(bytes, at));
       for (const { offset, value } of decodeRecords(batch)) {
