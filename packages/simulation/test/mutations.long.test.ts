@@ -44,7 +44,7 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
-  { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 19, says: /P7/ },
+  { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 148, says: /P7/ },
   {
     mutation: 'impossible-messages-are-taken',
     scenario: 'forging-outsider',

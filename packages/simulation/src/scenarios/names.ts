@@ -57,13 +57,19 @@ export async function namesRun(
   return run.figures();
 }
 
+interface Acknowledged {
+  readonly values: Set<string>;
+  /** Those that have records. */
+  readonly partitions: Set<number>;
+}
+
 class NamesRun {
   readonly #world: World;
   readonly #prng: Prng;
   readonly #cluster: SimulatedCluster;
   readonly #retentionMs: number;
-  /** Of each topic that is there, the values that were acknowledged. */
-  readonly #topics = new Map<string, Set<string>>();
+  /** Of each topic that is there, what was acknowledged. */
+  readonly #topics = new Map<string, Acknowledged>();
   #sent = 0;
 
   constructor(world: World) {
@@ -127,7 +133,7 @@ class NamesRun {
       try {
         const making = client.admin.createTopic({ topic, partitions, replicationFactor: 3 });
         await this.#world.within('a topic is made', CALL_WITHIN_MS, making);
-        this.#topics.set(topic, new Set());
+        this.#topics.set(topic, { values: new Set(), partitions: new Set() });
         return;
       } catch (error) {
         if (!(error instanceof ClientError)) throw error;
@@ -150,8 +156,10 @@ class NamesRun {
     for (const [topic, acknowledged] of this.#topics) {
       const value = `value ${++this.#sent}`;
       const sending = producer.send({ topic, value });
-      await this.#world.within(`a record goes to ${topic}`, CALL_WITHIN_MS, sending);
-      acknowledged.add(value);
+      const what = `a record goes to ${topic}`;
+      const { partition } = await this.#world.within(what, CALL_WITHIN_MS, sending);
+      acknowledged.values.add(value);
+      acknowledged.partitions.add(partition);
     }
     await this.#world.within('a producer closes', CALL_WITHIN_MS, producer.close());
   }
@@ -223,28 +231,45 @@ class NamesRun {
 
   async #untilTidy(client: Relevo): Promise<void> {
     const described = await this.#describe(client);
-    const expected = (broker: number): string[] => [
-      QUORUM_DIRECTORY,
-      ...described.flatMap(({ topic, partitions }) =>
-        partitions
-          .filter(({ replicas }) => replicas.includes(broker))
-          .map(({ partition }) => partitionDirectory(topic, partition)),
-      ),
-    ];
     for (const { broker, disk, dataDir } of this.#cluster.replicas()) {
-      const wanted = expected(broker).sort().join(' ');
-      const found = (): string => directoriesIn(disk.port(), dataDir).sort().join(' ');
+      const { written, unwritten } = this.#replicaDirectories(described, broker);
+      const wrong = (): { missing: string[]; strange: string[] } => {
+        const found = new Set(directoriesIn(disk.port(), dataDir));
+        return {
+          missing: [...written].filter((name) => !found.has(name)),
+          strange: [...found].filter((name) => !written.has(name) && !unwritten.has(name)),
+        };
+      };
+      const isTidy = (): boolean => wrong().missing.length + wrong().strange.length === 0;
       await this.#world.until(
         `broker ${broker} has the directories of its replicas and no other (N1)`,
-        () => found() === wanted,
+        isTidy,
         this.#retentionMs + TIDY_WITHIN_MS,
-        () => `${found()} should be ${wanted}`,
+        () => JSON.stringify(wrong()),
       );
     }
   }
 
+  /** What the broker's replicas are called: of those with records, and of those without. */
+  #replicaDirectories(
+    described: readonly DescribedTopic[],
+    broker: number,
+  ): { readonly written: Set<string>; readonly unwritten: Set<string> } {
+    const written = new Set([QUORUM_DIRECTORY]);
+    const unwritten = new Set<string>();
+    for (const { topic, partitions } of described) {
+      const { partitions: withRecords } = this.#topics.get(topic) ?? {};
+      for (const { partition, replicas } of partitions) {
+        if (!replicas.includes(broker)) continue;
+        const names = withRecords?.has(partition) === true ? written : unwritten;
+        names.add(partitionDirectory(topic, partition));
+      }
+    }
+    return { written, unwritten };
+  }
+
   async #check(client: Relevo, topic: string): Promise<void> {
-    const missing = new Set(this.#topics.get(topic));
+    const missing = new Set(this.#topics.get(topic)?.values);
     if (missing.size === 0) return;
     const consumer = client.consumer({ topics: [topic], from: 'earliest' });
     const reading = (async (): Promise<void> => {
