@@ -6,7 +6,7 @@ const resolve = {
   ssr: { resolve: { ...source, externalConditions: ['@relevo/source'] } },
 };
 
-/** Minutes rather than seconds: real failovers at length, mutations. `npm run test:long`, not `npm test`. */
+/** Minutes rather than seconds: real failovers and random faults at length, mutations. `npm run test:long`, not `npm test`. */
 const LONG = '**/*.long.test.ts';
 
 /**
