@@ -1,8 +1,8 @@
 /**
- * `npm run stress -- [--only idle,fuzz] [--streams N] [--connections N] [--messages N] [--seed S] [--quick] [--json FILE]`
+ * `npm run stress -- [--only idle,followers,fuzz] [--streams N] [--followers N] [--connections N] [--messages N] [--seed S] [--quick] [--json FILE]`
  *
  * Three broker processes on this machine, and a client that holds thousands of idle streams and
- * connections, or sends what no client should. Nobody may be fenced, brokers stay ready, memory comes back.
+ * connections, follows one topic hundreds of times, or sends what no client should. Nobody may be fenced, brokers stay ready, memory comes back.
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -12,14 +12,15 @@ import Table from 'cli-table3';
 import type { Figures } from '../chaos/figures.ts';
 import { TestCluster } from '../lib/cluster.ts';
 import { fuzz } from './fuzz.ts';
-import { idleClients } from './idle.ts';
+import { followers, idleClients } from './idle.ts';
 import { MEMORY_SLACK_BYTES } from './probe.ts';
 
 const { values } = parseArgs({
   options: {
-    only: { type: 'string', default: 'idle,fuzz' },
+    only: { type: 'string', default: 'idle,followers,fuzz' },
     streams: { type: 'string', default: '3000' },
     connections: { type: 'string', default: '2000' },
+    followers: { type: 'string', default: '500' },
     messages: { type: 'string', default: '100000' },
     seed: { type: 'string', default: '1' },
     quick: { type: 'boolean', default: false },
@@ -36,6 +37,13 @@ const BARS: Readonly<Record<string, number>> = {
   idleFailed: 0,
   idleLost: 0,
   idleDuplicated: 0,
+  followersEnded: 0,
+  followersUnready: 0,
+  followersFenced: 0,
+  followersMemoryOverMiB: MEMORY_SLACK_BYTES / 2 ** 20,
+  followersFailed: 0,
+  followersLost: 0,
+  followersDuplicated: 0,
   fuzzBrokersLost: 0,
   fuzzReadyzMsMax: 100,
   fuzzUnready: 0,
@@ -55,6 +63,12 @@ const SCENARIOS: Readonly<
       streams: quickly(values.streams, 1_000),
       connections: quickly(values.connections, 500),
       streamConnections: 6,
+      heldMs: quickly('20000', 5_000),
+    }),
+  followers: (cluster, relevo) =>
+    followers(cluster, relevo, transport, {
+      followers: quickly(values.followers, 200),
+      connections: 6,
       heldMs: quickly('20000', 5_000),
     }),
   fuzz: (cluster, relevo) =>

@@ -8,6 +8,9 @@
  * Consumers that want the same offset of a partition share one want. New wants are sent at once. What was
  * found to have nothing new gathers in one long request: while that one is under way, others come back
  * soon, and are sent again together. So thousands of idle consumers cost a broker little more than one.
+ *
+ * Answers are given out over as many turns of the loop as they take: thousands of consumers that follow one
+ * partition leave room for heartbeats and replication, and get more records at a time.
  */
 import { messageOf } from '@relevo/base/errors';
 import { RpcError } from '@relevo/base/ports';
@@ -33,6 +36,10 @@ const WANTS_PER_REQUEST_MAX = 1_000;
 const FETCH_BYTES = 1024 * 1024;
 /** Wants that come within this time go in one request, ms. */
 const GATHER_MS = 1;
+/** What is given to consumers in one turn of the loop, bytes; the rest waits for the next turn. */
+const TURN_BYTES = 512 * 1024;
+/** An answer counts for so many bytes more: what a message costs, however small. */
+const DELIVERY_BYTES = 16 * 1024;
 
 /** A consumer that waits for one partition. */
 export interface FetchWaiter {
@@ -50,6 +57,11 @@ interface Want {
   waiters: FetchWaiter[];
   /** One of the waiters has not been in a request yet. */
   isNew: boolean;
+}
+
+interface Delivery {
+  readonly waiter: FetchWaiter;
+  readonly answer: FetchedPartition;
 }
 
 interface Lane {
@@ -70,6 +82,9 @@ export interface LeaderFetchesDeps {
 export class LeaderFetches {
   readonly #deps: LeaderFetchesDeps;
   readonly #lanes = new Map<string, Lane>();
+  #deliveries: Delivery[] = [];
+  #delivered = 0;
+  #delivering = false;
 
   constructor(deps: LeaderFetchesDeps) {
     this.#deps = deps;
@@ -163,11 +178,37 @@ export class LeaderFetches {
 
   #settle(lane: Lane, { at, waiters }: Want, fetched: FetchedPartition): void {
     const isEmpty = fetched.error === 0 && fetched.batches.length === 0;
-    const waiting = isEmpty ? waiters.filter(({ wantsEmpty }) => !wantsEmpty) : [];
+    const waiting: FetchWaiter[] = [];
     for (const waiter of waiters) {
-      if (!waiter.isGone() && !waiting.includes(waiter)) waiter.fetched(fetched);
+      if (isEmpty && !waiter.wantsEmpty) waiting.push(waiter);
+      else this.#deliveries.push({ waiter, answer: fetched });
     }
     this.#requeue(lane, at, waiting);
+    if (this.#delivering) return;
+    this.#delivering = true;
+    this.#deliver();
+  }
+
+  #deliver(): void {
+    let room = TURN_BYTES;
+    while (room > 0) {
+      const next = this.#deliveries[this.#delivered];
+      if (next === undefined) {
+        this.#deliveries = [];
+        this.#delivered = 0;
+        this.#delivering = false;
+        return;
+      }
+      this.#delivered += 1;
+      if (next.waiter.isGone()) continue;
+      room -= next.answer.batches.length + DELIVERY_BYTES;
+      next.waiter.fetched(next.answer);
+    }
+    if (this.#delivered > this.#deliveries.length / 2) {
+      this.#deliveries = this.#deliveries.slice(this.#delivered);
+      this.#delivered = 0;
+    }
+    this.#deps.timers.soon(() => this.#deliver());
   }
 
   #requeue(lane: Lane, at: FetchPartition, waiters: readonly FetchWaiter[]): void {

@@ -5,15 +5,9 @@
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
 import { NO_BROKER, partitionName } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
-import type { Crc32c, MessageStream, Random, Timers } from '@relevo/base/ports';
+import type { MessageStream, Random, Timers } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
-import { BatchError } from '@relevo/record/batch-error';
-import { readBatchHeader } from '@relevo/record/batch-header';
-import { UNPACKED_BYTES_MAX } from '@relevo/record/compression';
-import type { CompressionCodecs } from '@relevo/record/compression';
-import { unpackRecords } from '@relevo/record/records';
-import { batchesOf, verifyCrc } from '@relevo/record/validate';
 import {
   FetchService as methods,
   consumedRecords,
@@ -28,8 +22,8 @@ import {
   type FetchRequest,
   type FetchResponse,
 } from '@relevo/rpc/gen/client/fetch';
-import { recordHeader } from '@relevo/rpc/gen/client/produce';
 import { inMessages } from './consumed-messages.ts';
+import type { BatchDecoder } from './decoded-batches.ts';
 import type { LeaderCalls } from './leader-calls.ts';
 import type { LeaderFetches } from './leader-fetches.ts';
 
@@ -42,8 +36,7 @@ const LATEST = -1;
 export interface PlainConsumerDeps {
   readonly timers: Timers;
   readonly random: Random;
-  readonly codecs: Pick<CompressionCodecs, 'decompress'>;
-  readonly crc32c: Crc32c;
+  readonly decoder: BatchDecoder;
   readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly fetches: LeaderFetches;
   readonly image: () => ClusterImage;
@@ -264,7 +257,7 @@ export class PlainConsumer {
     position.failures = 0;
     position.isInLog = true;
     const records: ConsumedRecord[] = [];
-    const damage = await this.#decodeAll(position, fetched.batches, records);
+    const damage = await this.#decodeAll(position, fetched, records);
     const { maxRecords } = this.#request;
     const left = maxRecords === 0 ? records.length : maxRecords - this.#sent;
     const some = records.slice(0, Math.max(0, left));
@@ -284,59 +277,27 @@ export class PlainConsumer {
     if (!this.#request.stopAtEnd || !this.#isAtEnd(position)) throw damage;
   }
 
-  /** The records of whole batches, from the position on; returns why one cannot be read. */
+  /** The records from the position on, which moves past them; returns why one cannot be read. */
   async #decodeAll(
     position: Position,
-    bytes: Uint8Array,
+    fetched: FetchedPartition,
     into: ConsumedRecord[],
   ): Promise<RpcError | undefined> {
-    let after: number | undefined;
-    try {
-      for (const { at, complete } of batchesOf(bytes)) {
-        if (!complete) break;
-        const header = readBatchHeader(bytes, at);
-        // Nobody behind this can check it: records go out without their batch.
-        if (!verifyCrc(bytes, at, header.sizeInBytes, this.#deps.crc32c)) {
-          throw new BatchError('BAD_CRC', 'its CRC does not match');
-        }
-        after = header.nextOffset;
-        if (!header.isControl) await this.#decode(position, { bytes, at }, into);
-        position.offset = Math.max(position.offset ?? 0, header.nextOffset);
-        position.lastEpoch = header.partitionLeaderEpoch;
-        after = undefined;
+    const { batches, damage, afterDamage } = await this.#deps.decoder.decode(fetched);
+    for (const { nextOffset, leaderEpoch, records } of batches) {
+      const from = position.offset ?? 0;
+      const end = position.endOffset ?? Infinity;
+      for (const record of records) {
+        if (record.offset >= from && record.offset < end) into.push(record);
       }
-      return undefined;
-    } catch (error) {
-      if (!(error instanceof BatchError)) throw error;
-      const name = partitionName(this.#topic.name, position.partition);
-      const past = after === undefined ? '' : `; begin at offset ${after} to go past it`;
-      const message = `${name} at offset ${position.offset ?? 0}: the stored batch cannot be read: ${error.message}${past}`;
-      return new RpcError('DATA_LOSS', message, { code: error.wireCode });
+      position.offset = Math.max(from, nextOffset);
+      position.lastEpoch = leaderEpoch;
     }
-  }
-
-  async #decode(
-    position: Position,
-    batch: { readonly bytes: Uint8Array; readonly at: number },
-    into: ConsumedRecord[],
-  ): Promise<void> {
-    const { bytes, at } = batch;
-    const leaderEpoch = readBatchHeader(bytes, at).partitionLeaderEpoch;
-    const from = position.offset ?? 0;
-    for (const record of await unpackRecords(bytes, at, this.#deps.codecs, UNPACKED_BYTES_MAX)) {
-      if (record.offset < from || record.offset >= (position.endOffset ?? Infinity)) continue;
-      into.push({
-        partition: position.partition,
-        offset: record.offset,
-        timestampMs: record.timestamp,
-        key: record.key ?? undefined,
-        value: record.value ?? undefined,
-        headers: record.headers.map(([key, value]) =>
-          recordHeader({ key, value: value ?? undefined }),
-        ),
-        leaderEpoch,
-      });
-    }
+    if (damage === undefined) return undefined;
+    const name = partitionName(this.#topic.name, position.partition);
+    const past = afterDamage === undefined ? '' : `; begin at offset ${afterDamage} to go past it`;
+    const message = `${name} at offset ${position.offset ?? 0}: the stored batch cannot be read: ${damage.message}${past}`;
+    return new RpcError('DATA_LOSS', message, { code: damage.wireCode });
   }
 
   /** Tries these again after a while. */

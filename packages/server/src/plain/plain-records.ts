@@ -6,6 +6,7 @@ import type { Route } from '@relevo/base/ports';
 import type { CompressionCodecs } from '@relevo/record/compression';
 import { FetchService, type FetchRequest, type FetchResponse } from '@relevo/rpc/gen/client/fetch';
 import { ProduceService } from '@relevo/rpc/gen/client/produce';
+import { BatchDecoder } from './decoded-batches.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaderFetches } from './leader-fetches.ts';
 import { PlainConsumer } from './plain-consumer.ts';
@@ -20,6 +21,7 @@ export class PlainRecords {
   readonly #producer: PlainProducer;
   readonly #calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly #fetches: LeaderFetches;
+  readonly #decoder: BatchDecoder;
   readonly #consumers = new Set<PlainConsumer>();
 
   constructor(deps: PlainRecordsDeps) {
@@ -27,6 +29,7 @@ export class PlainRecords {
     this.#producer = new PlainProducer(deps);
     this.#calls = new LeaderCalls(deps.transport, FetchService.stream);
     this.#fetches = new LeaderFetches({ timers: deps.timers, calls: this.#calls });
+    this.#decoder = new BatchDecoder(deps);
   }
 
   routes(): Route[] {
@@ -34,7 +37,7 @@ export class PlainRecords {
       route(ProduceService.send, (request) => this.#producer.send(request)),
       route(FetchService.consume, (request, stream) => {
         const consumer = new PlainConsumer(
-          { ...this.#deps, calls: this.#calls, fetches: this.#fetches },
+          { ...this.#deps, calls: this.#calls, fetches: this.#fetches, decoder: this.#decoder },
           request,
           stream,
         );

@@ -1,6 +1,6 @@
 import { utf8Decode } from '@relevo/base/bytes';
 import type { Offset } from '@relevo/base/ids';
-import type { MessageStream, RpcError } from '@relevo/base/ports';
+import type { MessageStream, RpcError, Timers } from '@relevo/base/ports';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
 import { FetchService, consumeRequest } from '@relevo/rpc/gen/client/fetch';
 import type {
@@ -9,6 +9,7 @@ import type {
   FetchRequest,
   FetchResponse,
 } from '@relevo/rpc/gen/client/fetch';
+import { BatchDecoder } from '@relevo/server/plain/decoded-batches';
 import { LeaderCalls } from '@relevo/server/plain/leader-calls';
 import { LeaderFetches } from '@relevo/server/plain/leader-fetches';
 import { PlainConsumer } from '@relevo/server/plain/plain-consumer';
@@ -50,7 +51,7 @@ async function consume(
   const consumer = new PlainConsumer(
     {
       ...ports,
-      codecs: simulatedCodecs,
+      decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
       calls,
       fetches,
       image: () => world.image,
@@ -154,7 +155,7 @@ test('many idle calls cost a leader a few requests, and each gets what comes nex
     const fetches = new LeaderFetches({ timers: ports.timers, calls });
     const deps = {
       ...ports,
-      codecs: simulatedCodecs,
+      decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
       calls,
       fetches,
       image: () => world.image,
@@ -191,6 +192,56 @@ test('many idle calls cost a leader a few requests, and each gets what comes nex
     calls.close();
   }));
 
+test('what hundreds of calls follow is given to a few in each turn of the loop', () =>
+  withOrders([1], async (world, client) => {
+    const { ports } = client;
+    let turn = 0;
+    const sentIn = new Map<number, number>();
+    const timers: Timers = {
+      after: (delayMs, run) =>
+        ports.timers.after(delayMs, () => {
+          turn += 1;
+          run();
+        }),
+      soon: (run) =>
+        ports.timers.soon(() => {
+          turn += 1;
+          run();
+        }),
+    };
+    const calls = new LeaderCalls(ports.transport, FetchService.stream);
+    const fetches = new LeaderFetches({ timers, calls });
+    const deps = {
+      ...ports,
+      timers,
+      decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
+      calls,
+      fetches,
+      image: () => world.image,
+      assertCurrent: () => undefined,
+    };
+    const read = Array.from({ length: 500 }, () => {
+      const values: string[] = [];
+      const stream = streamInto(values);
+      const request = consumeRequest({ topic: 'orders', from: { case: 'latest', value: true } });
+      const counted: MessageStream<ConsumedRecords> = {
+        ...stream,
+        send: (message) => {
+          sentIn.set(turn, (sentIn.get(turn) ?? 0) + 1);
+          return stream.send(message);
+        },
+      };
+      new PlainConsumer(deps, request, counted).start();
+      return values;
+    });
+    await world.world.sleep(1_000);
+    await client.produce(1, 'orders', ['a']);
+    const all = (): boolean => read.every((values) => values.length === 1);
+    await world.world.until('each has read it', all, 1_000);
+    expect(Math.max(...sentIn.values())).toBeLessThanOrEqual(32);
+    calls.close();
+  }));
+
 test('two offsets of a partition are both served', () =>
   withOrders([1], async (world, client) => {
     const { ports } = client;
@@ -199,7 +250,7 @@ test('two offsets of a partition are both served', () =>
     const fetches = new LeaderFetches({ timers: ports.timers, calls });
     const deps = {
       ...ports,
-      codecs: simulatedCodecs,
+      decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
       calls,
       fetches,
       image: () => world.image,
