@@ -9,26 +9,20 @@ import type { MessageStream, Random, Timers } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
 import {
-  FetchService as methods,
   consumedRecords,
   fetchPartition,
-  listOffsetsPartition,
-  listOffsetsRequest,
   type ConsumedRecord,
   type ConsumedRecords,
   type ConsumeRequest,
   type EpochEnd,
   type FetchedPartition,
-  type FetchRequest,
-  type FetchResponse,
 } from '@relevo/rpc/gen/client/fetch';
 import { inMessages } from './consumed-messages.ts';
 import type { BatchDecoder } from './decoded-batches.ts';
-import type { LeaderCalls } from './leader-calls.ts';
 import type { LeaderFetches } from './leader-fetches.ts';
+import type { LeaderOffsets } from './leader-offsets.ts';
 
 const PARTITION_BYTES = 256 * 1024;
-const LOOKUP_DEADLINE_MS = 5000;
 const RETRY = { initialMs: 20, maxMs: 500, factor: 2, jitter: 0.2 };
 const EARLIEST = -2;
 const LATEST = -1;
@@ -37,8 +31,8 @@ export interface PlainConsumerDeps {
   readonly timers: Timers;
   readonly random: Random;
   readonly decoder: BatchDecoder;
-  readonly calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly fetches: LeaderFetches;
+  readonly offsets: LeaderOffsets;
   readonly image: () => ClusterImage;
   /** Throws LEADER_NOT_AVAILABLE while this broker cannot say what there is not. */
   readonly assertCurrent: () => void;
@@ -181,24 +175,15 @@ export class PlainConsumer {
   /** Where to begin, and with `stop_at_end` where to stop. */
   async #lookUp(address: string, positions: readonly Position[]): Promise<void> {
     const { from, stopAtEnd } = this.#request;
-    const channel = this.#deps.calls.channel(address);
     const ask = async (timestampMs: number): Promise<Map<number, number>> => {
-      const { partitions } = await channel.call(
-        methods.listOffsets,
-        listOffsetsRequest({
-          partitions: positions.map(({ partition }) =>
-            listOffsetsPartition({
-              topicId: this.#topic.id,
-              partition,
-              leaderEpoch: -1,
-              timestampMs,
-            }),
-          ),
-        }),
-        { deadlineMs: LOOKUP_DEADLINE_MS },
+      const topicId = this.#topic.id;
+      const answers = await Promise.all(
+        positions.map(({ partition }) =>
+          this.#deps.offsets.lookUp(address, { topicId, partition, timestampMs }),
+        ),
       );
       return new Map(
-        partitions.flatMap(({ partition, error, offset, message }): [number, number][] => {
+        answers.flatMap(({ partition, error, offset, message }): [number, number][] => {
           const code = errorCodeOf(error);
           if (code === 'NONE') return [[partition, offset]];
           if (ERRORS[code].retriable) return [];

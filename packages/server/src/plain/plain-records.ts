@@ -9,6 +9,7 @@ import { ProduceService } from '@relevo/rpc/gen/client/produce';
 import { BatchDecoder } from './decoded-batches.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaderFetches } from './leader-fetches.ts';
+import { LeaderOffsets } from './leader-offsets.ts';
 import { PlainConsumer } from './plain-consumer.ts';
 import { PlainProducer, type PlainProducerDeps } from './plain-producer.ts';
 
@@ -21,6 +22,7 @@ export class PlainRecords {
   readonly #producer: PlainProducer;
   readonly #calls: LeaderCalls<FetchRequest, FetchResponse>;
   readonly #fetches: LeaderFetches;
+  readonly #offsets: LeaderOffsets;
   readonly #decoder: BatchDecoder;
   readonly #consumers = new Set<PlainConsumer>();
 
@@ -29,6 +31,10 @@ export class PlainRecords {
     this.#producer = new PlainProducer(deps);
     this.#calls = new LeaderCalls(deps.transport, FetchService.stream);
     this.#fetches = new LeaderFetches({ timers: deps.timers, calls: this.#calls });
+    this.#offsets = new LeaderOffsets({
+      timers: deps.timers,
+      channel: (address) => this.#calls.channel(address),
+    });
     this.#decoder = new BatchDecoder(deps);
   }
 
@@ -37,7 +43,7 @@ export class PlainRecords {
       route(ProduceService.send, (request) => this.#producer.send(request)),
       route(FetchService.consume, (request, stream) => {
         const consumer = new PlainConsumer(
-          { ...this.#deps, calls: this.#calls, fetches: this.#fetches, decoder: this.#decoder },
+          { ...this.#deps, fetches: this.#fetches, offsets: this.#offsets, decoder: this.#decoder },
           request,
           stream,
         );

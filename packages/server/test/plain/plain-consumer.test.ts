@@ -1,6 +1,6 @@
 import { utf8Decode } from '@relevo/base/bytes';
 import type { Offset } from '@relevo/base/ids';
-import type { MessageStream, RpcError, Timers } from '@relevo/base/ports';
+import type { Channel, MessageStream, RpcError, Timers } from '@relevo/base/ports';
 import { simulatedCodecs } from '@relevo/simulation/simulated-codecs';
 import { FetchService, consumeRequest } from '@relevo/rpc/gen/client/fetch';
 import type {
@@ -12,6 +12,7 @@ import type {
 import { BatchDecoder } from '@relevo/server/plain/decoded-batches';
 import { LeaderCalls } from '@relevo/server/plain/leader-calls';
 import { LeaderFetches } from '@relevo/server/plain/leader-fetches';
+import { LeaderOffsets } from '@relevo/server/plain/leader-offsets';
 import { PlainConsumer } from '@relevo/server/plain/plain-consumer';
 import { expect, test } from 'vitest';
 import type { PartitionWorld, TestClient } from '../partitions/partition-world.ts';
@@ -33,6 +34,11 @@ const streamInto = (
   resume: () => undefined,
 });
 
+const offsetsOf = (
+  { timers }: { readonly timers: Timers },
+  calls: LeaderCalls<FetchRequest, FetchResponse>,
+): LeaderOffsets => new LeaderOffsets({ timers, channel: (address) => calls.channel(address) });
+
 /** What a call gave until it ended. */
 async function consume(
   world: PartitionWorld,
@@ -52,8 +58,8 @@ async function consume(
     {
       ...ports,
       decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
-      calls,
       fetches,
+      offsets: offsetsOf(ports, calls),
       image: () => world.image,
       assertCurrent: () => undefined,
     },
@@ -138,6 +144,7 @@ test('an offset that is not in the log is refused with the bounds of the log', (
 
 class CountedCalls extends LeaderCalls<FetchRequest, FetchResponse> {
   count = 0;
+  lookUps = 0;
 
   override call(
     address: string,
@@ -145,6 +152,11 @@ class CountedCalls extends LeaderCalls<FetchRequest, FetchResponse> {
   ): Promise<FetchResponse> {
     this.count += 1;
     return super.call(address, request);
+  }
+
+  override channel(address: string): Channel {
+    this.lookUps += 1;
+    return super.channel(address);
   }
 }
 
@@ -156,8 +168,8 @@ test('many idle calls cost a leader a few requests, and each gets what comes nex
     const deps = {
       ...ports,
       decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
-      calls,
       fetches,
+      offsets: offsetsOf(ports, calls),
       image: () => world.image,
       assertCurrent: () => undefined,
     };
@@ -209,14 +221,14 @@ test('what hundreds of calls follow is given to a few in each turn of the loop',
           run();
         }),
     };
-    const calls = new LeaderCalls(ports.transport, FetchService.stream);
+    const calls = new CountedCalls(ports.transport, FetchService.stream);
     const fetches = new LeaderFetches({ timers, calls });
     const deps = {
       ...ports,
       timers,
       decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
-      calls,
       fetches,
+      offsets: offsetsOf(ports, calls),
       image: () => world.image,
       assertCurrent: () => undefined,
     };
@@ -235,6 +247,7 @@ test('what hundreds of calls follow is given to a few in each turn of the loop',
       return values;
     });
     await world.world.sleep(1_000);
+    expect(calls.lookUps).toBe(1);
     await client.produce(1, 'orders', ['a']);
     const all = (): boolean => read.every((values) => values.length === 1);
     await world.world.until('each has read it', all, 1_000);
@@ -251,8 +264,8 @@ test('two offsets of a partition are both served', () =>
     const deps = {
       ...ports,
       decoder: new BatchDecoder({ ...ports, codecs: simulatedCodecs }),
-      calls,
       fetches,
+      offsets: offsetsOf(ports, calls),
       image: () => world.image,
       assertCurrent: () => undefined,
     };
