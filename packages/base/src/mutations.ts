@@ -11,6 +11,7 @@ export type Mutation =
   | 'callers-prove-nothing'
   | 'damage-reads-as-end'
   | 'damage-unreported'
+  | 'damage-untold'
   | 'failed-write-forgotten'
   | 'follower-reports-unsynced'
   | 'heartbeats-unconfirmed'
@@ -31,6 +32,8 @@ export type Mutation =
   | 'refusals-unconfirmed'
   | 'registration-leaves-isr'
   | 'segments-go-before-known'
+  | 'stored-batches-unchecked'
+  | 'stored-epochs-trusted'
   | 'truncation-untold'
   | 'unfenced-unaware'
   | 'voter-keeps-identity-without-log'
@@ -45,6 +48,7 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'callers-prove-nothing': 'services of the cluster answer callers that prove nothing',
   'damage-reads-as-end': 'a read of a damaged batch returns nothing, as at the end of the log',
   'damage-unreported': 'a broker does not tell the controller that a log of its own is damaged',
+  'damage-untold': 'a leader is not told that what it sent arrived damaged',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
@@ -76,6 +80,9 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a broker that registers again leaves in-sync sets before it has looked at its logs',
   'segments-go-before-known':
     'retention removes segments before it is durable where the log begins then',
+  'stored-batches-unchecked': 'a leader gives out what it reads from its log without a check',
+  'stored-epochs-trusted':
+    'the leader epoch in a stored batch, which no CRC covers, is not held against the log’s epochs',
   'truncation-untold': 'a consumer is not told that records that it has read are gone from the log',
   'unfenced-unaware': 'a broker is unfenced before it has heard that it was fenced',
   'voter-keeps-identity-without-log':

@@ -262,11 +262,38 @@ describe('records', () => {
         expect(error.code).toBe('CORRUPT_RECORDS');
         expect(error.message).toContain('orders-0 at offset 10');
       }
+      expect(told(cluster)).toEqual([10, 10, 10, 10, 10]);
       await consumer.seek({ topic: 'orders', partition: 0, offset: 20 });
       expect(await take(consumer, 10)).toEqual(numbered(20, 30));
     }),
   );
+
+  test(
+    'that arrive damaged are fetched anew, and the leader is told',
+    scenario(async ({ cluster, world, client }) => {
+      fill(cluster, 30);
+      const [, second] = cluster.partition('orders', 0).batches;
+      const flip = (): void => {
+        if (second !== undefined) second[70] = (second[70] ?? 0) ^ 1;
+      };
+      flip();
+      const consumer = client.consumer({ topics: ['orders'], from: 'earliest' });
+      const all = take(consumer, 30);
+      await world.until('the leader is told', () => told(cluster).length > 0, 5_000);
+      flip();
+      expect(await all).toEqual(numbered(0, 30));
+      expect(new Set(told(cluster))).toEqual(new Set([10]));
+    }),
+  );
 });
+
+/** From which offsets on a consumer said that what it was sent was damaged. */
+const told = (cluster: ModelCluster): number[] =>
+  cluster.brokers.flatMap(({ fetchRequests }) =>
+    fetchRequests.flatMap(({ partitions }) =>
+      partitions.filter(({ damaged }) => damaged).map(({ offset }) => offset),
+    ),
+  );
 
 describe('control', () => {
   test(

@@ -1,3 +1,4 @@
+import { isMutated } from '@relevo/base/mutations';
 import { BatchError } from '@relevo/record/batch-error';
 import { readBatchHeader } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
@@ -12,7 +13,12 @@ import { LogError } from './log-error.ts';
  */
 export function checkFollowerBatches(
   bytes: Uint8Array,
-  after: { readonly logEndOffset: Offset; readonly latestEpoch: LeaderEpoch },
+  after: {
+    readonly logEndOffset: Offset;
+    readonly latestEpoch: LeaderEpoch;
+    /** The leader's own: it can have no record of a later one. */
+    readonly leaderEpoch: LeaderEpoch;
+  },
   crc32c: Crc32c,
 ): BatchHeader[] {
   const headers: BatchHeader[] = [];
@@ -28,6 +34,11 @@ export function checkFollowerBatches(
     if (header.partitionLeaderEpoch < epoch) {
       const message = `batch at ${expected} has epoch ${header.partitionLeaderEpoch} after ${epoch}`;
       throw new LogError('oldLeaderEpoch', message);
+    }
+    if (header.partitionLeaderEpoch > after.leaderEpoch && !isMutated('stored-epochs-trusted')) {
+      const { partitionLeaderEpoch } = header;
+      const message = `batch at ${expected} has epoch ${partitionLeaderEpoch}, the leader ${after.leaderEpoch}`;
+      throw new LogError('badBatch', message);
     }
     headers.push(header);
     expected = header.nextOffset;

@@ -67,14 +67,15 @@ export class LogHealth {
       (cause instanceof LogError && cause.kind === 'corrupt');
     const reason = new LogError(
       isDamage ? 'corrupt' : 'offline',
-      `the log in ${this.#directory} is offline: ${message}; see to the disk and restart the broker`,
+      `the log in ${this.#directory} is offline: ${message}`,
       { cause },
     );
     this.#state = 'offline';
     this.#reason = reason;
-    const facts = { directory: this.#directory, reason: reason.message };
-    this.#logger.error('log went offline', facts);
-    this.#events.onOffline?.(reason);
+    const { onOffline } = this.#events;
+    // The owner tells of it, and knows what is to be done.
+    if (onOffline !== undefined) onOffline(reason);
+    else this.#logger.error('log went offline', { reason: reason.message });
     return reason;
   }
 }

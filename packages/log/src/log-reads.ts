@@ -1,18 +1,20 @@
 /**
- * The reads of a log: at once where the bytes are surely in memory, else off the loop and with a check
- * of their CRCs. A read off the loop may find, when it comes back, that the log was truncated or the
+ * The reads of a log: at once where the bytes are surely in memory, else off the loop. All are checked. A
+ * read off the loop may find, when it comes back, that the log was truncated or the
  * segment deleted: then it begins again.
  */
 import type { Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Logger } from '@relevo/base/ports';
 import { BatchError } from '@relevo/record/batch-error';
+import { nextOffsetAt, sizeInBytesAt } from '@relevo/record/batch-header';
 import { LogError } from './log-error.ts';
 import { ReadFault, ReadPlan } from './read-plan.ts';
 import type { ReadRequest } from './read-plan.ts';
 import type { RecentWrites } from './recent-writes.ts';
 import type { SegmentList } from './segment-list.ts';
 import type { Segment } from './segment.ts';
+import type { BatchCheck } from './stored-batch.ts';
 import { firstRecordSince } from './time-lookup.ts';
 import type { Decompressor, TimestampedOffset } from './time-lookup.ts';
 
@@ -28,7 +30,8 @@ export interface ReadHost {
     readonly logger: Logger;
     readonly codecs?: Decompressor;
   };
-  epochAt(offset: Offset): number;
+  /** -1: not known. */
+  epochAt(offset: number): number;
   /** Throws when the log is not online. */
   range(): { readonly start: Offset; readonly end: Offset };
   /** Changes with every truncation. */
@@ -41,13 +44,16 @@ export type ReadWish = Pick<ReadRequest, 'from' | 'upTo' | 'maxBytes' | 'atLeast
 
 export class LogReads {
   readonly #host: ReadHost;
+  readonly #check: BatchCheck;
 
   constructor(host: ReadHost) {
     this.#host = host;
+    const epochAt = (offset: number): number => host.epochAt(offset);
+    this.#check = { crc32c: host.deps.crc32c, epochAt };
   }
 
   read(wish: ReadWish): Uint8Array | Promise<Uint8Array> {
-    const { directory, segments, recent, deps } = this.#host;
+    const { directory, segments, recent } = this.#host;
     const { start, end } = this.#host.range();
     const { from } = wish;
     if (from < start || from > end) {
@@ -57,27 +63,26 @@ export class LogReads {
     const upTo = Math.min(wish.upTo, end) as Offset;
     if (from >= upTo) return NOTHING;
     const segment = segments.of(from);
-    const epochAt = (offset: Offset): number => this.#host.epochAt(offset);
-    const request = { ...wish, upTo, segment, epochAt };
-    // What was just written is not checked again.
-    if (recent.covers(from)) return this.#readNow({ ...request, crc32c: undefined });
-    return this.#readLater({ ...request, crc32c: deps.crc32c });
+    const request = { ...wish, ...this.#check, upTo, segment };
+    return recent.covers(from) ? this.#readNow(request) : this.#readLater(request);
   }
 
-  /** Reads the batch that holds `offset`, and checks it be it ever so new. Rejects as `read` does. */
-  async check(offset: Offset): Promise<void> {
-    const { segments, deps } = this.#host;
-    const { start, end } = this.#host.range();
-    if (offset < start || offset >= end) return;
-    await this.#readLater({
-      from: offset,
-      upTo: end,
-      maxBytes: 1,
-      atLeastOne: true,
-      segment: segments.of(offset),
-      crc32c: deps.crc32c,
-      epochAt: (at) => this.#host.epochAt(at),
-    });
+  /** Reads `maxBytes` from the batch on that holds `offset`, to see whether they are whole. Rejects as `read` does. */
+  async check(offset: Offset, maxBytes: number): Promise<void> {
+    let from = offset;
+    for (let left = maxBytes; left > 0;) {
+      const { segments } = this.#host;
+      const { start, end: upTo } = this.#host.range();
+      if (from < start || from >= upTo) return;
+      const segment = segments.of(from);
+      const wish = { from, upTo, maxBytes: left, atLeastOne: true };
+      const found = await this.#readLater({ ...wish, ...this.#check, segment });
+      if (found.length === 0) return;
+      for (let at = 0; at < found.length; at += sizeInBytesAt(found, at)) {
+        from = nextOffsetAt(found, at);
+      }
+      left -= found.length;
+    }
   }
 
   #readNow(request: ReadRequest): Uint8Array {
@@ -150,7 +155,8 @@ export class LogReads {
   ): Promise<TimestampedOffset | undefined> {
     for (let attempt = 0; ; attempt++) {
       try {
-        return await firstRecordSince(segment, timestampMs, this.#host.deps.codecs);
+        const { codecs } = this.#host.deps;
+        return await firstRecordSince(segment, timestampMs, { ...this.#check, codecs });
       } catch (error) {
         if (generation !== this.#host.generation() || segment.isRemoved) return undefined;
         this.#mend(segment, error, attempt);

@@ -54,6 +54,7 @@ import { SyncedSegment } from './synced-segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
 
 const ZERO = 0 as Offset;
+const EPOCH_MAX = (2 ** 31 - 1) as LeaderEpoch;
 
 export class PartitionLog {
   readonly directory: string;
@@ -275,13 +276,17 @@ export class PartitionLog {
 
   /**
    * Appends whole batches as the leader has them: they must continue the log, their epochs may not
-   * fall, their CRCs must be right. Throws a LogError: `notNext`, `oldLeaderEpoch`, `badBatch`: nothing
+   * fall nor be above the leader's, their CRCs must be right. Throws a LogError: `notNext`, `oldLeaderEpoch`, `badBatch`: nothing
    * was appended; `diskFull`: `logEndOffset` tells how far it went; `offline`. (The time plays no part.)
    */
-  appendAsFollower(batches: Uint8Array, _nowMs: number): Appended {
+  appendAsFollower(
+    batches: Uint8Array,
+    _nowMs: number,
+    leaderEpoch: LeaderEpoch = EPOCH_MAX,
+  ): Appended {
     this.#health.assertOnline();
     const baseOffset = this.#endOffset;
-    const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch };
+    const after = { logEndOffset: baseOffset, latestEpoch: this.latestEpoch, leaderEpoch };
     const headers = checkFollowerBatches(batches, after, this.#deps.crc32c);
     const { segmentBytes } = this.#config;
     const fits = (bytes: number, lastOffset: Offset): boolean =>
@@ -458,9 +463,9 @@ export class PartitionLog {
     return this.#reads.read({ from, maxBytes, upTo, atLeastOne });
   }
 
-  /** Reads the batch that holds `offset` and checks it, be it just written: damage takes the log offline. */
-  check(offset: Offset): Promise<void> {
-    return this.#reads.check(offset);
+  /** Reads `maxBytes` from the batch on that holds `offset`, off the loop: damage takes the log offline. */
+  check(offset: Offset, maxBytes: number): Promise<void> {
+    return this.#reads.check(offset, maxBytes);
   }
 
   /** The largest epoch at or below `epoch`, and the offset after its last record (KIP-101, KIP-279). */

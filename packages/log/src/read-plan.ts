@@ -2,35 +2,33 @@
  * Finds the run of whole batches that a read is to return, in as few reads of the file as can be: one,
  * when the place is known exactly or the index is near. A plan says which bytes it wants next and is
  * given them, by a blocking read or one off the loop; so there is one search and no I/O in it.
+ *
+ * The search begins where the offset of a batch is known, and holds the base offset of each batch against
+ * the one before it. What it returns is checked, each time: also what has just been written may come
+ * damaged from the disk's cache or from memory.
  */
 import { isMutated } from '@relevo/base/mutations';
-import { BatchError } from '@relevo/record/batch-error';
 import {
   BATCH_OVERHEAD,
   LOG_OVERHEAD,
   baseOffsetAt,
   nextOffsetAt,
-  readBatchHeader,
   sizeInBytesAt,
 } from '@relevo/record/batch-header';
-import { verifyCrc } from '@relevo/record/validate';
 import type { Offset } from '@relevo/base/ids';
-import type { Crc32c } from '@relevo/base/ports';
 import type { Segment } from './segment.ts';
+import { flawOfBatch } from './stored-batch.ts';
+import type { BatchCheck } from './stored-batch.ts';
 
 /** Read beyond `maxBytes` when the search begins at an index entry, which is that far off or less. */
 const SEARCH_BYTES = 8192;
 
-export interface ReadRequest {
+export interface ReadRequest extends BatchCheck {
   readonly segment: Segment;
   readonly from: Offset;
   readonly upTo: Offset;
   readonly maxBytes: number;
   readonly atLeastOne: boolean;
-  /** Given: the batches' CRCs are checked. */
-  readonly crc32c: Crc32c | undefined;
-  /** Of the record there, as the log knows it, -1: not known; the epoch in a batch lies outside its CRC. */
-  readonly epochAt: (offset: Offset) => number;
 }
 
 /** The file or the index is not what it should be. */
@@ -51,13 +49,19 @@ export class ReadPlan {
   readonly #request: ReadRequest;
   readonly #end: number;
   #byIndex: boolean;
+  /** Base offset of the batch at `position`; undefined: only its last one is known. */
+  #base: number | undefined;
+  /** Last offset of the batch at `position`, where the place is from the index. */
+  #last: number | undefined;
   /** Which bytes of the file to read next. */
   position: number;
   length: number;
 
   constructor(request: ReadRequest) {
     const { segment, from, maxBytes } = request;
-    const { position, exact } = segment.locate(from);
+    const { position, exact, base, last } = segment.locate(from);
+    this.#base = base;
+    this.#last = last;
     this.#request = request;
     this.#end = segment.sizeBytes;
     this.#byIndex = !exact;
@@ -83,13 +87,13 @@ export class ReadPlan {
 
   /** The batch reaches above `upTo`, unless its header lies: then a reader would wait for ever. */
   #tooHigh(bytes: Uint8Array, start: number, size: number): Uint8Array | undefined {
-    const { segment, crc32c } = this.#request;
+    const { segment } = this.#request;
     const next = nextOffsetAt(bytes, start);
     if (isMutated('damage-reads-as-end')) return NOTHING;
     if (next > segment.nextOffset) this.#fault(`offsets up to ${next}`, start);
-    if (crc32c === undefined) return NOTHING;
     if (size > bytes.length - start) return this.#readAgain(start, size);
-    this.#check(bytes, start, size, crc32c);
+    const flaw = flawOfBatch(bytes, start, size, this.#request);
+    if (flaw !== undefined) this.#fault(flaw, start);
     return NOTHING;
   }
 
@@ -104,24 +108,37 @@ export class ReadPlan {
       const base = baseOffsetAt(bytes, at);
       const next = nextOffsetAt(bytes, at);
       if (base > from || next <= base) this.#fault(`offsets ${base} to ${next}`, at);
+      this.#checkPlace(base, next - 1, at);
       if (next > from) return at;
       at += size;
+      this.#base = next;
+      this.#last = undefined;
       this.#byIndex = this.#byIndex && at === 0;
     }
   }
 
+  /** The base offset lies outside the CRC, and the length says where the next batch begins. */
+  #checkPlace(base: number, last: number, at: number): void {
+    const isThere = base === (this.#base ?? base) && last === (this.#last ?? last);
+    if (isThere || isMutated('stored-batches-unchecked')) return;
+    const wanted =
+      this.#base === undefined ? `offsets up to ${this.#last}` : `offset ${this.#base}`;
+    this.#fault(`offsets ${base} to ${last} are where ${wanted} should be`, at);
+  }
+
   #collect(bytes: Uint8Array, start: number): Uint8Array {
-    const { segment, from, upTo, maxBytes, crc32c } = this.#request;
+    const { segment, from, upTo, maxBytes } = this.#request;
     const most = Math.min(bytes.length, start + Math.max(maxBytes, this.#sizeAt(bytes, start)));
     let expected = baseOffsetAt(bytes, start);
     let end = start;
     while (most - end >= BATCH_OVERHEAD) {
-      const size = this.#sizeAt(bytes, end);
-      if (size > most - end) break;
+      const size = sizeInBytesAt(bytes, end);
       const next = nextOffsetAt(bytes, end);
-      if (baseOffsetAt(bytes, end) !== expected) this.#fault(`offset ${expected} is missing`, end);
-      if (next > upTo) break;
-      if (crc32c !== undefined) this.#check(bytes, end, size, crc32c);
+      if (size > most - end || next > upTo) break;
+      const flaw = this.#flawOf(bytes, end, size, expected);
+      // What comes before the damage is given; who goes on from there meets it.
+      if (flaw !== undefined && end > start) break;
+      if (flaw !== undefined) this.#fault(flaw, end);
       expected = next;
       end += size;
     }
@@ -129,17 +146,13 @@ export class ReadPlan {
     return bytes.subarray(start, end);
   }
 
-  #check(bytes: Uint8Array, at: number, size: number, crc32c: Crc32c): void {
-    if (!verifyCrc(bytes, at, size, crc32c)) this.#fault('the CRC does not match', at);
-    try {
-      const { baseOffset, partitionLeaderEpoch: epoch } = readBatchHeader(bytes, at);
-      const known = this.#request.epochAt(baseOffset);
-      if (known >= 0 && epoch !== known)
-        this.#fault(`its leader epoch is ${epoch}, and was ${known}`, at);
-    } catch (error) {
-      if (error instanceof BatchError) this.#fault(error.message, at);
-      throw error;
+  #flawOf(bytes: Uint8Array, at: number, size: number, expected: number): string | undefined {
+    if (size < BATCH_OVERHEAD) return `a batch of ${size} bytes`;
+    const base = baseOffsetAt(bytes, at);
+    if (base !== expected && !isMutated('stored-batches-unchecked')) {
+      return `offset ${expected} is missing: ${base} is there`;
     }
+    return flawOfBatch(bytes, at, size, this.#request);
   }
 
   #readAgain(at: number, length: number): undefined {

@@ -41,6 +41,17 @@ export interface SegmentOptions {
   readonly cache: SegmentCache;
 }
 
+/** Where a batch begins, and what is known of the one that does. */
+export interface BatchPlace {
+  readonly position: number;
+  /** It is the one that was looked for. */
+  readonly exact: boolean;
+  /** Its base offset. */
+  readonly base?: Offset;
+  /** Its last offset. */
+  readonly last?: Offset;
+}
+
 export class Segment {
   readonly baseOffset: Offset;
   readonly #disk: Disk;
@@ -264,13 +275,16 @@ export class Segment {
   // ----------------------------------------------------------------------------------- reading
 
   /** Where to begin to look for the batch with `offset`: there (`exact`), or before it. */
-  locate(offset: Offset): { readonly position: number; readonly exact: boolean } {
-    if (offset === this.baseOffset) return { position: 0, exact: true };
+  locate(offset: Offset): BatchPlace {
+    const { baseOffset } = this;
+    if (offset === baseOffset) return { position: 0, exact: true, base: baseOffset };
     const hint = this.#hints.find(offset);
-    if (hint !== undefined) return { position: hint, exact: true };
+    if (hint !== undefined) return { position: hint, exact: true, base: offset };
     const { offsets } = this.indexes;
-    const entry = offsets.floor(offset);
-    return { position: entry === -1 ? 0 : offsets.positionAt(entry), exact: false };
+    const at = offsets.floor(offset);
+    if (at === -1) return { position: 0, exact: false, base: baseOffset };
+    const { position, offset: last } = offsets.entry(at);
+    return { position, exact: false, last };
   }
 
   /**
@@ -453,7 +467,7 @@ export class Segment {
     return indexes;
   }
 
-  /** From the batches, as far as these can be read. */
+  /** From the batches, as far as these can be read and continue each other. */
   #builtIndexes(): SegmentIndexes {
     return runNow(this.#buildSteps());
   }
@@ -461,8 +475,12 @@ export class Segment {
   *#buildSteps(): Steps<SegmentIndexes> {
     const indexes = this.#emptyIndexes();
     const to = this.#sizeBytes;
+    let expected: Offset = this.baseOffset;
     yield* scanSteps({ file: this.file(), from: 0, to }, (header, position) => {
+      if (header.baseOffset !== expected) return false;
       indexes.note(header, position);
+      expected = header.nextOffset;
+      return true;
     });
     if (this.#state === 'sealed') indexes.complete();
     return indexes;

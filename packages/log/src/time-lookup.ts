@@ -6,7 +6,9 @@ import { decodeRecords, unpackRecords } from '@relevo/record/records';
 import type { RecordView } from '@relevo/record/records';
 import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { ReadFault } from './read-plan.ts';
-import type { Segment } from './segment.ts';
+import type { BatchPlace, Segment } from './segment.ts';
+import { flawOfBatch } from './stored-batch.ts';
+import type { BatchCheck } from './stored-batch.ts';
 import type { TimeIndexEntry } from './time-index.ts';
 
 const WINDOW_BYTES = 65_536;
@@ -21,37 +23,73 @@ export interface TimestampedOffset {
   readonly leaderEpoch: LeaderEpoch;
 }
 
+export interface LookUpDeps extends BatchCheck {
+  readonly codecs: Decompressor | undefined;
+}
+
 /**
  * Of a compressed batch the first offset is given where no codec is at hand: the reader then begins a
- * little early. Throws a BatchError where the bytes are no batches, a ReadFault where the index lies.
+ * little early. All batches on the way are checked, as one that lies would make records be left out.
+ * Throws a BatchError where the bytes are no batches, a ReadFault where they are damaged or the index lies.
  */
 export async function firstRecordSince(
   segment: Segment,
   timestampMs: number,
-  codecs: Decompressor | undefined,
+  deps: LookUpDeps,
 ): Promise<TimestampedOffset | undefined> {
   const entry = segment.indexes.times.floor(timestampMs);
-  let { position } = segment.locate(entry?.offset ?? segment.baseOffset);
-  const end = segment.sizeBytes;
-  while (position < end) {
-    const window = await segment.file().read(position, Math.min(WINDOW_BYTES, end - position));
-    let at = 0;
-    while (at < window.length && (at === 0 || window.length - at >= BATCH_OVERHEAD)) {
-      const header = readBatchHeader(window, at);
-      if (entry !== undefined) checkEntry(entry, header);
-      if (header.maxTimestamp >= timestampMs) {
-        const batch =
-          window.length - at >= header.sizeInBytes
-            ? window.subarray(at, at + header.sizeInBytes)
-            : await segment.file().read(position + at, header.sizeInBytes);
-        return firstIn(batch, header, timestampMs, codecs);
-      }
-      at += header.sizeInBytes;
-    }
-    position += at;
+  const place = segment.locate(entry?.offset ?? segment.baseOffset);
+  for await (const { bytes, at, header } of batchesFrom(segment, place, deps)) {
+    if (entry !== undefined) checkEntry(entry, header);
+    if (header.maxTimestamp < timestampMs) continue;
+    const batch = bytes.subarray(at, at + header.sizeInBytes);
+    return firstIn(batch, header, timestampMs, deps.codecs);
   }
   return undefined;
 }
+
+interface BatchIn {
+  readonly bytes: Uint8Array;
+  readonly at: number;
+  readonly header: BatchHeader;
+}
+
+/** The batches from a place to the end of a segment, each checked and held against the one before it. */
+async function* batchesFrom(
+  segment: Segment,
+  place: BatchPlace,
+  check: BatchCheck,
+): AsyncGenerator<BatchIn, void, undefined> {
+  const end = segment.sizeBytes;
+  let { position, base: expected } = place;
+  while (position < end) {
+    let bytes = await segment.file().read(position, Math.min(WINDOW_BYTES, end - position));
+    const { sizeInBytes: first } = readBatchHeader(bytes);
+    if (first > end - position) throw fault(segment, position, `a batch of ${first} bytes`, false);
+    if (first > bytes.length) bytes = await segment.file().read(position, first);
+    let at = 0;
+    while (bytes.length - at >= BATCH_OVERHEAD) {
+      const header = readBatchHeader(bytes, at);
+      const { sizeInBytes, baseOffset, lastOffset } = header;
+      if (sizeInBytes > bytes.length - at) break;
+      const isFirst = position + at === place.position;
+      const isThere =
+        baseOffset === (expected ?? baseOffset) &&
+        (!isFirst || lastOffset === (place.last ?? lastOffset));
+      const flaw = isThere
+        ? flawOfBatch(bytes, at, sizeInBytes, check)
+        : `offsets ${baseOffset} to ${lastOffset} do not belong there`;
+      if (flaw !== undefined) throw fault(segment, position + at, flaw, isFirst && !place.exact);
+      yield { bytes, at, header };
+      expected = header.nextOffset;
+      at += sizeInBytes;
+    }
+    position += at;
+  }
+}
+
+const fault = (segment: Segment, position: number, what: string, byIndex: boolean): ReadFault =>
+  new ReadFault(`segment ${segment.baseOffset} at byte ${position}: ${what}`, byIndex);
 
 /** The batch that an entry is of ends at its offset and has its timestamp, or the index lies. */
 function checkEntry(entry: TimeIndexEntry, header: BatchHeader): void {

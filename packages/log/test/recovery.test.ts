@@ -183,7 +183,7 @@ describe('damage', () => {
     expect(tryOpen(disk, 10)).toMatchObject({ kind: 'corrupt' });
   });
 
-  test('found by a read it takes the log offline, and is not served', async () => {
+  test('found by a read that begins at it, it takes the log offline, and is not served', async () => {
     const { disk, ends } = await filled([100, 200, 40]);
     await openLog(disk).close();
     disk.flipBit(FILE, (ends[0] ?? 0) + 100, 3);
@@ -193,7 +193,8 @@ describe('damage', () => {
       { cleanShutdown: true },
       { onOffline: (reason) => reasons.push(reason) },
     );
-    await expect(log.read(at(0), 10_000, at(3), true)).rejects.toMatchObject({ kind: 'corrupt' });
+    expect((await log.read(at(0), 10_000, at(3), true)).length).toBe(ends[0]);
+    await expect(log.read(at(1), 10_000, at(3), true)).rejects.toMatchObject({ kind: 'corrupt' });
     expect(log.state).toBe('offline');
     expect(reasons.length).toBe(1);
     expect(() => appendValues(log, ['x'])).toThrowError(/offline/);

@@ -6,6 +6,7 @@ import type { RunFigures, RunOptions } from './failover-run.ts';
 import { controllerAnswersRun } from './scenarios/controller-answers.ts';
 import { damagedRestartRun } from './scenarios/damaged-restart.ts';
 import { damagedVotersRun } from './scenarios/damaged-voters.ts';
+import { flippedBitsRun } from './scenarios/flipped-bits.ts';
 import { forgingOutsiderRun } from './scenarios/forging-outsider.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
@@ -22,6 +23,7 @@ export type ScenarioName =
   | 'damaged-restart'
   | 'damaged-voters'
   | 'failover'
+  | 'flipped-bits'
   | 'forging-outsider'
   | 'log-injuries'
   | 'names'
@@ -35,6 +37,7 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   'damaged-restart': damagedRestartRun,
   'damaged-voters': damagedVotersRun,
   failover: failoverRun,
+  'flipped-bits': flippedBitsRun,
   'forging-outsider': forgingOutsiderRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,

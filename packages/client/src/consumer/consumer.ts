@@ -110,7 +110,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
       onData: (reader) => this.#onData(reader),
       onOutOfRange: (reader, error) => this.#onOutOfRange(reader, error),
       onDiverging: (reader, from) => this.#onDiverging(reader, from),
-      onFailed: (reader, error) => this.#halt(reader, error),
+      onFailed: (reader, error) => this.#cannotRead(reader, error),
     });
     this.#forgetMetadata = deps.metadata.onChange((change) => this.#onMetadata(change));
     const { signal } = options;
@@ -307,7 +307,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     try {
       return reader.peek();
     } catch (error) {
-      this.#halt(reader, callError(reader.name, error));
+      this.#cannotRead(reader, callError(reader.name, error));
       return undefined;
     }
   }
@@ -317,7 +317,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     try {
       result = reader.load();
     } catch (error) {
-      this.#halt(reader, callError(reader.name, error));
+      this.#cannotRead(reader, callError(reader.name, error));
       return false;
     }
     if (result === 'loaded') return true;
@@ -327,7 +327,7 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
         this.#queue(reader);
         this.#serve();
       },
-      (error: unknown) => this.#halt(reader, callError(reader.name, error)),
+      (error: unknown) => this.#cannotRead(reader, callError(reader.name, error)),
     );
     return false;
   }
@@ -552,6 +552,12 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
   readonly #onAborted = (): void => {
     this.#close(abortedError('the consumer', { cause: this.#options.signal?.reason }));
   };
+
+  /** What arrived damaged may arrive whole from the same leader, or from the next one. */
+  #cannotRead(reader: PartitionReader, error: ClientError): void {
+    if (error.code === 'CORRUPT_RECORDS' && this.#fetcher.fetchAnew(reader, error)) return;
+    this.#halt(reader, error);
+  }
 
   #halt(reader: PartitionReader, error: ClientError): void {
     reader.halt();

@@ -81,6 +81,17 @@ export class Fetcher {
     this.#channels.clear();
   }
 
+  /** What comes next cannot be read: it is fetched anew. False: that was tried often enough. */
+  fetchAnew(reader: PartitionReader, error: ClientError): boolean {
+    const attempt = reader.refetch();
+    if (attempt === undefined) return false;
+    const { logger, random } = this.#deps.ports;
+    const facts = { partition: reader.name, why: error.message, attempt: attempt + 1 };
+    logger.warn('records that were fetched cannot be read: they are fetched anew', facts);
+    this.#pumpAfter(reader, backoffMs(DEFAULT_RETRY, attempt, random));
+    return true;
+  }
+
   /** Asks for what there is room for. To be called whenever something may have become possible. */
   pump(): void {
     if (this.#closed) return;
@@ -141,6 +152,7 @@ export class Fetcher {
         offset,
         lastEpoch: reader.lastEpoch,
         maxBytes: Math.min(fetchBytes, maxBytes),
+        damaged: reader.takeDamage(),
       })),
     });
   }
@@ -245,7 +257,11 @@ export class Fetcher {
     const { metadata, ports } = this.#deps;
     const waitMs = backoffMs(DEFAULT_RETRY, reader.failedInARow++, ports.random);
     metadata.refresh();
-    reader.retryTimer = ports.timers.after(waitMs, () => {
+    this.#pumpAfter(reader, waitMs);
+  }
+
+  #pumpAfter(reader: PartitionReader, waitMs: number): void {
+    reader.retryTimer = this.#deps.ports.timers.after(waitMs, () => {
       reader.retryTimer = undefined;
       this.pump();
     });

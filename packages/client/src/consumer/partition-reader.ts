@@ -24,6 +24,9 @@ import type { StartPosition } from './consumer-options.ts';
 /** Largest that one batch may unpack to: a bomb is refused. */
 const UNPACKED_BYTES_MAX = 256 * 1024 * 1024;
 
+/** How often what arrived damaged, or cannot be unpacked, is fetched anew before it is an error. */
+const REFETCHES_MAX = 5;
+
 /** Leader epochs of which a reader remembers where they began. */
 const EPOCHS_MAX = 64;
 
@@ -86,6 +89,9 @@ export class PartitionReader {
   #epochs: EpochStart[] = [];
   /** The fetch offset that was found to be out of range. */
   #lostAt: number | undefined;
+  /** Where reading met what cannot be read, and how often. */
+  #damage: { readonly position: number; readonly times: number } | undefined;
+  #mustTellDamage = false;
 
   constructor(topic: string, topicId: string, partition: number, deps: ReaderDeps) {
     this.topic = topic;
@@ -119,6 +125,30 @@ export class PartitionReader {
     const ownEnd = this.#epochs[at + 1]?.offset ?? this.fetchOffset ?? 0;
     const isShared = at < 0 || this.#epochs[at]?.epoch === leader.epoch;
     return isShared ? Math.min(leader.endOffset, ownEnd) : ownEnd;
+  }
+
+  /**
+   * What comes next cannot be read: it is fetched anew, and the leader is told. The number of the attempt,
+   * from 0; undefined: there were enough.
+   */
+  refetch(): number | undefined {
+    const { position = 0 } = this;
+    const attempt = this.#damage?.position === position ? this.#damage.times : 0;
+    if (attempt >= REFETCHES_MAX) {
+      this.#damage = undefined;
+      return undefined;
+    }
+    this.#damage = { position, times: attempt + 1 };
+    this.rewind();
+    this.#mustTellDamage = true;
+    return attempt;
+  }
+
+  /** Whether the leader is to be told with the next fetch; it is told once. */
+  takeDamage(): boolean {
+    const must = this.#mustTellDamage;
+    this.#mustTellDamage = false;
+    return must;
   }
 
   /** Drops what was fetched and not read, and fetches it anew. */

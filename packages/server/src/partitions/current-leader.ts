@@ -88,7 +88,7 @@ export function refusalOf(
 }
 
 /** Who could lead and what keeps each from it, and what to do. */
-function whyNoLeader(known: PartitionImage): string {
+export function whyNoLeader(known: PartitionImage): string {
   const { isr, elr, offline, replicas } = known;
   const whole = [...isr, ...elr];
   const damaged = whole.filter((id) => offline.includes(id));

@@ -48,6 +48,7 @@ import type {
 } from '@relevo/rpc/gen/client/fetch';
 import { answerOn, leaderOf, refusalOf } from './current-leader.ts';
 import type { Refusal } from './current-leader.ts';
+import type { DamageChecks } from './damage-checks.ts';
 import { outOfTouch } from './lease.ts';
 import type { Lease } from './lease.ts';
 import type { Partition } from './partition.ts';
@@ -75,6 +76,7 @@ export interface FetchServiceDeps {
   readonly metrics: PartitionMetrics;
   readonly image: () => ClusterImage;
   readonly lease: Lease;
+  readonly checks: DamageChecks;
 }
 
 export type FetchReply = (response: FetchResponse) => void;
@@ -233,8 +235,14 @@ export class FetchService {
     const waitMs = Math.min(request.maxWaitMs, FETCH_WAIT_MAX_MS);
     const deadlineMs = this.#deps.clock.monotonicMs() + waitMs;
     const fetch = new Fetch(request, deadlineMs, reply, outlet);
+    for (const target of request.partitions) if (target.damaged) this.#suspected(target);
     this.#serve(fetch);
     return fetch;
+  }
+
+  #suspected({ topicId, partition: number, offset }: FetchPartition): void {
+    const partition = this.#deps.table.find(topicId, number);
+    if (partition !== undefined) this.#deps.checks.said(partition, offset, 'client');
   }
 
   #giveUp(fetch: Fetch): void {

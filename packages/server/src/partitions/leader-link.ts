@@ -75,6 +75,8 @@ interface Followed {
   handle: number;
   /** There was no room for what came last, and the log tells of it. */
   isWithoutRoom: boolean;
+  /** What came last was damaged, and the log tells of it. */
+  gotDamage: boolean;
   /** What came since the files of the new log are being made; undefined: they are not. */
   held: LeaderPart[] | undefined;
 }
@@ -129,7 +131,10 @@ export class LeaderLink {
   follow(partition: Partition, role: FollowerRole): void {
     assert(!this.#closed, 'a closed link follows nobody');
     this.#forget(partition);
-    const followed = { partition, role, handle: 0, isWithoutRoom: false, held: undefined };
+    const followed = {
+      ...{ partition, role, handle: 0, isWithoutRoom: false, gotDamage: false },
+      held: undefined,
+    };
     this.#followed.set(partition, followed);
     if (this.#stream !== undefined) this.#obey(followed, role.replica.attach());
     else if (this.#redial === undefined) this.#dial();
@@ -375,21 +380,24 @@ export class LeaderLink {
   }
 
   #append(followed: Followed, part: LeaderPart): void {
-    const { partition } = followed;
+    const { partition, role } = followed;
     try {
-      partition.log.appendAsFollower(part.batches, this.#deps.clock.wallMs());
+      const { leaderEpoch } = role.replica;
+      partition.log.appendAsFollower(part.batches, this.#deps.clock.wallMs(), leaderEpoch);
       partition.sync();
       followed.isWithoutRoom = false;
+      followed.gotDamage = false;
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
-      // Its own bytes: the leader is told, and looks at its log.
-      if (error.kind === 'badBatch' || error.kind === 'oldLeaderEpoch') this.#tellDamage(followed);
+      if (isDamage(error)) this.#tellDamage(followed);
       // Some of it may have been appended: what comes next would leave a gap.
       this.#refused(followed, error, 'cannot append what the leader sent');
     }
   }
 
+  /** What the leader has sent is not what it has, or its log is damaged: it is told, and looks. */
   #tellDamage({ partition, role }: Followed): void {
+    if (isMutated('damage-untold')) return;
     const { topicId, number, logEndOffset: offset } = partition;
     const { leaderEpoch } = role.replica;
     this.#damaged.push({ partition: { topicId, partition: number }, leaderEpoch, offset });
@@ -407,7 +415,11 @@ export class LeaderLink {
     if (isFull && followed.isWithoutRoom) return;
     followed.isWithoutRoom = isFull;
     const facts = { partition: partition.name, leader: this.leaderId, why: messageOf(error) };
-    this.#deps.logger.error(what, facts);
+    if (!isDamage(error)) this.#deps.logger.error(what, facts);
+    // The leader's own line tells what it has found; here one is enough until it sends what is whole.
+    else if (!followed.gotDamage)
+      this.#deps.logger.warn('the leader sent damaged records: it is told', facts);
+    followed.gotDamage = isDamage(error);
   }
 
   #obey(followed: Followed, effect: FollowerEffect): void {
@@ -443,25 +455,16 @@ export class LeaderLink {
 
   /** A leader that lost committed records is not followed into the loss; the own log stays as it is. */
   #giveUp(
-    { partition, role }: Followed,
+    { partition }: Followed,
     { to, highWatermark }: Extract<FollowerEffect, { kind: 'leaderLacks' }>,
   ): void {
-    const { leaderEpoch } = role.replica;
-    this.#deps.logger.error('the leader lacks committed records: it is not followed', {
-      partition: partition.name,
-      leader: this.leaderId,
-      leaderEpoch,
-      from: partition.logEndOffset,
-      to,
-      highWatermark,
-      do:
-        `look at the disk of broker ${this.leaderId}; the log here is kept whole. Put what was lost ` +
-        'back there, or stop that broker and elect this replica uncleanly; then restart this broker',
-    });
     const reason =
       `the leader, broker ${this.leaderId}, asks to truncate from ${partition.logEndOffset} to ${to}, ` +
       `below the high watermark ${highWatermark}: it has lost committed records`;
-    partition.fail(reason, false);
+    const advice =
+      `look at the disk of broker ${this.leaderId}; the log here is kept whole. Put what was lost ` +
+      'back there, or stop that broker and elect this replica uncleanly; then restart this broker';
+    partition.fail(reason, false, advice);
   }
 
   /** False: the log could not; it has failed, or will be asked again. */
@@ -551,6 +554,10 @@ export class LeaderLink {
     }
   };
 }
+
+/** Of the bytes that the leader sent: what no CRC covers is held against what is here. */
+const isDamage = ({ kind }: LogError): boolean =>
+  kind === 'badBatch' || kind === 'oldLeaderEpoch' || kind === 'notNext';
 
 const bytesOf = (parts: readonly LeaderPart[]): number =>
   parts.reduce((sum, { batches }) => sum + batches.length, 0);

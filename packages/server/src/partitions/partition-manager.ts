@@ -25,10 +25,13 @@ import type {
   ReportReplicasRequest,
   ReportReplicasResponse,
 } from '@relevo/rpc/gen/cluster/controller';
+import { partitionImage } from './current-leader.ts';
+import { DamageChecks } from './damage-checks.ts';
 import { FetchService } from './fetch-service.ts';
 import type { FetchReply } from './fetch-service.ts';
 import { IsrProposals } from './isr-proposals.ts';
 import type { AlterPartitions } from './isr-proposals.ts';
+import { adviceFor } from './offline-advice.ts';
 import type { Partition, PartitionDeps, PartitionEvents, ProduceReply } from './partition.ts';
 import type { Lease } from './lease.ts';
 import { PartitionMetrics } from './partition-metrics.ts';
@@ -130,7 +133,8 @@ export class PartitionManager {
     const table = this.#table;
     const image = deps.image;
     const reviewIsr = (partition: Partition): void => this.#reviewIsr(partition);
-    const shared = { ...deps, turn, metrics, table, localId, clusterId, image, reviewIsr };
+    const checks = new DamageChecks({ ...deps, metrics });
+    const shared = { ...deps, turn, metrics, table, localId, clusterId, image, reviewIsr, checks };
     const brokerEpoch = (): BrokerEpoch => deps.brokerEpoch() ?? NOT_REGISTERED;
     this.#producerIds = new ProducerIds({
       allocate: () => this.#allocateProducerIds(),
@@ -291,8 +295,14 @@ export class PartitionManager {
         if (partition.leader !== undefined) this.#reviewIsr(partition);
         this.#reports.review(partition);
       },
-      failed: (partition, reason) => {
-        this.#deps.logger.error('a replica is offline', { partition: partition.name, reason });
+      failed: (partition, reason, advice) => {
+        const { topicId, number, name, isDamaged } = partition;
+        const known = partitionImage(this.#deps.image(), topicId, number);
+        this.#deps.logger.error('a replica is offline', {
+          partition: name,
+          reason,
+          do: advice ?? adviceFor(name, known, this.#options.brokerId, isDamaged),
+        });
         this.#deps.directory.noteOffline(partition.name, partition.topicId);
         this.#reports.review(partition);
       },

@@ -18,6 +18,7 @@ export class PartitionMetrics {
   readonly isrShrinks: Counter;
   readonly isrExpands: Counter;
   readonly truncations: Counter;
+  readonly damageReports: Counter;
   readonly partitions: Gauge;
   readonly leaders: Gauge;
   readonly underReplicated: Gauge;
@@ -57,6 +58,10 @@ export class PartitionMetrics {
     this.isrShrinks = counter('relevo_isr_shrinks_total', 'Replicas that left an in-sync set.');
     this.isrExpands = counter('relevo_isr_expands_total', 'Replicas that joined an in-sync set.');
     this.truncations = counter('relevo_truncations_total', 'Logs cut to follow another leader.');
+    this.damageReports = counter(
+      'relevo_damage_reports_total',
+      'Batches led here that arrived damaged, as followers and clients say.',
+    );
     this.partitions = gauge('relevo_partitions', 'Replicas on this broker.');
     this.leaders = gauge('relevo_leader_partitions', 'Partitions led by this broker.');
     this.underReplicated = gauge(

@@ -73,7 +73,8 @@ export interface PartitionEvents {
   followerSynced(partition: Partition): void;
   /** Its part ended or began: fetches and waiting subscriptions look again. */
   roleChanged(partition: Partition): void;
-  failed(partition: Partition, reason: string): void;
+  /** `advice`: what a person is to do, where that is not what follows from the reason. */
+  failed(partition: Partition, reason: string, advice: string | undefined): void;
 }
 
 export interface PartitionDeps {
@@ -244,13 +245,17 @@ export class Partition implements EpochHistory, StatedPosition {
     this.#deps.events.roleChanged(this);
   }
 
-  /** The log has failed, or could not be opened (L3, L4). */
-  fail(reason: string, isDamaged: boolean = this.#log?.offlineReason?.kind === 'corrupt'): void {
+  /** The log has failed, or could not be opened (L3, L4). `advice`: see `PartitionEvents.failed`. */
+  fail(
+    reason: string,
+    isDamaged: boolean = this.#log?.offlineReason?.kind === 'corrupt',
+    advice?: string,
+  ): void {
     if (this.#failure !== undefined) return;
     this.#failure = reason;
     this.#isDamaged = isDamaged;
     this.#leaveRole('STORAGE_ERROR');
-    this.#deps.events.failed(this, reason);
+    this.#deps.events.failed(this, reason, advice);
     this.#deps.events.roleChanged(this);
   }
 

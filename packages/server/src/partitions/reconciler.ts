@@ -35,7 +35,6 @@ import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { setAsideDirectory } from '@relevo/log/partition-directory';
 import { readTopicId } from '@relevo/log/partition-metadata';
-import { partitionImage } from './current-leader.ts';
 import { Partition } from './partition.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -315,7 +314,7 @@ export class Reconciler {
   }
 
   #notOpened(partition: Partition, error: unknown): void {
-    const { image, logger } = this.#deps;
+    const { logger } = this.#deps;
     const { topicId, number, name } = partition;
     if (!(error instanceof LogError || error instanceof DiskError)) throw error;
     if (error instanceof LogError && error.kind === 'diskFull') {
@@ -326,11 +325,6 @@ export class Reconciler {
       this.#deps.timers.after(DISK_FULL_RETRY_MS, () => this.#add(topicId, number));
       return;
     }
-    logger.error('a log cannot be opened: the replica is offline', {
-      partition: name,
-      isr: partitionImage(image(), topicId, number)?.isr,
-      why: error.message,
-    });
     partition.fail(error.message, isDamage(error));
   }
 

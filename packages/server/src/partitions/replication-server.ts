@@ -5,7 +5,7 @@
  * A subscription under an epoch that this broker has not heard of yet is kept until its image has caught
  * up, so that a failover costs no poll interval; one under an older epoch is refused.
  */
-import { ERRORS, messageOf } from '@relevo/base/errors';
+import { ERRORS } from '@relevo/base/errors';
 import type { ErrorCode } from '@relevo/base/errors';
 import type { BrokerEpoch, BrokerId, LeaderEpoch, Offset } from '@relevo/base/ids';
 import { RpcError, route } from '@relevo/base/ports';
@@ -30,6 +30,7 @@ import type {
 } from '@relevo/rpc/gen/cluster/replication';
 import { checkSpeaksFor } from '../security/caller.ts';
 import { partitionImage } from './current-leader.ts';
+import type { DamageChecks } from './damage-checks.ts';
 import type { LeaderRole, Partition } from './partition.ts';
 import type { PartitionMetrics } from './partition-metrics.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -51,6 +52,7 @@ export interface ReplicationServerDeps {
   readonly image: () => ClusterImage;
   readonly brokerEpoch: () => BrokerEpoch;
   readonly reviewIsr: (partition: Partition) => void;
+  readonly checks: DamageChecks;
 }
 
 interface Parked {
@@ -217,25 +219,13 @@ export class ReplicationServer {
     if (message.creditBytes > 0) session.addCredit(message.creditBytes);
   }
 
-  /** A follower says that what it was sent is damaged: here, or on the way. Damage takes the log offline. */
   #suspected(
     session: ReplicationSession,
     { partition: key, leaderEpoch, offset }: DamagedPart,
   ): void {
     const partition = key && this.#deps.table.find(key.topicId, key.partition);
-    if (partition?.leader?.replica.leaderEpoch !== leaderEpoch || !partition.isOpen) return;
-    const facts = { partition: partition.name, follower: session.brokerId, offset };
-    partition.log.check(offset as Offset).then(
-      () =>
-        this.#deps.logger.warn('a follower was sent damaged bytes; the log here is whole', facts),
-      (error: unknown) => {
-        const why = messageOf(error);
-        this.#deps.logger.error('a follower was sent damaged bytes: the log here is damaged', {
-          ...facts,
-          why,
-        });
-      },
-    );
+    if (partition?.leader?.replica.leaderEpoch !== leaderEpoch) return;
+    this.#deps.checks.said(partition, offset, { follower: session.brokerId });
   }
 
   #acknowledged(session: ReplicationSession, position: FollowerPosition): void {

@@ -5,7 +5,7 @@
 import { RelevoError, errorCodeOf, messageOf, ERRORS } from '@relevo/base/errors';
 import { NO_BROKER, partitionName } from '@relevo/base/ids';
 import { RpcError } from '@relevo/base/ports';
-import type { MessageStream, Random, Timers } from '@relevo/base/ports';
+import type { Clock, MessageStream, Random, Timers } from '@relevo/base/ports';
 import { backoffMs } from '@relevo/base/retry';
 import type { ClusterImage, TopicImage } from '@relevo/controller/image';
 import {
@@ -17,17 +17,23 @@ import {
   type EpochEnd,
   type FetchedPartition,
 } from '@relevo/rpc/gen/client/fetch';
+import { whyNoLeader } from '../partitions/current-leader.ts';
 import { inMessages } from './consumed-messages.ts';
 import type { BatchDecoder } from './decoded-batches.ts';
 import type { LeaderFetches } from './leader-fetches.ts';
 import type { LeaderOffsets } from './leader-offsets.ts';
 
 const PARTITION_BYTES = 256 * 1024;
+/** How long a partition may not be readable before the caller is told, and the call ends. */
+export const UNREADABLE_MAX_MS = 10_000;
+/** How often what arrived damaged from the leader is fetched anew before the call ends. */
+const REFETCHES_MAX = 5;
 const RETRY = { initialMs: 20, maxMs: 500, factor: 2, jitter: 0.2 };
 const EARLIEST = -2;
 const LATEST = -1;
 
 export interface PlainConsumerDeps {
+  readonly clock: Clock;
   readonly timers: Timers;
   readonly random: Random;
   readonly decoder: BatchDecoder;
@@ -50,6 +56,12 @@ interface Position {
   lastEpoch: number | undefined;
   busy: boolean;
   failures: number;
+  /** Since when it cannot be read, monotonic ms; undefined: it can, or nothing was tried. */
+  failsSinceMs: number | undefined;
+  /** How often what comes next has arrived damaged. */
+  refetches: number;
+  /** The leader is to be told so with the next fetch. */
+  mustTellDamage: boolean;
 }
 
 export class PlainConsumer {
@@ -96,6 +108,9 @@ export class PlainConsumer {
       lastEpoch: offset === undefined ? undefined : knownEpoch(request.leaderEpoch),
       busy: false,
       failures: 0,
+      failsSinceMs: undefined,
+      refetches: 0,
+      mustTellDamage: false,
     }));
   }
 
@@ -126,7 +141,7 @@ export class PlainConsumer {
       if (position.busy || this.#isAtEnd(position)) continue;
       const address = this.#leaderAddress(position.partition);
       if (address === undefined) {
-        this.#later([position]);
+        this.#later([position], this.#whyNotLed(position));
         continue;
       }
       const others = byLeader.get(address);
@@ -141,8 +156,9 @@ export class PlainConsumer {
 
   async #ask(address: string, positions: readonly Position[]): Promise<void> {
     const lookUp = positions.filter((position) => this.#needsLookUp(position));
+    const refused = new Map<number, RpcError>();
     try {
-      if (lookUp.length > 0) await this.#lookUp(address, lookUp);
+      if (lookUp.length > 0) await this.#lookUp(address, lookUp, refused);
     } catch (error) {
       this.#failedWith(error, positions);
       return;
@@ -154,7 +170,9 @@ export class PlainConsumer {
       if (this.#isAtEnd(position)) position.busy = false;
       else this.#fetch(address, position);
     }
-    if (unknown.length > 0) this.#later(unknown);
+    for (const position of unknown) {
+      this.#later([position], refused.get(position.partition) ?? this.#whyNotLed(position));
+    }
     this.#go();
   }
 
@@ -163,7 +181,7 @@ export class PlainConsumer {
     if (error instanceof RelevoError) this.#fail(error);
     else if (!(error instanceof RpcError)) this.#fail(asRelevoError(error));
     else if (error.status === 'DATA_LOSS') this.#end(error);
-    else this.#later(positions);
+    else this.#later(positions, error);
   }
 
   #needsLookUp(position: Position): boolean {
@@ -172,8 +190,12 @@ export class PlainConsumer {
     );
   }
 
-  /** Where to begin, and with `stop_at_end` where to stop. */
-  async #lookUp(address: string, positions: readonly Position[]): Promise<void> {
+  /** Where to begin, and with `stop_at_end` where to stop. `refused`: by partition, for now. */
+  async #lookUp(
+    address: string,
+    positions: readonly Position[],
+    refused: Map<number, RpcError>,
+  ): Promise<void> {
     const { from, stopAtEnd } = this.#request;
     const ask = async (timestampMs: number): Promise<Map<number, number>> => {
       const topicId = this.#topic.id;
@@ -186,8 +208,9 @@ export class PlainConsumer {
         answers.flatMap(({ partition, error, offset, message }): [number, number][] => {
           const code = errorCodeOf(error);
           if (code === 'NONE') return [[partition, offset]];
-          if (ERRORS[code].retriable) return [];
-          throw new RelevoError(code, message);
+          if (!ERRORS[code].retriable) throw new RelevoError(code, message);
+          refused.set(partition, new RpcError(ERRORS[code].status, message, { code }));
+          return [];
         }),
       );
     };
@@ -220,7 +243,9 @@ export class PlainConsumer {
       offset: position.offset ?? 0,
       lastEpoch: position.lastEpoch,
       maxBytes: PARTITION_BYTES,
+      damaged: position.mustTellDamage,
     });
+    position.mustTellDamage = false;
     this.#deps.fetches.fetch(address, at, {
       isGone: () => this.#ended,
       wantsEmpty: !position.isInLog,
@@ -240,6 +265,7 @@ export class PlainConsumer {
     }
     if (fetched.diverging !== undefined) throw truncated(this.#topic, position, fetched.diverging);
     position.failures = 0;
+    position.failsSinceMs = undefined;
     position.isInLog = true;
     const records: ConsumedRecord[] = [];
     const damage = await this.#decodeAll(position, fetched, records);
@@ -259,7 +285,12 @@ export class PlainConsumer {
     }
     // What comes before the damage is sent all the same, and may be all that is wanted.
     if (damage === undefined || this.#hasEnough()) return;
-    if (!this.#request.stopAtEnd || !this.#isAtEnd(position)) throw damage;
+    if (this.#request.stopAtEnd && this.#isAtEnd(position)) return;
+    if (!damage.onTheWay || position.refetches >= REFETCHES_MAX) throw damage.error;
+    // The leader checks what it gives out. It looks once more, and what comes then may be whole.
+    position.mustTellDamage = true;
+    position.failures = position.refetches++;
+    throw new RpcError('UNAVAILABLE', damage.error.message, { code: 'CORRUPT_MESSAGE' });
   }
 
   /** The records from the position on, which moves past them; returns why one cannot be read. */
@@ -267,7 +298,7 @@ export class PlainConsumer {
     position: Position,
     fetched: FetchedPartition,
     into: ConsumedRecord[],
-  ): Promise<RpcError | undefined> {
+  ): Promise<Damage | undefined> {
     const { batches, damage, afterDamage } = await this.#deps.decoder.decode(fetched);
     for (const { nextOffset, leaderEpoch, records } of batches) {
       const from = position.offset ?? 0;
@@ -277,24 +308,38 @@ export class PlainConsumer {
       }
       position.offset = Math.max(from, nextOffset);
       position.lastEpoch = leaderEpoch;
+      position.refetches = 0;
     }
     if (damage === undefined) return undefined;
     const name = partitionName(this.#topic.name, position.partition);
     const past = afterDamage === undefined ? '' : `; begin at offset ${afterDamage} to go past it`;
     const message = `${name} at offset ${position.offset ?? 0}: the stored batch cannot be read: ${damage.message}${past}`;
-    return new RpcError('DATA_LOSS', message, { code: damage.wireCode });
+    // One whose CRC is right is as it was written.
+    const onTheWay = afterDamage === undefined || damage.code === 'BAD_CRC';
+    return { onTheWay, error: new RpcError('DATA_LOSS', message, { code: damage.wireCode }) };
   }
 
   /** Tries these again after a while. */
-  #later(positions: readonly Position[]): void {
+  #later(positions: readonly Position[], why: RpcError): void {
     const attempt = Math.max(0, ...positions.map(({ failures }) => failures));
+    const nowMs = this.#deps.clock.monotonicMs();
     for (const position of positions) {
       position.busy = true;
       position.failures = attempt + 1;
+      position.failsSinceMs ??= nowMs;
+      // The next answer says so anew, and that it can be read again.
+      position.isInLog = false;
     }
     if (!this.#deps.image().topicsById.has(this.#topic.id)) {
       const message = `topic "${this.#topic.name}" was deleted`;
       this.#fail(new RelevoError('UNKNOWN_TOPIC_OR_PARTITION', message));
+      return;
+    }
+    const stuck = positions.find(
+      ({ failsSinceMs }) => nowMs - (failsSinceMs ?? nowMs) >= UNREADABLE_MAX_MS,
+    );
+    if (stuck !== undefined) {
+      this.#end(unreadable(partitionName(this.#topic.name, stuck.partition), why));
       return;
     }
     this.#deps.timers.after(backoffMs(RETRY, attempt, this.#deps.random), () => {
@@ -333,12 +378,36 @@ export class PlainConsumer {
     return maxRecords > 0 && this.#sent >= maxRecords;
   }
 
+  #whyNotLed({ partition }: Position): RpcError {
+    const known = this.#deps.image().topicsById.get(this.#topic.id)?.partitions[partition];
+    const name = partitionName(this.#topic.name, partition);
+    const message =
+      known === undefined || known.leader !== NO_BROKER
+        ? 'its leader gave no answer'
+        : `${name} has no leader: ${whyNoLeader(known)}`;
+    return new RpcError('UNAVAILABLE', message, { code: 'LEADER_NOT_AVAILABLE' });
+  }
+
   #leaderAddress(partition: number): string | undefined {
     const image = this.#deps.image();
     const leader = image.topicsById.get(this.#topic.id)?.partitions[partition]?.leader ?? NO_BROKER;
     return leader === NO_BROKER ? undefined : image.brokers.get(leader)?.peerAddress;
   }
 }
+
+/** Why what was fetched cannot be read; `onTheWay`: the bytes are not those that the leader sent. */
+interface Damage {
+  readonly onTheWay: boolean;
+  readonly error: RpcError;
+}
+
+const unreadable = (name: string, why: RpcError): RpcError =>
+  new RpcError(
+    'UNAVAILABLE',
+    `${name} could not be read for ${UNREADABLE_MAX_MS / 1000} s: ${why.message}. Begin again after the last ` +
+      'record that came, or name the other partitions to read them without it',
+    { code: why.code ?? 'LEADER_NOT_AVAILABLE' },
+  );
 
 function checkFrom({ from }: ConsumeRequest): void {
   if ((from.case !== 'earliest' && from.case !== 'latest') || from.value) return;

@@ -72,12 +72,12 @@ async function consume(
     stream,
   );
   consumer.start();
-  await world.world.until('the call has ended', () => ended, 10_000);
+  await world.world.until('the call has ended', () => ended, 20_000);
   calls.close();
   return { values, error: failure };
 }
 
-test('a batch whose bytes were damaged since they were written is not given out', () =>
+test('what was damaged since it was written is not given out, and the call ends where nobody else has it', () =>
   withOrders([1], async (world, client) => {
     await client.produce(1, 'orders', ['a', 'b']);
     const { baseOffset } = await client.produce(1, 'orders', ['c', 'd']);
@@ -87,7 +87,24 @@ test('a batch whose bytes were damaged since they were written is not given out'
     disk.flipBit(path, disk.contents(path).length - 4, 2);
     const all = await consume(world, client, {});
     expect(all.values).toEqual(['a', 'b']);
-    expect(all.error).toMatchObject({ status: 'DATA_LOSS', code: 'CORRUPT_MESSAGE' });
+    expect(all.error).toMatchObject({ status: 'UNAVAILABLE' });
+    expect(all.error?.message).toMatch(
+      /^orders-0 could not be read for 10 s: orders-0 has no leader: the log on broker 1/,
+    );
+    const errors = world.lines.filter(({ level }) => level === 'error');
+    expect(errors.map(({ event }) => event)).toEqual(['a replica is offline']);
+    expect(errors[0]?.fields['do']).toMatch(/no other replica .* put the files back/);
+  }));
+
+test('a partition without a leader ends the call, with a word on who could lead', () =>
+  withOrders([1], async (world, client) => {
+    await client.produce(1, 'orders', ['a']);
+    await world.kill(1, 'keep');
+    world.fence(1);
+    const { values, error } = await consume(world, client, {});
+    expect(values).toEqual([]);
+    expect(error).toMatchObject({ status: 'UNAVAILABLE', code: 'LEADER_NOT_AVAILABLE' });
+    expect(error?.message).toMatch(/10 s: orders-0 has no leader: .*broker 1.*start it/);
   }));
 
 test('a batch that cannot be read ends the call, after what is before it', () =>

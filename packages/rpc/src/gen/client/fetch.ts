@@ -129,6 +129,11 @@ export interface FetchPartition {
    * its log parts from the leader's (KIP-320); absent or -1: nothing was read, do not check.
    */
   readonly lastEpoch: number | undefined;
+  /**
+   * What came last from this offset on was damaged when it arrived. A hint: the broker looks at its own log
+   * there, though not at each hint, and answers as without it.
+   */
+  readonly damaged: boolean;
 }
 
 /** Makes a FetchPartition; what is left out has proto3's default. */
@@ -139,6 +144,7 @@ export const fetchPartition = (init: Partial<FetchPartition> = {}): FetchPartiti
   offset: init.offset ?? 0,
   maxBytes: init.maxBytes ?? 0,
   lastEpoch: init.lastEpoch,
+  damaged: init.damaged ?? false,
 });
 
 export const FetchPartitionCodec: MessageCodec<FetchPartition> = messageCodec(
@@ -155,6 +161,7 @@ function sizeFetchPartition(message: FetchPartition, encoder: Encoder): number {
   if (message.offset !== 0) size += 1 + int64Size(message.offset);
   if (message.maxBytes !== 0) size += 1 + uint32Size(message.maxBytes);
   if (message.lastEpoch !== undefined) size += 1 + sint32Size(message.lastEpoch);
+  if (message.damaged) size += 1 + 1;
   return size;
 }
 
@@ -183,6 +190,10 @@ function writeFetchPartition(message: FetchPartition, encoder: Encoder): void {
     encoder.byte(48);
     encoder.sint32(message.lastEpoch);
   }
+  if (message.damaged) {
+    encoder.byte(56);
+    encoder.bool(message.damaged);
+  }
 }
 
 function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
@@ -192,6 +203,7 @@ function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
   let offset: number = 0;
   let maxBytes: number = 0;
   let lastEpoch: number | undefined = undefined;
+  let damaged: boolean = false;
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -213,12 +225,15 @@ function readFetchPartition(decoder: Decoder, end: number): FetchPartition {
       case 48:
         lastEpoch = decoder.sint32();
         break;
+      case 56:
+        damaged = decoder.bool();
+        break;
       default:
         decoder.skip(tag);
     }
   }
   decoder.close(end);
-  return { topicId, partition, leaderEpoch, offset, maxBytes, lastEpoch };
+  return { topicId, partition, leaderEpoch, offset, maxBytes, lastEpoch, damaged };
 }
 
 /** Where an epoch ends in the leader's log. */
