@@ -34,6 +34,8 @@ export interface ClusterOptions {
   readonly listeners?: readonly string[];
   /** Added to one broker's configuration. */
   readonly settingsOf?: (id: number, at: AddressOf) => Settings;
+  /** Default true: the brokers share a secret, and prove to one another that they have it. */
+  readonly secret?: boolean;
   /** Arguments for node itself, for example `--cpu-prof`, by broker id. */
   readonly nodeArguments?: (id: number) => readonly string[];
 }
@@ -191,7 +193,7 @@ export class TestCluster {
         'listener.http': http(id),
         'controller.quorum.voters': voters.join(','),
         'log.disk.reserve.bytes': 0,
-        'cluster.secret.file': secretFile,
+        ...(options.secret === false ? {} : { 'cluster.secret.file': secretFile }),
         ...options.settings,
         ...options.settingsOf?.(id, grpc),
       };
@@ -250,12 +252,12 @@ export class TestCluster {
 
   /** Ends every process and, unless told to keep it, removes the data. */
   async destroy(options: { keep?: boolean } = {}): Promise<void> {
-    living.delete(this);
     for (const broker of this.brokers) {
       if (!broker.running) continue;
       // A frozen process takes SIGKILL, but not SIGTERM.
       await broker.kill();
     }
+    living.delete(this);
     if (options.keep !== true) rmSync(this.directory, { recursive: true, force: true });
   }
 }

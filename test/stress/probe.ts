@@ -1,4 +1,5 @@
 /** What a cluster under stress is watched for: readiness, who was fenced, and memory. */
+import { messageOf } from '@relevo/base/errors';
 import { nowMs, type TestCluster } from '../lib/cluster.ts';
 import { pause, until } from '../lib/wait.ts';
 
@@ -30,10 +31,14 @@ export class ReadinessProbe {
   async #ask(address: string): Promise<void> {
     while (this.#running) {
       const askedMs = nowMs();
-      const response = await fetch(`http://${address}/readyz`);
-      const text = await response.text();
+      try {
+        const response = await fetch(`http://${address}/readyz`);
+        const text = await response.text();
+        if (response.status !== 200) this.refusals.push(`${address}: ${text}`);
+      } catch (error) {
+        this.refusals.push(`${address}: ${messageOf(error)}`);
+      }
       this.answersMs.push(nowMs() - askedMs);
-      if (response.status !== 200) this.refusals.push(`${address}: ${text}`);
       await pause(ASK_EVERY_MS);
     }
   }

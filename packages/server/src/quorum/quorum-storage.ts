@@ -276,7 +276,10 @@ async function openStorage(
     const inLog = await readEntries(log, directory);
     checkBeginning(log.logStartOffset, snapshot, directory);
     if (mark !== undefined) checkMark(mark, inLog, snapshot, directory);
-    const entries = joinWithSnapshot(log, inLog, snapshot);
+    const isReplaced = isReplacedBy(snapshot, log, inLog);
+    const entries = isReplaced
+      ? []
+      : inLog.filter(({ index }) => snapshot === undefined || index > snapshot.index);
     const last = entries.at(-1) ?? snapshot ?? NOTHING;
     if (!acceptLoss) checkEnd(last, found.hardState, directory);
     const hardState = acceptLoss ? lowered(found.hardState, last) : found.hardState;
@@ -286,6 +289,8 @@ async function openStorage(
     const durable = goesOn
       ? DurableMark.goOn(deps, directory, mark)
       : DurableMark.make(deps, directory, { ...NO_MARK, ...idOf(last) });
+    // The mark first: it must not name an entry that the log has no more.
+    if (isReplaced) log.truncateFullyAndStartAt(offsetOf(last.index + 1));
     if (found.isOld || acceptLoss) {
       writeStateNow(deps, { owner: options, directory }, identity, hardState);
     } else disk.syncDirectoryNow(directory);
@@ -439,19 +444,15 @@ async function readEntries(log: PartitionLog, directory: string): Promise<Entry[
 }
 
 /**
- * The entries after the snapshot. A log that ends before it, or has another entry in its place, is one
- * that a snapshot from the leader was to replace when the node crashed.
+ * A log that ends before the snapshot, or has another entry in its place, is one that a snapshot from the
+ * leader was to replace when the node crashed.
  */
-function joinWithSnapshot(
+function isReplacedBy(
+  snapshot: Snapshot | undefined,
   log: PartitionLog,
   entries: readonly Entry[],
-  snapshot: Snapshot | undefined,
-): readonly Entry[] {
-  if (snapshot === undefined) return entries;
-  const through = snapshot.index;
+): boolean {
+  if (snapshot === undefined) return false;
   const at = entries.find((entry) => entry.index === snapshot.index);
-  const replaced = at === undefined ? log.logEndOffset <= through : at.term !== snapshot.term;
-  if (!replaced) return entries.filter((entry) => entry.index > snapshot.index);
-  log.truncateFullyAndStartAt(offsetOf(through + 1));
-  return [];
+  return at === undefined ? log.logEndOffset <= snapshot.index : at.term !== snapshot.term;
 }
