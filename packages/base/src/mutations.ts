@@ -29,6 +29,8 @@ export type Mutation =
   | 'quorum-among-partitions'
   | 'quorum-founded-without-all'
   | 'reads-without-lease'
+  | 'recovery-in-one-piece'
+  | 'recovery-start-not-durable'
   | 'refusals-unconfirmed'
   | 'registration-leaves-isr'
   | 'segments-go-before-known'
@@ -74,6 +76,9 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'quorum-founded-without-all':
     'a majority that knows of no log founds a cluster, though others may have one',
   'reads-without-lease': 'a leader serves reads without asking whether its lease has run out',
+  'recovery-in-one-piece': 'a log is recovered without a turn for heartbeats in between',
+  'recovery-start-not-durable':
+    'a recovery begins to read where all was appended, though not all below is sure to be durable',
   'refusals-unconfirmed':
     'a controller answers refusals without asking a majority whether it still leads',
   'registration-leaves-isr':

@@ -10,6 +10,7 @@ import { FAILED_LOGS_FILE, encodeFailedLogs, readFailedLogs } from './failed-log
 import {
   DELETED_SUFFIX,
   LOG_SUFFIX,
+  RECOVERY_SUFFIX,
   TEMPORARY_SUFFIX,
   parseOffsetFileName,
   parsePartitionName,
@@ -67,6 +68,11 @@ function rewrite(disk: Disk, directory: string): number {
   for (const { name } of files) {
     const parsed = parseOffsetFileName(name);
     if (parsed?.suffix === LOG_SUFFIX && parsed.offset < from) continue;
+    if (parsed?.suffix === RECOVERY_SUFFIX) {
+      // All of the last segment is to be read.
+      disk.remove(`${directory}/${name}`);
+      continue;
+    }
     bytes += copy(disk, `${directory}/${name}`);
   }
   disk.syncDirectoryNow(directory);

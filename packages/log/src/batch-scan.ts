@@ -8,7 +8,7 @@ import { BATCH_OVERHEAD, readBatchHeader } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { verifyCrc } from '@relevo/record/validate';
 import type { Crc32c, DiskFile } from '@relevo/base/ports';
-import { runNow } from './steps.ts';
+import { PAUSE, runNow } from './steps.ts';
 import type { Step, Steps } from './steps.ts';
 
 const WINDOW_BYTES = 65_536;
@@ -16,6 +16,9 @@ const CRC_WINDOW_BYTES = 2 ** 20;
 /** Above this size, a batch's records are not read along with its header. */
 const SKIPPED_BATCH_BYTES = 16_384;
 const HEADER_WINDOW_BYTES = 512;
+/** Between two pauses of a scan: less than a millisecond of checksums, or of small batches. */
+const PAUSE_BYTES = 2 ** 16;
+const PAUSE_BATCHES = 500;
 
 /** A piece of a file in memory that moves along as it is read. */
 export class FileWindow {
@@ -96,7 +99,14 @@ export function* scanSteps(options: ScanOptions, visit: Visit): Steps<ScanEnd> {
   const window = new FileWindow(file, to);
   let position = from;
   let readAhead = crc32c === undefined ? WINDOW_BYTES : CRC_WINDOW_BYTES;
+  let batches = 0;
+  let pausedAt = from;
   while (position < to) {
+    if (++batches > PAUSE_BATCHES || (crc32c !== undefined && position - pausedAt >= PAUSE_BYTES)) {
+      yield PAUSE;
+      batches = 0;
+      pausedAt = position;
+    }
     const first = window.missing(position, BATCH_OVERHEAD, readAhead);
     if (first !== undefined) yield first;
     let header: BatchHeader;

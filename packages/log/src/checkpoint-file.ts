@@ -31,7 +31,7 @@ export function writeFile(disk: Disk, path: string, bytes: Uint8Array): void {
 /** Replaces the file, without making that durable. */
 export function replaceFile(disk: Disk, path: string, bytes: Uint8Array): void {
   const aside = path + TEMPORARY_SUFFIX;
-  writeTo(disk, aside, bytes).close();
+  writeAnew(disk, aside, bytes).close();
   disk.rename(aside, path);
 }
 
@@ -39,7 +39,7 @@ export function replaceFile(disk: Disk, path: string, bytes: Uint8Array): void {
 export function replaceFileNow(disk: Disk, path: string, bytes: Uint8Array): void {
   // Not the name that a replacement off the loop may be using.
   const aside = `${path}.now${TEMPORARY_SUFFIX}`;
-  const file = writeTo(disk, aside, bytes);
+  const file = writeAnew(disk, aside, bytes);
   try {
     file.datasyncNow();
   } finally {
@@ -60,7 +60,7 @@ export async function replaceFileDurably(
   isCurrent: () => boolean = () => true,
 ): Promise<void> {
   const aside = path + TEMPORARY_SUFFIX;
-  const file = writeTo(disk, aside, bytes);
+  const file = writeAnew(disk, aside, bytes);
   try {
     await file.datasync();
   } finally {
@@ -71,7 +71,8 @@ export async function replaceFileDurably(
   await disk.syncDirectory(parentOf(path));
 }
 
-function writeTo(disk: Disk, path: string, bytes: Uint8Array): DiskFile {
+/** Writes a file from its start, and leaves it open. */
+export function writeAnew(disk: Disk, path: string, bytes: Uint8Array): DiskFile {
   const file = disk.open(path, 'create');
   try {
     file.truncate(0);

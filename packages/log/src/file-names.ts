@@ -1,6 +1,7 @@
 /**
  * Names of files and directories, Kafka's: `orders-3/00000000000000000042.log`. The number of a segment
- * is its base offset, that of a producer snapshot the offset after the last batch it knows.
+ * is its base offset, that of a producer snapshot or of a recovery start the offset after the last batch it
+ * knows.
  */
 import type { Offset } from '@relevo/base/ids';
 
@@ -10,6 +11,8 @@ export const TIME_INDEX_SUFFIX = '.timeindex';
 export const SNAPSHOT_SUFFIX = '.snapshot';
 /** Tells that the segment of that number was synced; see `known-extent.ts`. */
 export const SYNCED_SUFFIX = '.synced';
+/** Where a recovery may begin to read; see `recovery-start.ts`. */
+export const RECOVERY_SUFFIX = '.recovery';
 /** Renamed to be removed; whatever bears it is removed at start. */
 export const DELETED_SUFFIX = '.deleted';
 /** A directory that is kept for people to look at. */
@@ -21,6 +24,8 @@ export const TEMPORARY_SUFFIX = '.tmp';
  * so no topic can be called so that its directory is this one.
  */
 export const QUORUM_DIRECTORY = 'quorum';
+/** Of the data directory: all logs were closed in order. */
+export const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
 /** Of the data directory: below these offsets everything was synced. */
 export const RECOVERY_POINTS_FILE = 'recovery-point-offset-checkpoint';
 /** Of the data directory: high watermarks, up to what was synced. */
@@ -33,7 +38,7 @@ export const METADATA_FILE = 'partition.metadata';
 export const TRUNCATION_FILE = 'truncation-checkpoint';
 
 const OFFSET_DIGITS = 20;
-const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot|\.synced)$/;
+const OFFSET_NAME = /^(\d{20})(\.log|\.index|\.timeindex|\.snapshot|\.synced|\.recovery)$/;
 const PARTITION_NAME = /^([A-Za-z0-9._-]{1,249})-(0|[1-9]\d{0,9})$/;
 
 /** `00000000000000000042.log` */

@@ -37,6 +37,15 @@ export class LeaderEpochCache {
     return cache;
   }
 
+  /** As found elsewhere than in the file, in order. */
+  static of(entries: readonly EpochEntry[]): LeaderEpochCache {
+    const cache = new LeaderEpochCache();
+    for (const { epoch, startOffset } of entries) cache.begin(epoch, startOffset);
+    // The file may know less.
+    cache.#version++;
+    return cache;
+  }
+
   encoded(): Uint8Array {
     return encodeCheckpoint(
       this.#entries.map(({ epoch, startOffset }) => `${epoch} ${startOffset}`),

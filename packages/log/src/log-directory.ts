@@ -27,6 +27,7 @@ import { takeOverLayout } from './data-layout.ts';
 import { DurableLogs, knownLogs, lostLogs } from './durable-logs.ts';
 import type { LostLog } from './durable-logs.ts';
 import {
+  CLEAN_SHUTDOWN_FILE,
   DELETED_SUFFIX,
   HIGH_WATERMARKS_FILE,
   LOG_STARTS_FILE,
@@ -63,8 +64,6 @@ import { Slots } from './slots.ts';
 import { runInSlices, runNow } from './steps.ts';
 import type { Pace, Steps } from './steps.ts';
 import type { Decompressor } from './time-lookup.ts';
-
-const CLEAN_SHUTDOWN_FILE = '.kafka_cleanshutdown';
 
 const LOGS_AT_A_TIME = 32;
 /** New logs that are made or synced for the first time at once: others have threads of the disk left. */

@@ -21,6 +21,7 @@ import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
 import { LogError, isDiskError } from './log-error.ts';
+import { LogCheckpoints } from './log-checkpoints.ts';
 import { LogFiles } from './log-files.ts';
 import { LogHealth } from './log-health.ts';
 import type { LogState } from './log-health.ts';
@@ -41,7 +42,7 @@ import { duplicateOf } from './producer-state.ts';
 import type { ProducerState } from './producer-state.ts';
 import { RecentWrites, WriteCount } from './recent-writes.ts';
 import { RecoveryPoint } from './recovery-point.ts';
-import { recoverLog, sureOfProducers } from './recovery.ts';
+import { recoverLog } from './recovery.ts';
 import type { RecoveredLog } from './recovery.ts';
 import { isOverAge, segmentsToDrop } from './retention.ts';
 import { SegmentCache } from './segment-cache.ts';
@@ -67,14 +68,13 @@ export class PartitionLog {
   readonly #durability: Durability;
   readonly #commit: GroupCommit;
   readonly #epochFile: EpochFile;
+  readonly #checkpoints: LogCheckpoints;
   readonly #health: LogHealth;
   readonly #recent: RecentWrites;
   readonly #reads: LogReads;
   #config: LogConfig;
   #startOffset: Offset;
   #endOffset: Offset;
-  /** The highest that the owner has told. */
-  #highWatermark: Offset = ZERO;
   readonly #recoveryPoint: RecoveryPoint;
   readonly #syncedSegment: SyncedSegment;
   readonly #oldSegments: OldSegments;
@@ -153,6 +153,21 @@ export class PartitionLog {
     });
     this.#commit = new GroupCommit(() => this.#makeDurable());
     this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
+    this.#checkpoints = new LogCheckpoints({
+      segments: this.#segments,
+      epochs: this.#epochs,
+      producers: this.#producers,
+      snapshots: this.#snapshots,
+      starts: recovered.starts,
+      recoveryPoint: this.#recoveryPoint,
+      epochFile: this.#epochFile,
+      durability: this.#durability,
+      commit: this.#commit,
+      health: this.#health,
+      config: () => this.#config,
+      logEnd: () => this.#endOffset,
+      generation: () => this.#generation,
+    });
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#oldSegments = new OldSegments({
       directory,
@@ -163,7 +178,7 @@ export class PartitionLog {
       beginsAt: deps.beginsAt,
       generation: () => this.#generation,
       removed: () => {
-        this.#pruneSnapshots();
+        this.#checkpoints.prune();
         this.#makeDurableLater();
       },
     });
@@ -368,22 +383,10 @@ export class PartitionLog {
     }
     try {
       this.#segments.sealPrevious();
-      this.#writeSnapshot();
+      this.#checkpoints.writeSnapshot();
     } catch (error) {
       throw this.#health.fail('indexes could not be written', error);
     }
-  }
-
-  /** A truncation may go back to the high watermark, a crash to the recovery point. */
-  #pruneSnapshots(): void {
-    const point = Math.min(this.#recoveryPoint.durableOffset, this.#highWatermark) as Offset;
-    this.#snapshots.prune(sureOfProducers(point, this.#segments.first.baseOffset));
-  }
-
-  #writeSnapshot(): void {
-    const path = this.#snapshots.write(this.#endOffset, this.#producers);
-    if (path !== undefined) this.#durability.replaced(path);
-    this.#pruneSnapshots();
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -422,28 +425,13 @@ export class PartitionLog {
    * Raises the recovery point to the synced end, or to the high watermark where that is lower: no
    * replica is truncated below that, and so seldom below the recovery point.
    */
-  async advanceRecoveryPoint(highWatermark: Offset): Promise<void> {
-    this.#health.assertOnline();
-    this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
-    if (Math.min(highWatermark, this.#endOffset) <= this.#recoveryPoint.offset) return;
-    if (this.#durability.end < this.#endOffset) await this.#commit.request();
-    // The only segment is read after a crash, be the point at its end, and tells its epochs itself.
-    if (this.#segments.all.length > 1) await this.#epochFile.write();
-    this.#recoveryPoint.raise(Math.min(highWatermark, this.#durability.end) as Offset);
+  advanceRecoveryPoint(highWatermark: Offset): Promise<void> {
+    return this.#checkpoints.advance(highWatermark);
   }
 
   /** For the checkpoints of the data directory. */
   checkpoint(): LogCheckpoint {
-    const { offset, lowerings } = this.#recoveryPoint;
-    const written = (): void => {
-      if (this.state === 'offline') return;
-      try {
-        this.#recoveryPoint.written(offset, lowerings);
-      } catch (error) {
-        this.#health.fail('a checkpoint could not be removed', error);
-      }
-    };
-    return { recoveryPoint: offset, logStartOffset: this.#startOffset, written };
+    return this.#checkpoints.checkpoint(this.#startOffset);
   }
 
   // ------------------------------------------------------------------------------------ reading
@@ -520,9 +508,9 @@ export class PartitionLog {
 
   #cut(offset: Offset): void {
     this.#generation++;
+    this.#checkpoints.truncatedTo(offset);
     this.#segments.truncateTo(offset);
     this.#endOffset = offset;
-    this.#highWatermark = Math.min(this.#highWatermark, offset) as Offset;
     this.#epochs.truncateTo(offset);
     this.#recent.truncateTo(offset);
     runNow(this.#snapshots.load(this.#producers, this.#segments.all, offset));
@@ -539,6 +527,7 @@ export class PartitionLog {
       this.#syncedSegment.truncatedTo(ZERO);
       this.#generation++;
       this.#snapshots.clear();
+      this.#checkpoints.emptied();
       this.#segments.restartAt(offset);
     } catch (error) {
       if (error instanceof LogError && error.kind === 'diskFull') throw error;
@@ -546,7 +535,6 @@ export class PartitionLog {
     }
     this.#startOffset = offset;
     this.#endOffset = offset;
-    this.#highWatermark = ZERO;
     this.#epochs.clear();
     this.#producers.clear();
     this.#recent.truncateTo(ZERO);
@@ -578,7 +566,7 @@ export class PartitionLog {
    */
   applyRetention(nowMs: number, highWatermark: Offset): number {
     this.#health.assertOnline();
-    this.#highWatermark = Math.max(this.#highWatermark, highWatermark) as Offset;
+    this.#checkpoints.noteHighWatermark(highWatermark);
     this.#producers.sweep();
     const count = this.#orOffline('a segment cannot be read', () => {
       const config = this.#config;
@@ -607,7 +595,7 @@ export class PartitionLog {
     try {
       // What the batches that go tell of producers must be told by a snapshot.
       const start = defined(this.#segments.all[count], 'a segment that stays').baseOffset;
-      if ((this.#snapshots.latest ?? ZERO) < start) this.#writeSnapshot();
+      if ((this.#snapshots.latest ?? ZERO) < start) this.#checkpoints.writeSnapshot();
       this.#advanceStart(start);
     } catch (error) {
       throw this.#health.fail('old segments could not be deleted', error);
@@ -649,7 +637,7 @@ export class PartitionLog {
       try {
         segment.writeIndexes();
         this.#segments.indexesWritten(segment);
-        this.#writeSnapshot();
+        this.#checkpoints.writeSnapshot();
       } catch (error) {
         if (!isDiskError(error, 'FULL'))
           throw this.#health.fail('indexes could not be written', error);

@@ -21,6 +21,8 @@ import type { Crc32c } from '@relevo/base/ports';
 import { SEQUENCE_MAX } from '@relevo/record/batch-header';
 import { REMEMBERED_BATCHES } from './producer-state.ts';
 import type { ProducerBatch, ProducerEntry, ProducerState } from './producer-state.ts';
+import { PAUSE, runNow } from './steps.ts';
+import type { Steps } from './steps.ts';
 
 const VERSION = 1;
 const CRC_AT = 2;
@@ -28,16 +30,26 @@ const BODY_AT = 6;
 const TAIL_MARK = 0x524c5632;
 /** With times after it that are not used any more. */
 const OLD_TAIL_MARK = 0x524c5631;
+/** Between two pauses: about a millisecond. */
+const PAUSE_ENTRIES = 2_000;
 
 export type SnapshotEntry = Omit<ProducerEntry, 'learntMs'>;
 
-export function encodeSnapshot(state: ProducerState, crc32c: Crc32c): Uint8Array {
+export const encodeSnapshot = (state: ProducerState, crc32c: Crc32c): Uint8Array =>
+  runNow(encodeSnapshotSteps(state, crc32c));
+
+/** The state may not change meanwhile. */
+export function* encodeSnapshotSteps(state: ProducerState, crc32c: Crc32c): Steps<Uint8Array> {
   const entries = state.entries();
   const writer = new ByteWriter(64 + entries.length * 256);
   writer.int16(VERSION).uint32(0).int32(entries.length);
-  for (const entry of entries) writeEntry(writer, entry);
+  for (const [at, entry] of entries.entries()) {
+    if (at % PAUSE_ENTRIES === PAUSE_ENTRIES - 1) yield PAUSE;
+    writeEntry(writer, entry);
+  }
   writer.uint32(TAIL_MARK);
-  for (const entry of entries) {
+  for (const [at, entry] of entries.entries()) {
+    if (at % PAUSE_ENTRIES === PAUSE_ENTRIES - 1) yield PAUSE;
     const older = entry.batches.slice(0, -1);
     writer.int8(older.length);
     for (const batch of older) writeBatch(writer, batch);
@@ -47,22 +59,31 @@ export function encodeSnapshot(state: ProducerState, crc32c: Crc32c): Uint8Array
 }
 
 /** Undefined when the bytes are damaged, or of another version. */
-export function decodeSnapshot(
+export const decodeSnapshot = (
   bytes: Uint8Array,
   crc32c: Crc32c,
-): readonly SnapshotEntry[] | undefined {
+): readonly SnapshotEntry[] | undefined => runNow(decodeSnapshotSteps(bytes, crc32c));
+
+export function* decodeSnapshotSteps(
+  bytes: Uint8Array,
+  crc32c: Crc32c,
+): Steps<readonly SnapshotEntry[] | undefined> {
   try {
     const reader = new ByteReader(bytes);
     if (reader.int16() !== VERSION) return undefined;
     if (reader.uint32() !== crc32c(bytes.subarray(BODY_AT))) return undefined;
     const count = reader.int32();
     const last: SnapshotEntry[] = [];
-    for (let index = 0; index < count; index++) last.push(readEntry(reader));
+    for (let index = 0; index < count; index++) {
+      if (index % PAUSE_ENTRIES === 0) yield PAUSE;
+      last.push(readEntry(reader));
+    }
     const mark = reader.uint32();
     if (mark !== TAIL_MARK && mark !== OLD_TAIL_MARK) return undefined;
     const timeBytes = mark === OLD_TAIL_MARK ? 8 : 0;
     reader.skip(timeBytes);
-    for (const entry of last) {
+    for (const [at, entry] of last.entries()) {
+      if (at % PAUSE_ENTRIES === 0) yield PAUSE;
       reader.skip(timeBytes);
       const olderCount = reader.int8();
       if (olderCount < 0 || olderCount >= REMEMBERED_BATCHES) return undefined;

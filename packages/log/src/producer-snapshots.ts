@@ -1,13 +1,14 @@
 /** The producer snapshots of a log: files that name the offset up to which they know the log. */
 import type { Offset } from '@relevo/base/ids';
 import type { Crc32c, Disk, Logger } from '@relevo/base/ports';
-import { readHint, replaceFile } from './checkpoint-file.ts';
+import { replaceFile } from './checkpoint-file.ts';
 import { SNAPSHOT_SUFFIX, offsetFileName } from './file-names.ts';
 import { isDiskError } from './log-error.ts';
-import { decodeSnapshot, encodeSnapshot } from './producer-snapshot.ts';
+import { decodeSnapshotSteps, encodeSnapshotSteps } from './producer-snapshot.ts';
 import type { ProducerState } from './producer-state.ts';
 import type { Segment } from './segment.ts';
 import { walkHeaders } from './segment-walk.ts';
+import { readHintSteps, runNow } from './steps.ts';
 import type { Steps } from './steps.ts';
 
 export interface SnapshotDeps {
@@ -21,11 +22,17 @@ export class ProducerSnapshots {
   readonly #deps: SnapshotDeps;
   /** Of those that are there, growing. */
   #offsets: Offset[];
+  #hasDropped = false;
 
   constructor(directory: string, offsets: readonly Offset[], deps: SnapshotDeps) {
     this.#directory = directory;
     this.#deps = deps;
     this.#offsets = [...offsets];
+  }
+
+  /** `load` has removed some: until a sync of the directory they may come back. */
+  get hasDropped(): boolean {
+    return this.#hasDropped;
   }
 
   get latest(): Offset | undefined {
@@ -37,10 +44,16 @@ export class ProducerSnapshots {
    * and the state is rebuilt from an older one some day.
    */
   write(at: Offset, state: ProducerState): string | undefined {
+    return runNow(this.writeSteps(at, state));
+  }
+
+  /** `write`, where the state does not change meanwhile. */
+  *writeSteps(at: Offset, state: ProducerState): Steps<string | undefined> {
     if (this.latest === at) return undefined;
     const { disk, crc32c } = this.#deps;
+    const bytes = yield* encodeSnapshotSteps(state, crc32c);
     try {
-      replaceFile(disk, this.#path(at), encodeSnapshot(state, crc32c));
+      replaceFile(disk, this.#path(at), bytes);
     } catch (error) {
       if (isDiskError(error, 'FULL')) return undefined;
       throw error;
@@ -69,7 +82,7 @@ export class ProducerSnapshots {
    * are removed.
    */
   *load(state: ProducerState, segments: readonly Segment[], atMost: Offset): Steps<Offset> {
-    const from = this.#restore(state, atMost);
+    const from = yield* this.#restore(state, atMost);
     for (const segment of segments) {
       if (segment.nextOffset <= from) continue;
       yield* segment.prepareIndexes();
@@ -81,21 +94,23 @@ export class ProducerSnapshots {
     return from;
   }
 
-  #restore(state: ProducerState, atMost: Offset): Offset {
+  *#restore(state: ProducerState, atMost: Offset): Steps<Offset> {
     const { disk, crc32c, logger } = this.#deps;
     state.clear();
     for (let at = this.latest; at !== undefined; at = this.latest) {
       const path = this.#path(at);
       if (at <= atMost) {
-        const entries = decodeSnapshot(readHint(disk, path) ?? new Uint8Array(0), crc32c);
+        const bytes = yield* readHintSteps(disk, path);
+        const entries = bytes === undefined ? undefined : yield* decodeSnapshotSteps(bytes, crc32c);
         if (entries !== undefined) {
-          state.restore(entries);
+          yield* state.restoreSteps(entries);
           return at;
         }
         logger.warn('passed over a damaged producer snapshot', { path });
       }
       this.#offsets.pop();
       disk.remove(path);
+      this.#hasDropped = true;
     }
     return 0 as Offset;
   }

@@ -17,11 +17,16 @@ import { SEQUENCE_MAX, sequenceAfter } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
 import { LogError } from './log-error.ts';
 import type { Duplicate } from './log-types.ts';
+import { PAUSE, runNow } from './steps.ts';
+import type { Steps } from './steps.ts';
 
 /** As many batches a producer may have in flight, and repeat. */
 export const REMEMBERED_BATCHES = 5;
 /** Producers that a partition remembers; beyond it the one that has been silent longest goes. */
 export const PRODUCERS_MAX = 50_000;
+
+/** Between two pauses where many are restored: about a millisecond. */
+const PAUSE_ENTRIES = 5_000;
 
 export interface ProducerBatch {
   readonly firstSequence: number;
@@ -76,9 +81,16 @@ export class ProducerState {
 
   /** From a snapshot; in the order that `entries` gave. */
   restore(entries: readonly Omit<ProducerEntry, 'learntMs'>[]): void {
+    runNow(this.restoreSteps(entries));
+  }
+
+  *restoreSteps(entries: readonly Omit<ProducerEntry, 'learntMs'>[]): Steps<void> {
     this.clear();
     const learntMs = this.#monotonicMs();
-    for (const entry of entries) this.#entries.set(entry.producerId, { ...entry, learntMs });
+    for (const [at, { producerId, epoch, batches }] of entries.entries()) {
+      if (at % PAUSE_ENTRIES === 0) yield PAUSE;
+      this.#entries.set(producerId, { producerId, epoch, batches, learntMs });
+    }
   }
 
   clear(): void {

@@ -3,7 +3,8 @@
  *
  * After a shutdown in order everything is taken as it is found. After any other, what lies below the
  * *recovery point*, which was synced and is known to be, is taken; the segment with the last record below
- * it, and all after it, are read batch by batch with their CRCs. Where a batch does not check out there are three
+ * it, from its last recovery start on (`recovery-start.ts`), and all after it are read batch by batch with
+ * their CRCs. Where a batch does not check out there are three
  * cases: below the recovery point it is corruption, and the log refuses to open; above it, `torn-tail.ts`
  * tells damage, which is corruption too, from a torn tail, which is cut. What is kept is synced before
  * it counts. What the log must hold in any case is said in `known-extent.ts`.
@@ -20,6 +21,7 @@ import {
   LOG_SUFFIX,
   METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
+  RECOVERY_SUFFIX,
   SNAPSHOT_SUFFIX,
   SYNCED_SUFFIX,
   TEMPORARY_SUFFIX,
@@ -37,13 +39,14 @@ import { readTopicId, writeTopicId } from './partition-metadata.ts';
 import { ProducerSnapshots } from './producer-snapshots.ts';
 import { ProducerState } from './producer-state.ts';
 import type { SegmentCache } from './segment-cache.ts';
+import { RecoveryStarts } from './recovery-start.ts';
 import { readTruncation } from './recovery-point.ts';
 import type { Truncation } from './recovery-point.ts';
 import { Segment } from './segment.ts';
 import { corrupt, walkHeaders } from './segment-walk.ts';
 import { syncDirectoryStep, syncFileStep, syncStep } from './steps.ts';
 import type { Steps } from './steps.ts';
-import { judgeTail } from './torn-tail.ts';
+import { judgeTailSteps } from './torn-tail.ts';
 
 export interface RecoveryOptions {
   readonly directory: string;
@@ -82,6 +85,7 @@ export interface RecoveredLog {
   readonly epochs: LeaderEpochCache;
   readonly producers: ProducerState;
   readonly snapshots: ProducerSnapshots;
+  readonly starts: RecoveryStarts;
   /** It is new, and has no files yet. */
   readonly isUnmade: boolean;
   /** All that is in the log is synced, and the directory entries too. */
@@ -114,12 +118,15 @@ class Recovery {
   readonly #producers: ProducerState;
   #epochs: LeaderEpochCache = new LeaderEpochCache();
   #snapshots: ProducerSnapshots;
+  #starts: RecoveryStarts;
   /** Names in the directory: who asks for a file that is not there pays for an error. */
   readonly #names: Set<string> = new Set();
   /** Batches below are in the producer state already, by a snapshot. */
   #producersUpTo: Offset = ZERO;
   #known: KnownExtent;
   #truncation: Truncation | undefined;
+  /** Recovery starts were removed. */
+  #hasDropped = false;
   /** By files that name them, growing. */
   #syncedSegments: Offset[] = [];
 
@@ -132,6 +139,7 @@ class Recovery {
       clock === undefined ? () => 0 : () => clock.monotonicMs(),
     );
     this.#snapshots = new ProducerSnapshots(options.directory, [], deps);
+    this.#starts = new RecoveryStarts(options.directory, [], deps);
     this.#known = this.#extent();
   }
 
@@ -233,6 +241,7 @@ class Recovery {
     for (const base of bases) disk.remove(`${directory}/${offsetFileName(base, LOG_SUFFIX)}`);
     disk.remove(`${directory}/${METADATA_FILE}`);
     this.#snapshots.clear();
+    this.#starts.clear();
     // They must not come back between what is appended from now on.
     disk.syncDirectoryNow(directory);
     return this.#create();
@@ -262,6 +271,7 @@ class Recovery {
     const { disk } = this.#deps;
     const bases: Offset[] = [];
     const snapshots: Offset[] = [];
+    const starts: Offset[] = [];
     for (const { name } of disk.list(directory)) {
       if (name.endsWith(DELETED_SUFFIX) || name.endsWith(TEMPORARY_SUFFIX)) {
         disk.remove(`${directory}/${name}`);
@@ -271,11 +281,13 @@ class Recovery {
       const parsed = parseOffsetFileName(name);
       if (parsed?.suffix === LOG_SUFFIX) bases.push(parsed.offset);
       if (parsed?.suffix === SNAPSHOT_SUFFIX) snapshots.push(parsed.offset);
+      if (parsed?.suffix === RECOVERY_SUFFIX) starts.push(parsed.offset);
       if (parsed?.suffix === SYNCED_SUFFIX) this.#syncedSegments.push(parsed.offset);
     }
     this.#syncedSegments.sort(ascending);
     if (this.#names.has(TRUNCATION_FILE)) this.#truncation = readTruncation(disk, directory);
     this.#snapshots = new ProducerSnapshots(directory, snapshots.sort(ascending), this.#deps);
+    this.#starts = new RecoveryStarts(directory, starts.sort(ascending), this.#deps);
     return bases.sort(ascending);
   }
 
@@ -288,7 +300,7 @@ class Recovery {
     const segments = bases.map((base) => this.#segment(base));
     const active = adoptSealed(segments, segments.length - 1);
     yield* this.#checkSealed(segments.slice(0, -1));
-    const whole = active.adoptClosed();
+    const whole = yield* active.adoptClosed();
     const end = active.nextOffset;
     if (!whole || end !== (recoveryPoint ?? end)) {
       const facts = { directory, logEndOffset: end, recoveryPoint };
@@ -299,6 +311,7 @@ class Recovery {
     yield* this.#loadEpochs(segments);
     this.#epochs.truncateTo(end);
     yield* this.#snapshots.load(this.#producers, segments, end);
+    this.#starts.truncateTo(end);
     this.#dropMarks(end);
     return this.#result(segments, true, end);
   }
@@ -311,11 +324,15 @@ class Recovery {
     const { recoveryPoint, syncedEnd } = this.#known;
     const segments = bases.map((base) => this.#segment(base));
     const firstScanned = firstToScan(bases, recoveryPoint);
-    const start = adoptSealed(segments, firstScanned).baseOffset;
-    yield* this.#checkSealed(segments.slice(0, firstScanned));
-    yield* this.#loadEpochs(segments.slice(0, firstScanned));
-    this.#epochs.truncateTo(start);
     const below = segments.slice(0, firstScanned);
+    const first = adoptSealed(segments, firstScanned);
+    yield* this.#checkSealed(below);
+    const resumed = yield* this.#resume(first, recoveryPoint);
+    if (resumed) below.push(first);
+    else {
+      yield* this.#loadEpochs(below);
+      this.#epochs.truncateTo(first.baseOffset);
+    }
     const sure = sureOfProducers(recoveryPoint, bases[0] ?? ZERO);
     this.#producersUpTo = yield* this.#snapshots.load(this.#producers, below, sure);
     const kept = segments.slice(0, firstScanned);
@@ -329,8 +346,11 @@ class Recovery {
       if (isTornBefore) continue;
       const next = segments[kept.length + 1];
       const take = (header: BatchHeader): boolean => this.#take(header, next);
-      const end = yield* segment.scan(this.#deps.crc32c, take);
-      this.#judge(segment, end, next);
+      const { crc32c } = this.#deps;
+      const end = yield* segment === first && resumed
+        ? segment.scanRest(crc32c, take)
+        : segment.scan(crc32c, take);
+      yield* this.#judge(segment, end, next);
       if (next !== undefined) yield* this.#snapshotAt(segment.nextOffset);
       kept.push(segment);
       keptBytes += segment.sizeBytes;
@@ -355,10 +375,28 @@ class Recovery {
     return this.#result(kept, end > ZERO, recoveryPoint);
   }
 
+  /** Takes what lies below the latest recovery start in `segment`, the first that is read; false: all is read. */
+  *#resume(segment: Segment, recoveryPoint: Offset): Steps<boolean> {
+    const start = yield* this.#starts.load(recoveryPoint);
+    // What is not sure yet may be cut, and something else appended in its place.
+    this.#hasDropped = this.#starts.truncateTo(recoveryPoint);
+    if (start === undefined || start.baseOffset !== segment.baseOffset) return false;
+    if (!(yield* segment.resumeAt(start))) {
+      const facts = { directory: this.#options.directory, offset: start.offset };
+      this.#deps.logger.warn(
+        'the log does not lead to its recovery start: it is read whole',
+        facts,
+      );
+      return false;
+    }
+    this.#epochs = LeaderEpochCache.of(start.epochs);
+    return true;
+  }
+
   /** As when the segment was rolled: retention may take it before there is another. */
   *#snapshotAt(end: Offset): Steps<void> {
     if (end < this.#producersUpTo) return;
-    const path = this.#snapshots.write(end, this.#producers);
+    const path = yield* this.#snapshots.writeSteps(end, this.#producers);
     if (path !== undefined) yield syncFileStep(this.#deps.disk, path);
   }
 
@@ -391,7 +429,7 @@ class Recovery {
   }
 
   /** Throws unless the scan came to the end of the segment, or may be cut where it ended. */
-  #judge(segment: Segment, end: ScanEnd, next: Segment | undefined): void {
+  *#judge(segment: Segment, end: ScanEnd, next: Segment | undefined): Steps<void> {
     const fileBytes = segment.file().size();
     if (end.position === fileBytes) return;
     const expected = segment.nextOffset;
@@ -405,7 +443,7 @@ class Recovery {
     }
     const { crc32c } = this.#deps;
     const bad = { file: segment.file(), position: end.position, fileBytes, expected, crc32c };
-    if (judgeTail(bad) === 'damaged') {
+    if ((yield* judgeTailSteps(bad)) === 'damaged') {
       throw corrupt(place, `${what}, and no sector is missing as after a power cut`);
     }
   }
@@ -440,6 +478,8 @@ class Recovery {
       if (recoveryPoint === ZERO) yield syncFileStep(disk, `${directory}/${METADATA_FILE}`);
       yield syncDirectoryStep(disk, directory);
       yield syncDirectoryStep(disk, parentOf(directory));
+    } else if (this.#hasDropped || this.#snapshots.hasDropped) {
+      yield syncDirectoryStep(this.#deps.disk, directory);
     }
     for (const segment of dropped) segment.purge();
   }
@@ -489,6 +529,7 @@ class Recovery {
       epochs: this.#epochs,
       producers: this.#producers,
       snapshots: this.#snapshots,
+      starts: this.#starts,
       isUnmade: false,
       isDurable,
       recoveryPoint,
@@ -506,7 +547,7 @@ const ascending = (a: number, b: number): number => a - b;
  * does not do: when the point was raised the one before may have been the only one, whose epochs no file
  * has to know (`epoch-file.ts`).
  */
-function firstToScan(bases: readonly Offset[], recoveryPoint: Offset): number {
+export function firstToScan(bases: readonly Offset[], recoveryPoint: Offset): number {
   const mayBeginThere = isMutated('only-segment-not-read') ? 1 : 0;
   const last = bases.findLastIndex((base) => base < recoveryPoint + mayBeginThere);
   return Math.max(0, last);

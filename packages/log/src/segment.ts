@@ -3,15 +3,16 @@
  * its indexes are in memory only. The others are *sealed*: their indexes are files, loaded when needed
  * and rebuilt from the batches when missing or wrong.
  */
-import { assert } from '@relevo/base/assert';
+import { assert, defined } from '@relevo/base/assert';
+import { NO_LEADER_EPOCH } from '@relevo/base/ids';
 import { NO_TIMESTAMP } from '@relevo/record/batch-header';
 import type { BatchHeader } from '@relevo/record/batch-header';
-import type { Offset } from '@relevo/base/ids';
+import type { LeaderEpoch, Offset } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { Crc32c, Disk, DiskFile } from '@relevo/base/ports';
 import { scanBatches, scanSteps } from './batch-scan.ts';
 import type { ScanEnd } from './batch-scan.ts';
-import { readHint, replaceFile, replaceFileNow } from './checkpoint-file.ts';
+import { replaceFile, replaceFileNow } from './checkpoint-file.ts';
 import {
   DELETED_SUFFIX,
   LOG_SUFFIX,
@@ -22,10 +23,12 @@ import {
 import { LogError, isDiskError } from './log-error.ts';
 import { OffsetIndex } from './offset-index.ts';
 import { PositionHints } from './position-hints.ts';
+import { lastEpochOf } from './recovery-start.ts';
+import type { RecoveryStart } from './recovery-start.ts';
 import type { SegmentCache } from './segment-cache.ts';
 import { SegmentIndexes } from './segment-indexes.ts';
 import type { BatchFacts } from './segment-indexes.ts';
-import { runNow, syncStep } from './steps.ts';
+import { PAUSE, readHintSteps, runNow, syncStep } from './steps.ts';
 import type { Steps } from './steps.ts';
 import { TimeIndex } from './time-index.ts';
 import type { TimeIndexEntry } from './time-index.ts';
@@ -50,6 +53,12 @@ export interface BatchPlace {
   readonly base?: Offset;
   /** Its last offset. */
   readonly last?: Offset;
+}
+
+interface Resumed {
+  readonly end: ScanEnd;
+  /** Of the last batch that was taken. */
+  readonly epoch: LeaderEpoch;
 }
 
 export class Segment {
@@ -96,9 +105,9 @@ export class Segment {
     return this.#indexesChanged;
   }
   get indexes(): SegmentIndexes {
-    this.#indexes ??= this.#readIndexes() ?? this.#replacedIndexes();
+    if (this.#indexes === undefined) runNow(this.prepareIndexes());
     if (this.#state === 'sealed') this.#cache.touch(this);
-    return this.#indexes;
+    return defined(this.#indexes, 'the indexes of a segment');
   }
   /** The latest timestamp, and the last offset of the first batch that has it. */
   get latest(): TimeIndexEntry | undefined {
@@ -164,16 +173,16 @@ export class Segment {
    * Takes the last segment of a log that was closed in order: its indexes, and what comes after their
    * last entry by headers alone. False when that does not lead to the end of the file: scan it.
    */
-  adoptClosed(): boolean {
+  *adoptClosed(): Steps<boolean> {
     const fileBytes = this.file().size();
     if (fileBytes === 0) {
       this.#indexes = this.#emptyIndexes();
       return true;
     }
     this.#sizeBytes = fileBytes;
-    this.#indexes = this.#readIndexes();
+    this.#indexes = yield* this.#readIndexes();
     if (this.#indexes === undefined) return false;
-    const end = this.#resume(this.#indexes, Infinity, fileBytes);
+    const { end } = yield* this.#resume(this.#indexes, Infinity, fileBytes);
     this.#indexesChanged = false;
     return end.position === fileBytes && this.#nextOffset > this.baseOffset;
   }
@@ -183,13 +192,53 @@ export class Segment {
    * continue the one before, or for which `visit` returns false.
    */
   *scan(crc32c: Crc32c, visit: (header: BatchHeader) => boolean): Steps<ScanEnd> {
+    this.#startAfresh();
+    return yield* this.scanRest(crc32c, visit);
+  }
+
+  /** As `scan`, from where `resumeAt` has led. */
+  *scanRest(crc32c: Crc32c, visit: (header: BatchHeader) => boolean): Steps<ScanEnd> {
     const file = this.file();
-    const indexes = this.#startAfresh();
-    return yield* scanSteps({ file, from: 0, to: file.size(), crc32c }, (header, position) => {
+    const { indexes } = this;
+    const from = this.#sizeBytes;
+    return yield* scanSteps({ file, from, to: file.size(), crc32c }, (header, position) => {
       if (header.baseOffset !== this.#nextOffset || !visit(header)) return false;
       this.#take(indexes, header, position);
       return true;
     });
+  }
+
+  /**
+   * Takes what lies below a recovery start, by headers of the last batches alone. False when these do not
+   * lead to its offset: scan all.
+   */
+  *resumeAt(start: RecoveryStart): Steps<boolean> {
+    const { position, offset } = start;
+    const { baseOffset } = this;
+    if (start.baseOffset !== baseOffset || position > this.file().size()) return false;
+    const offsets = OffsetIndex.decode(baseOffset, start.offsetIndex, position);
+    yield PAUSE;
+    const times = TimeIndex.decode(baseOffset, start.timeIndex);
+    if (offsets === undefined || times === undefined) return false;
+    const indexes = new SegmentIndexes(baseOffset, this.#indexIntervalBytes, { offsets, times });
+    const { end, epoch } = yield* this.#resume(indexes, Infinity, position);
+    const leads = end.position === position && this.#nextOffset === offset;
+    if (!leads || epoch !== lastEpochOf(start)) return false;
+    this.#indexes = indexes;
+    this.#indexesChanged = true;
+    return true;
+  }
+
+  /** What a recovery start says of the segment as it is now. */
+  recoveryStart(): Omit<RecoveryStart, 'epochs'> {
+    const { offsets, times } = this.indexes;
+    return {
+      offset: this.#nextOffset,
+      baseOffset: this.baseOffset,
+      position: this.#sizeBytes,
+      offsetIndex: offsets.encoded(),
+      timeIndex: times.encoded(),
+    };
   }
 
   // --------------------------------------------------------------------------------- appending
@@ -252,7 +301,8 @@ export class Segment {
     this.#state = 'active';
     this.#cache.forget(this);
     this.#hints.clear();
-    const { position, error } = this.#resume(indexes, offset, this.#sizeBytes);
+    const { end } = runNow(this.#resume(indexes, offset, this.#sizeBytes));
+    const { position, error } = end;
     if (error !== undefined) {
       const where = `${this.path(LOG_SUFFIX)} at ${position}`;
       throw new LogError(
@@ -293,19 +343,17 @@ export class Segment {
    */
   *cutToNext(): Steps<boolean> {
     yield* this.prepareIndexes();
-    let end = this.#endPosition();
+    let end = yield* this.#endPosition();
     if (end === undefined) {
-      this.#hints.clear();
-      this.#indexes = yield* this.#buildSteps();
-      this.#indexesChanged = true;
-      end = this.#endPosition();
+      yield* this.#rebuildSteps();
+      end = yield* this.#endPosition();
     }
     if (end === undefined) return false;
     if (end < this.#sizeBytes) {
       this.file().truncate(end);
       yield syncStep(this.file());
       this.#sizeBytes = end;
-      this.rebuildIndexes();
+      yield* this.#rebuildSteps();
       this.writeIndexes();
     }
     return true;
@@ -330,8 +378,12 @@ export class Segment {
 
   /** The indexes have lied: builds them from the batches. */
   rebuildIndexes(): void {
+    runNow(this.#rebuildSteps());
+  }
+
+  *#rebuildSteps(): Steps<void> {
     this.#hints.clear();
-    this.#indexes = this.#builtIndexes();
+    this.#indexes = yield* this.#buildSteps();
     this.#indexesChanged = true;
   }
 
@@ -370,12 +422,12 @@ export class Segment {
   }
 
   /** Where in the file the last batch before the next segment ends. */
-  #endPosition(): number | undefined {
+  *#endPosition(): Steps<number | undefined> {
     const { offsets } = this.indexes;
     const entry = offsets.floor(this.#nextOffset - 1);
     const from = entry === -1 ? 0 : offsets.positionAt(entry);
     let end: number | undefined;
-    scanBatches({ file: this.file(), from, to: this.#sizeBytes }, (header, position) => {
+    yield* scanSteps({ file: this.file(), from, to: this.#sizeBytes }, (header, position) => {
       if (header.nextOffset === this.#nextOffset) end = position + header.sizeInBytes;
       return header.nextOffset < this.#nextOffset;
     });
@@ -390,36 +442,38 @@ export class Segment {
     this.#indexesChanged = true;
   }
 
-  #startAfresh(): SegmentIndexes {
+  #startAfresh(): void {
     this.#sizeBytes = 0;
     this.#nextOffset = this.baseOffset;
     this.#hints.clear();
     this.#indexes = this.#emptyIndexes();
     this.#indexesChanged = true;
-    return this.#indexes;
   }
 
   /** Takes the batches anew that come after the last index entry and end at or before `endOffset`. */
-  #resume(indexes: SegmentIndexes, endOffset: number, to: number): ScanEnd {
+  *#resume(indexes: SegmentIndexes, endOffset: number, to: number): Steps<Resumed> {
     const from = indexes.rewind(endOffset);
     let expected: Offset | undefined;
-    if (from > 0) this.#readFirstTimestamp();
+    let epoch = NO_LEADER_EPOCH;
+    if (from > 0) yield* this.#readFirstTimestamp(to);
     else {
       this.#firstTimestamp = undefined;
       this.#nextOffset = this.baseOffset;
       expected = this.baseOffset;
     }
-    return scanBatches({ file: this.file(), from, to }, (header, position) => {
+    const end = yield* scanSteps({ file: this.file(), from, to }, (header, position) => {
       if (header.nextOffset > endOffset) return false;
       if (expected !== undefined && header.baseOffset !== expected) return false;
       this.#take(indexes, header, position);
       expected = header.nextOffset;
+      epoch = header.partitionLeaderEpoch;
       return true;
     });
+    return { end, epoch };
   }
 
-  #readFirstTimestamp(): void {
-    scanBatches({ file: this.file(), from: 0, to: this.#sizeBytes }, (header, position) => {
+  *#readFirstTimestamp(to: number): Steps<void> {
+    yield* scanSteps({ file: this.file(), from: 0, to }, (header, position) => {
       if (position > 0) return false;
       this.#firstTimestamp = header.maxTimestamp;
       return true;
@@ -431,11 +485,13 @@ export class Segment {
   }
 
   /** From the files; undefined when one is missing, unreadable or cannot belong to this segment. */
-  #readIndexes(): SegmentIndexes | undefined {
-    const offsetBytes = readHint(this.#disk, this.path(OFFSET_INDEX_SUFFIX));
-    const timeBytes = readHint(this.#disk, this.path(TIME_INDEX_SUFFIX));
-    if (offsetBytes === undefined || timeBytes === undefined) return undefined;
+  *#readIndexes(): Steps<SegmentIndexes | undefined> {
+    const offsetBytes = yield* readHintSteps(this.#disk, this.path(OFFSET_INDEX_SUFFIX));
+    if (offsetBytes === undefined) return undefined;
+    const timeBytes = yield* readHintSteps(this.#disk, this.path(TIME_INDEX_SUFFIX));
+    if (timeBytes === undefined) return undefined;
     const offsets = OffsetIndex.decode(this.baseOffset, offsetBytes, this.#sizeBytes);
+    yield PAUSE;
     const times = TimeIndex.decode(this.baseOffset, timeBytes);
     if (offsets === undefined || times === undefined) return undefined;
     // A segment without any timestamp is rare; a file that lost its content is not told from its index.
@@ -445,15 +501,11 @@ export class Segment {
 
   /** Has the indexes in memory. Where their files do not serve they are built from the batches. */
   *prepareIndexes(): Steps<void> {
-    this.#indexes ??= this.#readIndexes();
+    this.#indexes ??= yield* this.#readIndexes();
     this.#indexes ??= this.#replaced(yield* this.#buildSteps());
   }
 
-  /** From the batches; of a sealed segment the files are replaced too, or they stay in memory. */
-  #replacedIndexes(): SegmentIndexes {
-    return this.#replaced(this.#builtIndexes());
-  }
-
+  /** Of a sealed segment the files are replaced too, or they stay in memory. */
   #replaced(indexes: SegmentIndexes): SegmentIndexes {
     if (this.#state !== 'sealed') return indexes;
     try {
@@ -468,10 +520,6 @@ export class Segment {
   }
 
   /** From the batches, as far as these can be read and continue each other. */
-  #builtIndexes(): SegmentIndexes {
-    return runNow(this.#buildSteps());
-  }
-
   *#buildSteps(): Steps<SegmentIndexes> {
     const indexes = this.#emptyIndexes();
     const to = this.#sizeBytes;

@@ -3,6 +3,8 @@
  * does each step at once, blocking, or off the loop and with pauses in between. One recovery is written
  * this way once, and blocks nobody where many logs are recovered beside heartbeats.
  */
+import { isMutated } from '@relevo/base/mutations';
+import { DiskError } from '@relevo/base/ports';
 import type { Disk, DiskFile } from '@relevo/base/ports';
 import { isDiskError } from './log-error.ts';
 import { syncFileNow } from './checkpoint-file.ts';
@@ -32,6 +34,7 @@ export function runNow<Result>(steps: Steps<Result>): Result {
 
 /** Does the steps off the loop; between them it goes by `pace`. */
 export async function runInSlices<Result>(steps: Steps<Result>, pace: Pace): Promise<Result> {
+  if (isMutated('recovery-in-one-piece')) return runNow(steps);
   let next = steps.next();
   while (next.done !== true) {
     let failure: { readonly error: unknown } | undefined;
@@ -45,6 +48,43 @@ export async function runInSlices<Result>(steps: Steps<Result>, pace: Pace): Pro
     next = failure === undefined ? steps.next() : steps.throw(failure.error);
   }
   return next.value;
+}
+
+/** Between two pieces of computing: others may have their turn. */
+export const PAUSE: Step = { isShort: true, now: () => undefined, later: () => Promise.resolve() };
+
+/** Reads of so many bytes cost less at once than on a thread. */
+const SHORT_READ_BYTES = 16_384;
+
+/** The whole file, of what can be made anew: undefined where there is none, or it cannot be read. */
+export function* readHintSteps(disk: Disk, path: string): Steps<Uint8Array | undefined> {
+  let file: DiskFile | undefined;
+  try {
+    file = disk.open(path, 'readOnly');
+    const read = readStep(file, file.size());
+    yield read;
+    return read.bytes;
+  } catch (error) {
+    if (error instanceof DiskError) return undefined;
+    throw error;
+  } finally {
+    file?.close();
+  }
+}
+
+function readStep(file: DiskFile, length: number): Step & { bytes: Uint8Array } {
+  const step = {
+    isShort: length <= SHORT_READ_BYTES,
+    bytes: new Uint8Array(0) as Uint8Array,
+    now: (): void => {
+      const into = new Uint8Array(length);
+      step.bytes = into.subarray(0, file.readSync(into, 0));
+    },
+    later: async (): Promise<void> => {
+      step.bytes = await file.read(0, length);
+    },
+  };
+  return step;
 }
 
 export const syncStep = (file: DiskFile): Step => ({

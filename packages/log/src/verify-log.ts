@@ -24,6 +24,7 @@ import {
   METADATA_FILE,
   OFFSET_INDEX_SUFFIX,
   RECOVERY_POINTS_FILE,
+  RECOVERY_SUFFIX,
   SNAPSHOT_SUFFIX,
   SYNCED_SUFFIX,
   TIME_INDEX_SUFFIX,
@@ -43,6 +44,8 @@ import { identifyPartition, partitionDirectory } from './partition-directory.ts'
 import { readTopicId } from './partition-metadata.ts';
 import { decodeSnapshot } from './producer-snapshot.ts';
 import { readTruncation } from './recovery-point.ts';
+import { decodeRecoveryStart } from './recovery-start.ts';
+import { firstToScan } from './recovery.ts';
 import { TimeIndex } from './time-index.ts';
 import { judgeTail } from './torn-tail.ts';
 
@@ -167,6 +170,8 @@ export interface VerifyOptions {
   readonly noted?: NotedLog | undefined;
   /** A write or a sync of it has failed; default: not known. */
   readonly hasFailedWrite?: boolean;
+  /** The broker stopped in order: every file is taken at its word. Default: false. */
+  readonly cleanShutdown?: boolean;
 }
 
 /** The report on a log that is gone; `root` is its data directory. */
@@ -211,10 +216,13 @@ class Verification {
   readonly #heldRecords: boolean;
   readonly #notedId: Uuid | undefined;
   readonly #hasFailedWrite: boolean;
+  readonly #isClosed: boolean;
   readonly #disk: Disk;
   readonly #crc32c: Crc32c;
   readonly #findings: Finding[] = [];
   readonly #epochs: LeaderEpochCache = new LeaderEpochCache();
+  /** After a crash the log is read from there on, and tells its epochs itself. */
+  #readFrom: Offset = 0 as Offset;
   #damages = 0;
   #batches = 0;
   #records = 0;
@@ -228,6 +236,7 @@ class Verification {
     this.#heldRecords = options.noted !== undefined || this.#known.syncedEnd > 0;
     this.#notedId = options.noted?.topicId;
     this.#hasFailedWrite = options.hasFailedWrite === true;
+    this.#isClosed = options.cleanShutdown === true;
     this.#disk = deps.disk;
     this.#crc32c = deps.crc32c;
   }
@@ -238,6 +247,7 @@ class Verification {
     const bases = this.#basesFrom(start);
     const topicId = readTopicId(this.#disk, directory);
     this.#assertSegments(bases);
+    this.#readFrom = bases[firstToScan(bases, this.#known.recoveryPoint)] ?? (0 as Offset);
     for (const [at, base] of bases.entries()) this.#segment(base, at === bases.length - 1);
     const endOffset = this.#expected ?? (0 as Offset);
     if (endOffset < syncedEnd) {
@@ -257,6 +267,7 @@ class Verification {
     }
     this.#epochFile(endOffset);
     this.#snapshots();
+    this.#recoveryStarts();
     return {
       directory,
       topicId,
@@ -409,14 +420,20 @@ class Verification {
       return this.#note(path, 'it cannot be understood; it is rebuilt from the log at start');
     }
     const start = this.#epochs.entries[0]?.startOffset ?? endOffset;
+    const countsBelow = this.#isClosed ? endOffset : this.#readFrom;
     for (const { epoch, startOffset } of cache.entries) {
       if (startOffset < start || startOffset >= endOffset) continue;
       const actual = this.#epochs.epochAt(startOffset);
       if (actual === epoch) continue;
-      const message =
-        `it says epoch ${epoch} at offset ${startOffset}, the log has ${actual}; remove this file ` +
-        'alone: it is rebuilt from the log at start';
-      this.#damage(path, message);
+      const says = `it says epoch ${epoch} at offset ${startOffset}, the log has ${actual}`;
+      if (startOffset < countsBelow) {
+        this.#damage(path, `${says}; remove this file alone: it is rebuilt from the log at start`);
+      } else {
+        this.#note(
+          path,
+          `${says}: it is older than a truncation, and not used from ${countsBelow} on`,
+        );
+      }
     }
   }
 
@@ -427,6 +444,16 @@ class Verification {
       if (bytes !== undefined && decodeSnapshot(bytes, this.#crc32c) === undefined) {
         this.#note(path, 'it fails its CRC; an older one and the log are used, and it is rebuilt');
       }
+    }
+  }
+
+  #recoveryStarts(): void {
+    for (const at of offsetsOf(this.#disk, this.#directory, RECOVERY_SUFFIX)) {
+      const path = this.#path(at, RECOVERY_SUFFIX);
+      const bytes = readFile(this.#disk, path);
+      if (bytes === undefined || decodeRecoveryStart(at, bytes, this.#crc32c) !== undefined)
+        continue;
+      this.#note(path, 'it fails its CRC; after a crash the whole segment is read');
     }
   }
 

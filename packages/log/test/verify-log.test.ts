@@ -51,6 +51,23 @@ const path = (name: string): string => `${DIRECTORY}/${name}`;
 const FIRST = '00000000000000000000';
 
 describe('verifying a log', () => {
+  test('that was cut and killed before its epoch file was written anew finds nothing wrong', async () => {
+    const disk = newDisk();
+    const settings = config({ segmentBytes: 3000, indexIntervalBytes: 200 });
+    const log = openLog(disk, { config: settings });
+    const append = (leader: number): unknown =>
+      log.appendAsLeader(batch({ valueBytes: 200 }), epoch(leader), NOW_MS);
+    for (let index = 0; index < 30; index++) append(index < 20 ? 0 : 1);
+    await log.advanceRecoveryPoint(at(10));
+    log.truncateTo(at(15));
+    for (let index = 0; index < 15; index++) append(2);
+    await log.sync();
+    const report = verify(disk, 10);
+    expect(report.findings.filter(({ severity }) => severity === 'damage')).toEqual([]);
+    const found = openLog(disk, { config: settings, recoveryPoint: at(10) });
+    expect(found.epochEntries).toEqual(log.epochEntries);
+  });
+
   test('one that is in order has no findings', async () => {
     const report = verify(await filled(), 80);
     expect(report).toMatchObject({

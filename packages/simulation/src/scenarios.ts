@@ -8,6 +8,7 @@ import { damagedRestartRun } from './scenarios/damaged-restart.ts';
 import { damagedVotersRun } from './scenarios/damaged-voters.ts';
 import { flippedBitsRun } from './scenarios/flipped-bits.ts';
 import { forgingOutsiderRun } from './scenarios/forging-outsider.ts';
+import { largeLogsRun } from './scenarios/large-logs.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
 import { numberedSendsRun } from './scenarios/numbered-sends.ts';
@@ -25,6 +26,7 @@ export type ScenarioName =
   | 'failover'
   | 'flipped-bits'
   | 'forging-outsider'
+  | 'large-logs'
   | 'log-injuries'
   | 'names'
   | 'numbered-sends'
@@ -39,6 +41,7 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   failover: failoverRun,
   'flipped-bits': flippedBitsRun,
   'forging-outsider': forgingOutsiderRun,
+  'large-logs': largeLogsRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,
   'numbered-sends': numberedSendsRun,

@@ -1,7 +1,7 @@
 /**
  * Virtual time: one heap of events ordered by (time, sequence). Times are whole microseconds, so that
  * sums are exact. An event may belong to a process: when that is dead the event is dropped, while it is
- * paused the event is held back in order.
+ * paused or computes the event is held back in order.
  */
 import { assert } from '@relevo/base/assert';
 import type { Prng } from './prng.ts';
@@ -16,6 +16,8 @@ export interface EventOwner {
   paused: boolean;
   /** Events whose time came while the owner was paused. */
   held: ScheduledEvent[];
+  /** It computes until then; what comes meanwhile waits. Default: it is idle. */
+  busyUntilUs?: number;
 }
 
 export interface ScheduledEvent {
@@ -103,6 +105,10 @@ export class Scheduler {
           owner.held.push(event);
           continue;
         }
+        if (this.#isBusy(owner, event)) {
+          this.#postpone(event, owner.busyUntilUs ?? 0);
+          continue;
+        }
       }
       assert(event.timeUs >= this.#nowUs, 'time does not go back', { kind: event.kind });
       this.#nowUs = event.timeUs;
@@ -123,6 +129,21 @@ export class Scheduler {
       event.sequence = this.#sequence++;
       this.#push(event);
     }
+  }
+
+  /** The owner of the event under way computes for so long, and does nothing else before that is over. */
+  spend(owner: EventOwner, us: number): void {
+    owner.busyUntilUs = Math.max(this.#nowUs, owner.busyUntilUs ?? 0) + Math.ceil(us);
+  }
+
+  #isBusy(owner: EventOwner, event: ScheduledEvent): boolean {
+    return (owner.busyUntilUs ?? 0) > Math.max(event.timeUs, this.#nowUs);
+  }
+
+  /** What was set earlier comes first then: no timer starves behind turns that ask for the next turn. */
+  #postpone(event: ScheduledEvent, timeUs: number): void {
+    event.timeUs = timeUs;
+    this.#push(event);
   }
 
   #make(timeUs: number, facts: EventFacts, run: () => void): ScheduledEvent {

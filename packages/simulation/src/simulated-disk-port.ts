@@ -19,10 +19,16 @@ function assertAlive(owner: EventOwner | undefined, what: string): void {
 export class SimulatedDiskPort implements Disk {
   readonly #disk: SimulatedDisk;
   readonly #owner: EventOwner | undefined;
+  readonly #spend: (bytes: number) => void;
 
-  constructor(disk: SimulatedDisk, owner: EventOwner | undefined) {
+  constructor(
+    disk: SimulatedDisk,
+    owner: EventOwner | undefined,
+    spend: (bytes: number) => void = () => undefined,
+  ) {
     this.#disk = disk;
     this.#owner = owner;
+    this.#spend = spend;
   }
 
   open(path: string, mode: OpenMode): DiskFile {
@@ -37,7 +43,7 @@ export class SimulatedDiskPort implements Disk {
       node = new FileNode();
       disk.image.rename([{ directory, name, node }]);
     }
-    return new SimulatedFile(disk, this.#owner, path, node, mode);
+    return new SimulatedFile(disk, this.#owner, { path, node, mode, spend: this.#spend });
   }
 
   exists(path: string): boolean {
@@ -154,20 +160,25 @@ class SimulatedFile implements DiskFile {
   readonly #owner: EventOwner | undefined;
   readonly #node: FileNode;
   readonly #mode: OpenMode;
+  readonly #spend: (bytes: number) => void;
   #closed = false;
 
   constructor(
     disk: SimulatedDisk,
     owner: EventOwner | undefined,
-    path: string,
-    node: FileNode,
-    mode: OpenMode,
+    facts: {
+      readonly path: string;
+      readonly node: FileNode;
+      readonly mode: OpenMode;
+      readonly spend: (bytes: number) => void;
+    },
   ) {
     this.#disk = disk;
     this.#owner = owner;
-    this.path = path;
-    this.#node = node;
-    this.#mode = mode;
+    this.path = facts.path;
+    this.#node = facts.node;
+    this.#mode = facts.mode;
+    this.#spend = facts.spend;
   }
 
   size(): number {
@@ -181,6 +192,7 @@ class SimulatedFile implements DiskFile {
     const size = this.#node.visible.size;
     this.#disk.account(this.#node, this.path, Math.max(size, position + bytes.length));
     this.#disk.image.write(this.#node, bytes, position);
+    this.#spend(bytes.length);
   }
 
   readSync(into: Uint8Array, position: number): number {
@@ -188,6 +200,7 @@ class SimulatedFile implements DiskFile {
     this.#disk.check('read', this.path);
     const bytes = this.#node.visible.view(position, position + into.length);
     into.set(bytes);
+    this.#spend(bytes.length);
     return bytes.length;
   }
 

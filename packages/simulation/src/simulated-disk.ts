@@ -83,9 +83,9 @@ export class SimulatedDisk {
     this.capacityBytes = options.capacityBytes ?? 64 * 2 ** 30;
   }
 
-  /** The disk as one process sees it, as long as `owner` lives. */
-  port(owner?: EventOwner): Disk {
-    return new SimulatedDiskPort(this, owner);
+  /** The disk as one process sees it, as long as `owner` lives. `spend` is told of bytes that block its loop. */
+  port(owner?: EventOwner, spend?: (bytes: number) => void): Disk {
+    return new SimulatedDiskPort(this, owner, spend);
   }
 
   get usedBytes(): number {

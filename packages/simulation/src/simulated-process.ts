@@ -56,6 +56,12 @@ export class SimulatedProcess {
   readonly name: string;
   readonly disk: SimulatedDisk;
   readonly clock: ClockSettings;
+  /**
+   * CPU time per byte that it checks (CRC-32C), or reads or writes without leaving the loop. Its other events
+   * wait meanwhile, so that a loop that is blocked for long shows: heartbeats are late. May be changed at
+   * will. Default: 0, computing takes no time.
+   */
+  cpuNsPerByte = 0;
   metrics: SimulatedMetrics = new SimulatedMetrics();
   readonly #deps: ProcessDeps;
   #owner: EventOwner | undefined;
@@ -147,24 +153,34 @@ export class SimulatedProcess {
 
   #ports(owner: EventOwner): Ports {
     const { network, prng, crc32c, hmacSha256, logger } = this.#deps;
-    const clock = this.#makeClock();
+    const clock = this.#makeClock(owner);
+    const spend = (bytes: number): void => this.#spend(owner, bytes);
     return {
       clock,
       timers: this.#makeTimers(owner),
       random: prng.split(`${this.name}/${this.#incarnation}`),
-      disk: this.disk.port(owner),
+      disk: this.disk.port(owner, spend),
       transport: network.transport(this.name, owner),
       logger: logger(owner, clock),
       metrics: this.metrics,
-      crc32c,
+      crc32c: (bytes) => {
+        spend(bytes.length);
+        return crc32c(bytes);
+      },
       hmacSha256,
     };
   }
 
-  #makeClock(): Clock {
+  #spend(owner: EventOwner, bytes: number): void {
+    if (this.cpuNsPerByte > 0)
+      this.#deps.scheduler.spend(owner, (bytes * this.cpuNsPerByte) / 1_000);
+  }
+
+  #makeClock(owner: EventOwner): Clock {
     const { scheduler } = this.#deps;
+    const nowUs = (): number => Math.max(scheduler.nowUs, owner.busyUntilUs ?? 0);
     return {
-      monotonicMs: () => scheduler.nowMs * this.clock.rate,
+      monotonicMs: () => (nowUs() / 1_000) * this.clock.rate,
       wallMs: () => Math.floor(WALL_EPOCH_MS + scheduler.nowMs + this.clock.wallOffsetMs),
     };
   }
@@ -177,7 +193,8 @@ export class SimulatedProcess {
     return {
       after: (delayMs, run): TimerHandle => {
         assert(owner.alive, 'a dead process sets no timer', { process: owner.name });
-        const delayUs = (1000 * Math.max(0, delayMs)) / this.clock.rate;
+        const busyUs = Math.max(0, (owner.busyUntilUs ?? 0) - scheduler.nowUs);
+        const delayUs = busyUs + (1000 * Math.max(0, delayMs)) / this.clock.rate;
         const event = scheduler.after(delayUs + slack.float() * TIMER_SLACK_US, timer, run);
         return { cancel: () => scheduler.cancel(event) };
       },

@@ -38,7 +38,7 @@ const CAUGHT: readonly Caught[] = [
   {
     mutation: 'damage-reads-as-end',
     scenario: 'log-injuries',
-    seed: 252,
+    seed: 3690,
     says: /nothing says why/,
   },
   {
@@ -48,7 +48,7 @@ const CAUGHT: readonly Caught[] = [
     says: /hears that what it sent to .* arrived damaged/,
   },
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
-  { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 4, says: /is trusted/ },
+  { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 2, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 148, says: /P7/ },
   {
@@ -71,7 +71,7 @@ const CAUGHT: readonly Caught[] = [
   {
     mutation: 'only-segment-not-read',
     scenario: 'log-injuries',
-    seed: 5,
+    seed: 28,
     says: /its leader epoch is/,
   },
   {
@@ -95,6 +95,18 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'quorum-among-partitions', scenario: 'names', seed: 4, says: /__cluster_metadata/ },
   { mutation: 'quorum-founded-without-all', scenario: 'damaged-voters', seed: 1, says: /K1/ },
   { mutation: 'reads-without-lease', scenario: 'stale-reads', seed: 1, says: /P7/ },
+  {
+    mutation: 'recovery-in-one-piece',
+    scenario: 'large-logs',
+    seed: 2,
+    says: /a heartbeat of broker-2 was \d+ ms late/,
+  },
+  {
+    mutation: 'recovery-start-not-durable',
+    scenario: 'log-injuries',
+    seed: 218,
+    says: /nothing was injured, yet/,
+  },
   { mutation: 'refusals-unconfirmed', scenario: 'controller-answers', seed: 1, says: /K3/ },
   { mutation: 'registration-leaves-isr', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
   {

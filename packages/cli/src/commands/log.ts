@@ -12,6 +12,7 @@ import { acceptLoss } from '@relevo/log/accept-loss';
 import type { AcceptedLoss } from '@relevo/log/accept-loss';
 import { DURABLE_LOGS_FILE, lostLogs, notedLog } from '@relevo/log/durable-logs';
 import {
+  CLEAN_SHUTDOWN_FILE,
   LOG_SUFFIX,
   QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
@@ -175,8 +176,11 @@ async function verify(context: CommandContext, directory: string): Promise<ExitC
     out.progress(`${reports.length - lost.length} of ${plural(logs.length, 'log')}: ${path}`);
     const known = knownExtentOf(disk, path);
     const noted = notedLog(disk, path);
-    const options = { directory: path, known, noted, hasFailedWrite: hasFailedWrite(disk, path) };
-    reports.push(verifyLog(options, { disk, crc32c }));
+    const facts = {
+      hasFailedWrite: hasFailedWrite(disk, path),
+      cleanShutdown: existsSync(join(path, '..', CLEAN_SHUTDOWN_FILE)),
+    };
+    reports.push(verifyLog({ directory: path, known, noted, ...facts }, { disk, crc32c }));
     // Lets Ctrl-C through.
     await new Promise((turn) => setImmediate(turn));
     context.signal.throwIfAborted();

@@ -61,6 +61,8 @@ class InjuriesRun {
   events = 0;
   readonly #prng: Prng;
   readonly #disk: SimulatedDisk;
+  /** In larger ones a recovery begins to read in the middle. */
+  readonly #segmentBytes: number;
   readonly #options: RunOptions;
   /** Values by offset, as they are to be read. */
   #values: Map<number, string> = new Map();
@@ -71,6 +73,8 @@ class InjuriesRun {
   /** Where the log begins at the latest, and at the earliest that a checkpoint knows. */
   #start = 0;
   #startAtLeast = 0;
+  /** The log was emptied, and no checkpoint says yet where it begins. */
+  #isAnew = false;
   #epoch = 0;
   #salt = 0;
   #acknowledged = 0;
@@ -83,6 +87,7 @@ class InjuriesRun {
   constructor(seed: number | string, options: RunOptions) {
     this.#prng = new Prng(`log-injuries/${seed}`);
     this.#options = options;
+    this.#segmentBytes = this.#prng.pick([900, 900, 12_000]);
     this.#disk = new SimulatedDisk({ prng: this.#prng.split('disk') });
     this.#disk.port().makeDirectory(ROOT);
     this.#disk.port().syncDirectoryNow('/');
@@ -129,7 +134,7 @@ class InjuriesRun {
         topicId: TOPIC_ID,
         config: {
           ...DEFAULT_LOG_CONFIG,
-          segmentBytes: 900,
+          segmentBytes: this.#segmentBytes,
           indexIntervalBytes: 150,
           retentionMs: -1,
         },
@@ -170,7 +175,10 @@ class InjuriesRun {
     const steps = this.#prng.integer(1, STEPS_MAX);
     for (let step = 0; step < steps && log.state === 'online'; step++) {
       this.events++;
+      const before = log.recoveryPoint;
       await this.#step(directory, log);
+      // What was written for a recovery counts the most where nothing was synced since.
+      if (log.recoveryPoint > before && this.#prng.chance(0.3)) break;
     }
     await this.#stop({ owner, directory, log });
   }
@@ -196,7 +204,8 @@ class InjuriesRun {
       case 'checkpoint':
         return await this.#checkpoint(directory, log);
       case 'retain': {
-        const to = this.#prng.integer(log.logStartOffset, this.#checkpointed);
+        const most = Math.max(log.logStartOffset, this.#checkpointed);
+        const to = this.#prng.integer(log.logStartOffset, most);
         this.#note(`delete records before ${to}`);
         if (to > log.logEndOffset) return;
         log.deleteRecordsBefore(to as Offset);
@@ -230,11 +239,17 @@ class InjuriesRun {
   }
 
   async #checkpoint(directory: LogDirectory, log: PartitionLog): Promise<void> {
-    this.#keepOlder();
-    await directory.checkpoint(new Map([[NAME, log.logEndOffset]]));
+    // Often something lies above the high watermark that is not synced, and is not by this.
+    const { syncedEndOffset, recoveryPoint, logEndOffset } = log;
+    const isBehind = syncedEndOffset > recoveryPoint && this.#prng.chance(0.5);
+    const highWatermark = isBehind ? syncedEndOffset : logEndOffset;
+    // What a power cut may still take was never old.
+    if (!isBehind) this.#keepOlder();
+    await directory.checkpoint(new Map([[NAME, highWatermark]]));
     this.#syncedTo(log.syncedEndOffset);
     this.#checkpointed = log.recoveryPoint;
     this.#startAtLeast = log.logStartOffset;
+    this.#isAnew = false;
     this.#note(`checkpoint at ${this.#checkpointed}, start ${this.#startAtLeast}`);
   }
 
@@ -245,7 +260,8 @@ class InjuriesRun {
   }
 
   #truncate(log: PartitionLog): void {
-    const from = this.#prng.chance(0.8) ? this.#checkpointed : log.logStartOffset;
+    const sure = Math.max(log.logStartOffset, this.#checkpointed);
+    const from = this.#prng.chance(0.8) ? sure : log.logStartOffset;
     if (from > log.logEndOffset) return;
     const end = log.truncateTo(this.#prng.integer(from, log.logEndOffset) as Offset);
     this.#note(`truncate to ${end}`);
@@ -259,9 +275,11 @@ class InjuriesRun {
     this.#note(`restart at ${at}`);
     this.#values.clear();
     this.#synced = at;
-    this.#checkpointed = at;
+    // No record was synced since: without its metadata the log is begun anew.
+    this.#checkpointed = 0;
     this.#start = at;
     this.#startAtLeast = 0;
+    this.#isAnew = true;
     this.#epoch++;
   }
 
@@ -298,6 +316,7 @@ class InjuriesRun {
         this.#syncedTo(end);
         this.#checkpointed = end;
         this.#startAtLeast = log.logStartOffset;
+        this.#isAnew = false;
       }
     }
     this.#end(owner);
@@ -375,7 +394,8 @@ class InjuriesRun {
     if (this.#writeFailed) throw new Error('a log is trusted of which a sync has failed');
     const found = await valuesOf(log);
     if (end < must) throw new Error(`it ends at ${end}, though ${must} was synced`);
-    if (start > Math.max(this.#start, this.#startAtLeast)) {
+    const isKnown = this.#injured === undefined || !this.#isAnew;
+    if (isKnown && start > Math.max(this.#start, this.#startAtLeast)) {
       throw new Error(`it begins at ${start}, though all from ${this.#start} on was kept`);
     }
     for (let offset = Math.max(start, this.#start); offset < Math.min(end, must); offset++) {
@@ -407,6 +427,7 @@ class InjuriesRun {
     this.#checkpointed = 0;
     this.#start = 0;
     this.#startAtLeast = 0;
+    this.#isAnew = false;
     this.#injured = undefined;
     this.#writeFailed = false;
     this.#note('begun anew');
