@@ -2,13 +2,20 @@
  * `npm run bench:recovery -- [--gib 20] [--partitions 200] [--quick] [--json FILE]`
  *
  * What a crash of all brokers costs: three of them on this machine are filled with so many GiB, replicas
- * counted, and killed with SIGKILL; then all start again. How soon is a record acknowledged on one
- * partition and on each, and are heartbeats late meanwhile? Where this process may, it empties the page cache
- * in between. `--quick`: 0.3 GiB on 12 partitions. The data are removed, whatever ends the run.
+ * counted, and killed with SIGKILL while producers send on to every partition; then all start again. How
+ * soon is a record acknowledged on one partition and on each, and are heartbeats late meanwhile?
+ * `--quick`: 0.3 GiB on 12 partitions. The data are removed, whatever ends the run.
+ *
+ * In between the page cache is emptied: by /proc/sys/vm/drop_caches where this process may write to it, else
+ * file by file, with what GNU dd calls `iflag=nocache` (posix_fadvise, POSIX_FADV_DONTNEED), which takes no
+ * rights; the output says which. What the kernel had not written by then is written first: a kill takes
+ * nothing from the page cache.
  */
 import { execFileSync } from 'node:child_process';
-import { statfsSync, writeFileSync } from 'node:fs';
+import { readdirSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Relevo } from '@relevo/client';
 import Table from 'cli-table3';
@@ -29,6 +36,12 @@ const VALUE_BYTES = 64 * 1024;
 /** Unacknowledged at a time while the logs are filled. */
 const IN_FLIGHT_MAX = 256;
 const ALL_WITHIN_MS = 120_000;
+/** The load goes on for so long before the kill: checkpoints are written meanwhile. */
+const LOAD_MS = 12_000;
+const LOAD_IN_FLIGHT = 64;
+const LOAD_DELIVERY_MS = 3_000;
+/** Files for one call of dd's shell. */
+const FILES_AT_A_TIME = 200;
 const TOPIC = 'recovered';
 
 const gib = values.quick ? 0.3 : Number(values.gib);
@@ -72,14 +85,50 @@ async function fill(relevo: Relevo): Promise<void> {
   await producer.close();
 }
 
-/** True where the page cache could be emptied. */
-function emptyPageCache(): boolean {
+/** Sends to all partitions until the brokers are gone; resolves with how many were acknowledged. */
+async function loadUntilKilled(relevo: Relevo, kill: () => Promise<void>): Promise<number> {
+  const producer = relevo.producer({ lingerMs: 5, deliveryTimeoutMs: LOAD_DELIVERY_MS });
+  const value = new Uint8Array(VALUE_BYTES).fill(9);
+  let acknowledged = 0;
+  let next = 0;
+  let isKilled = false;
+  const lane = async (): Promise<void> => {
+    while (!isKilled) {
+      await producer.send({ topic: TOPIC, partition: next++ % partitions, value });
+      acknowledged++;
+    }
+  };
+  const lanes = Array.from({ length: LOAD_IN_FLIGHT }, lane);
+  await Promise.race([sleep(LOAD_MS), ...lanes]);
+  const killed = kill();
+  isKilled = true;
+  await killed;
+  // What was under way has no answer, and gives up by itself.
+  await Promise.allSettled(lanes);
+  await producer.close();
+  return acknowledged;
+}
+
+/** What was done about the page cache. */
+function emptyPageCache(directory: string): string {
+  execFileSync('sync');
   try {
-    execFileSync('sync');
     writeFileSync('/proc/sys/vm/drop_caches', '1\n');
-    return true;
+    return 'emptied (drop_caches)';
   } catch {
-    return false;
+    // Files are let go of one by one.
+  }
+  const files = readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+  try {
+    const each = 'for f in "$@"; do dd if="$f" iflag=nocache count=0 status=none || exit 1; done';
+    for (let from = 0; from < files.length; from += FILES_AT_A_TIME) {
+      execFileSync('sh', ['-c', each, 'sh', ...files.slice(from, from + FILES_AT_A_TIME)]);
+    }
+    return `emptied of ${files.length} files (posix_fadvise, by dd)`;
+  } catch {
+    return 'warm: it may not be emptied from here, and there is no GNU dd';
   }
 }
 
@@ -114,12 +163,12 @@ try {
   await relevo.admin.createTopic({ topic: TOPIC, partitions, replicationFactor: REPLICAS });
   console.log(`filling ${partitions} partitions with ${gib} GiB on three brokers …`);
   await fill(relevo);
+  const acknowledged = await loadUntilKilled(relevo, async () => {
+    await Promise.all(cluster.brokers.map((broker) => broker.kill()));
+  });
   await relevo.close();
-  await Promise.all(cluster.brokers.map((broker) => broker.kill()));
-  const cold = emptyPageCache();
-  console.log(
-    `killed; the page cache is ${cold ? 'cold' : 'warm: it may not be emptied from here'}`,
-  );
+  const cache = emptyPageCache(cluster.directory);
+  console.log(`killed after ${acknowledged} more records; the page cache is ${cache}`);
   const figures = await measure(cluster);
   const table = new Table({ head: [`${gib} GiB, ${partitions} partitions`, 'seen', 'bar', ''] });
   for (const [name, value] of Object.entries(figures) as [keyof Figures, number][]) {
