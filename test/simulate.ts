@@ -12,7 +12,7 @@ import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { MUTATIONS } from '@relevo/base/mutations';
 import type { Mutation } from '@relevo/base/mutations';
-import { runSeeds } from '@relevo/simulation/runner';
+import { coverageOf, runSeeds } from '@relevo/simulation/runner';
 import type { SeedOutcome, Summary } from '@relevo/simulation/runner';
 import { SCENARIOS, runScenario } from '@relevo/simulation/scenarios';
 import type { ScenarioName } from '@relevo/simulation/scenarios';
@@ -88,7 +88,11 @@ function printFailure(seed: number | string, failure: SimulationFailure): void {
   process.stdout.write(`${lines.join('\n')}\n`);
 }
 
-function onSeed({ seed, realMs, figures, failure }: SeedOutcome): void {
+const outcomes: SeedOutcome[] = [];
+
+function onSeed(outcome: SeedOutcome): void {
+  const { seed, realMs, figures, failure } = outcome;
+  outcomes.push(outcome);
   if (failure !== undefined) printFailure(seed, failure);
   if (figures === undefined) return;
   const { acknowledged, failoverMs, wholeMs, events, virtualMs, fingerprint } = figures;
@@ -107,6 +111,17 @@ function printSummary(summary: Summary): void {
     return `  ${name.padEnd(18)} ${shown.padStart(12)}`;
   });
   process.stdout.write(`\n${rows.join('\n')}\n`);
+}
+
+/** Of what the scenario counts: in how many of the runs that passed it came up, and how often in all. */
+function printCoverage(): void {
+  const coverage = coverageOf(outcomes);
+  if (coverage.size === 0) return;
+  process.stdout.write(`\n${'came up'.padEnd(90)}    runs    times\n`);
+  for (const [name, { runs, times }] of coverage) {
+    const row = [name.slice(0, 90).padEnd(90), String(runs).padStart(7), String(times).padStart(8)];
+    process.stdout.write(`${row.join(' ')}\n`);
+  }
 }
 
 /** One seed, every log line as it comes. */
@@ -138,6 +153,7 @@ const summary = await runSeeds({
   hostCpuMs,
   bail: values.bail,
 });
+printCoverage();
 printSummary(summary);
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(summary, null, 2)}\n`);
 process.exitCode = summary.failedSeeds > 0 ? 1 : 0;

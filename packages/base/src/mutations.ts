@@ -17,6 +17,7 @@ export type Mutation =
   | 'heartbeats-unconfirmed'
   | 'impossible-messages-are-taken'
   | 'long-names-as-they-are'
+  | 'lost-learner-stays'
   | 'missing-segment-passes'
   | 'no-eligible-leaders'
   | 'nonces-come-again'
@@ -58,6 +59,7 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
     'a controller prolongs leases without asking a majority whether it still leads',
   'impossible-messages-are-taken': 'what a message to the quorum holds is not checked at the door',
   'long-names-as-they-are': 'the directory of a topic with a long name bears the whole of it',
+  'lost-learner-stays': 'a new voter whose disk is lost before it votes is not exchanged',
   'missing-segment-passes': 'a log whose first segment is gone passes for one that begins later',
   'no-eligible-leaders': 'nobody but the last member of an in-sync set is remembered as whole',
   'nonces-come-again': 'a listener draws no nonce of its own for each stream',

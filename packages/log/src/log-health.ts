@@ -50,10 +50,13 @@ export class LogHealth {
     if (this.#state === 'online') this.#state = 'closed';
   }
 
-  /** Takes the log offline (L3); what to throw. `during`: a failed read leaves no doubt of what is written. */
-  fail(what: string, cause: unknown, during: 'read' | 'write' = 'write'): LogError {
-    const isDisk = cause instanceof DiskError && cause.code !== 'FULL';
-    if (isDisk && during === 'write') this.#events.writeFailed?.();
+  /**
+   * Takes the log offline (L3); what to throw. `during`: a failed read leaves no doubt of what is written, nor
+   * does a write that found no room; a sync that found none may have lost what it was to save.
+   */
+  fail(what: string, cause: unknown, during: 'read' | 'write' | 'sync' = 'write'): LogError {
+    const isDisk = cause instanceof DiskError && (cause.code !== 'FULL' || during === 'sync');
+    if (isDisk && during !== 'read') this.#events.writeFailed?.();
     if (this.#state === 'offline') return this.refusal;
     const message = `${what}: ${messageOf(cause)}`;
     if (this.#state === 'closed') {

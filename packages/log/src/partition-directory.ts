@@ -43,12 +43,8 @@ export const deletedDirectory = (directory: string, topicId: Uuid | undefined): 
   `${directory}${SEPARATOR}${topicId ?? ''}${DELETED_SUFFIX}`;
 
 /** As it is called when it is kept for people to look at. */
-export const setAsideDirectory = (
-  directory: string,
-  topicId: Uuid | undefined,
-  nowMs: number,
-): string =>
-  `${directory}${SEPARATOR}${topicId ?? ''}${SEPARATOR}${Math.trunc(nowMs)}${SET_ASIDE_SUFFIX}`;
+export const setAsideDirectory = (directory: string, topicId: Uuid, nowMs: number): string =>
+  `${directory}${SEPARATOR}${topicId}${SEPARATOR}${Math.trunc(nowMs)}${SET_ASIDE_SUFFIX}`;
 
 /** Whose log was set aside there; undefined where nothing tells. */
 export function setAsideTopicId(disk: Disk, root: string, directory: string): Uuid | undefined {

@@ -408,7 +408,7 @@ export class PartitionLog {
     try {
       await this.#durability.run(this.#endOffset);
     } catch (error) {
-      throw this.#health.fail('a sync failed', error);
+      throw this.#health.fail('a sync failed', error, 'sync');
     }
     // A log's first segment is not missed unless records in it are.
     if (active !== first && generation === this.#generation) {

@@ -53,7 +53,6 @@ describe('the directory of a partition', () => {
         for (const other of [
           deletedDirectory(directory, TOPIC_ID),
           setAsideDirectory(directory, TOPIC_ID, NOW_MS),
-          setAsideDirectory(directory, undefined, NOW_MS),
           'quorum',
         ]) {
           expect(isPartitionDirectory(other)).toBe(false);

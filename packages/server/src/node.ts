@@ -17,6 +17,7 @@ import type { CompressionCodecs } from '@relevo/record/compression';
 import { AdminService } from './api/admin-service.ts';
 import { ControllerAdmin, type Execute } from './api/controller-admin.ts';
 import { ControllerCalls } from './api/controller-calls.ts';
+import type { QuorumView } from './api/describe-cluster.ts';
 import { describeNode } from './api/describe-node.ts';
 import { MetadataService } from './api/metadata-service.ts';
 import { UnadvertisedNames } from './api/unadvertised-names.ts';
@@ -64,6 +65,8 @@ export interface Node {
   unready(): string | undefined;
   /** Why it should be restarted; undefined: it is well. */
   unhealthy(): string | undefined;
+  /** What this node knows of the quorum; undefined: it is no controller, or has not started. */
+  quorum(): QuorumView | undefined;
   /** Called once when the node cannot go on. */
   onFatal(listener: (reason: StartError) => void): void;
 }
@@ -79,6 +82,8 @@ export interface NodePorts extends Ports {
 export interface StartOptions {
   /** A person has decided that this voter goes on without the others; see `QuorumOptions.bootstrap`. */
   readonly bootstrap?: boolean;
+  /** A snapshot of the metadata is due after so many entries; default: see `QuorumOptions`. */
+  readonly snapshotEntries?: number;
 }
 
 export const createNode = (
@@ -136,6 +141,10 @@ class RelevoNode implements Node {
 
   unhealthy(): string | undefined {
     return this.#fatal?.message;
+  }
+
+  quorum(): QuorumView | undefined {
+    return this.#parts?.quorum();
   }
 
   onFatal(listener: (reason: StartError) => void): void {
@@ -393,6 +402,10 @@ class Parts {
     return undefined;
   }
 
+  quorum(): QuorumView | undefined {
+    return this.#quorum === undefined ? undefined : quorumView(this.#quorum);
+  }
+
   async #leaveQuorum(): Promise<void> {
     const quorum = this.#quorum;
     if (quorum === undefined || !quorum.status().isLeader) return;
@@ -478,7 +491,7 @@ class Parts {
 
   #makeQuorum(
     controller: ControllerService,
-    { bootstrap = false }: StartOptions,
+    { bootstrap = false, snapshotEntries }: StartOptions,
     onFatal: (reason: StartError) => void,
   ): Quorum {
     const config = this.#config;
@@ -500,6 +513,7 @@ class Parts {
         directory: this.#directory.root,
         voters: config['controller.quorum.voters'],
         bootstrap,
+        ...(snapshotEntries !== undefined && { snapshotEntries }),
         incarnations: this.#directory.incarnations,
         electionTimeoutMs: config['controller.quorum.election.timeout.ms'],
         heartbeatIntervalMs: config['controller.quorum.heartbeat.interval.ms'],

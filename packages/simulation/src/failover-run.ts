@@ -55,6 +55,8 @@ export interface RunFigures {
   readonly elections: number;
   readonly events: number;
   readonly virtualMs: number;
+  /** How often each fault took hold, and each state was reached; where a scenario counts that. */
+  readonly coverage?: Readonly<Record<string, number>>;
   /** Equal for equal seeds: the trace and the last draw. */
   readonly fingerprint: string;
 }

@@ -25,6 +25,12 @@ export interface Read {
   readonly value: string;
 }
 
+export interface Gap {
+  readonly partition: number;
+  readonly from: number;
+  readonly to: number;
+}
+
 export type AnomalyKind =
   /** Acknowledged, and not in the log. */
   | 'lost-write'
@@ -58,6 +64,7 @@ export class History {
   readonly #sent: Map<string, Sent> = new Map();
   readonly #sequences: Map<string, number> = new Map();
   readonly #reads: Map<string, Read[]> = new Map();
+  readonly #gaps: Map<string, Gap[]> = new Map();
 
   /** To be called when the send is called, before its outcome is known. */
   send(producer: string, partition: number, value: string): Sent {
@@ -79,6 +86,13 @@ export class History {
     else reads.push(read);
   }
 
+  /** A consumer was told that the offsets from `from` up to `to` were gone before it came to them. */
+  gap(consumer: string, gap: Gap): void {
+    const gaps = this.#gaps.get(consumer);
+    if (gaps === undefined) this.#gaps.set(consumer, [gap]);
+    else gaps.push(gap);
+  }
+
   get sent(): readonly Sent[] {
     return [...this.#sent.values()];
   }
@@ -93,16 +107,21 @@ export class History {
 
   /**
    * All anomalies. `complete` names the consumers that read the log as it was in the end, `running` those
-   * that read all of it while it grew.
+   * that read all of it while it grew. `startOf`: where each partition begins, what is before having been
+   * deleted by retention.
    */
-  check(complete: readonly string[], running: readonly string[] = []): Anomaly[] {
+  check(
+    complete: readonly string[],
+    running: readonly string[] = [],
+    startOf: (partition: number) => number = () => 0,
+  ): Anomaly[] {
     const anomalies: Anomaly[] = [];
     const found = (kind: AnomalyKind, text: string): unknown => anomalies.push({ kind, text });
     this.#checkSettled(found);
     const values = this.#checkReads(found);
     this.#checkPolls(found);
-    for (const consumer of complete) this.#checkComplete(consumer, 'lost-write', found);
-    for (const consumer of running) this.#checkComplete(consumer, 'unseen', found);
+    for (const consumer of complete) this.#checkComplete(consumer, 'lost-write', startOf, found);
+    for (const consumer of running) this.#checkComplete(consumer, 'unseen', startOf, found);
     this.#checkOrder(values, found);
     this.#checkEpochs(found);
     return anomalies;
@@ -163,15 +182,27 @@ export class History {
         const before = last.get(partition);
         last.set(partition, offset);
         if (before === undefined || offset === before + 1) continue;
+        if (offset > before && this.#wasTold(consumer, partition, before + 1, offset)) continue;
         const kind = offset <= before ? 'nonmonotonic-poll' : 'poll-skip';
         found(kind, `${consumer} got ${partition}@${offset} after ${partition}@${before}`);
       }
     }
   }
 
-  #checkComplete(consumer: string, kind: AnomalyKind, found: Found): void {
+  #wasTold(consumer: string, partition: number, from: number, to: number): boolean {
+    const gaps = this.#gaps.get(consumer) ?? [];
+    return gaps.some((gap) => gap.partition === partition && gap.from === from && gap.to <= to);
+  }
+
+  #checkComplete(
+    consumer: string,
+    kind: AnomalyKind,
+    startOf: (partition: number) => number,
+    found: Found,
+  ): void {
     const values = new Set(this.readsOf(consumer).map((read) => read.value));
     for (const sent of this.#sent.values()) {
+      if (sent.offset < startOf(sent.partition)) continue;
       if (sent.outcome === 'acknowledged' && !values.has(sent.value)) {
         found(kind, `${describe(sent)}, not read by ${consumer}`);
       }

@@ -13,6 +13,7 @@ const RETRY_MS = 20;
 
 export interface PartitionState extends PartitionMetadata {
   readonly topic: string;
+  readonly topicId: string;
 }
 
 export class MetadataWatcher {
@@ -63,6 +64,12 @@ export class MetadataWatcher {
     return found.sort((a, b) => a.partition - b.partition);
   }
 
+  /** Of one topic, whatever topics of its name there were before. */
+  partitionsOf(topicId: string): PartitionState[] {
+    const found = [...this.#latest.values()].filter((state) => state.topicId === topicId);
+    return found.sort((a, b) => a.partition - b.partition);
+  }
+
   /** Leader elections seen so far, over all partitions. */
   get elections(): number {
     return this.#leaders.size;
@@ -83,7 +90,7 @@ export class MetadataWatcher {
         seen.set(key, state);
         const latest = this.#latest.get(key);
         if (latest === undefined || isOlder(latest, state)) {
-          this.#latest.set(key, { ...state, topic: topic.name });
+          this.#latest.set(key, { ...state, topic: topic.name, topicId: topic.topicId });
         }
       }
     }

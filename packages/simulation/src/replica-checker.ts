@@ -68,21 +68,28 @@ export interface ReplicaOnDisk {
   readonly dataDir: string;
 }
 
-/** What differs below `highWatermark` between the replicas of a partition; empty when nothing does. */
+/**
+ * What differs from `from` up to `highWatermark` between the replicas of a partition; empty when nothing
+ * does. What is below `from` may be gone from some.
+ */
 export function compareReplicas(
   replicas: readonly ReplicaOnDisk[],
   topic: string,
   partition: number,
   highWatermark: number,
+  from = 0,
 ): string[] {
   const name = partitionName(topic, partition);
   const differences: string[] = [];
   const logs = replicas.map(({ broker, disk, dataDir }) => {
     const all = storedBatches(disk, dataDir, name);
-    return { broker, batches: all.filter((batch) => batch.lastOffset < highWatermark) };
+    const isMeant = ({ baseOffset, lastOffset }: StoredBatch): boolean =>
+      lastOffset < highWatermark && baseOffset >= from;
+    return { broker, batches: all.filter(isMeant) };
   });
   for (const { broker, batches } of logs) {
-    let next = 0;
+    // A batch may lie across `from`.
+    let next = from > 0 ? (batches[0]?.baseOffset ?? highWatermark) : 0;
     for (const { baseOffset, lastOffset } of batches) {
       if (baseOffset !== next) {
         differences.push(`${name} on broker ${broker}: ${baseOffset} stands where ${next} belongs`);

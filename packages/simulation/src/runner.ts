@@ -50,6 +50,9 @@ export interface Summary {
   readonly eventsPerCpuSecond: number;
 }
 
+/** Of each thing that runs counted: in how many runs it came up, and how often in all. */
+export type Coverage = ReadonlyMap<string, { readonly runs: number; readonly times: number }>;
+
 export async function runSeeds(options: RunnerOptions): Promise<Summary> {
   const outcomes: SeedOutcome[] = [];
   let repeated = 0;
@@ -94,6 +97,19 @@ async function repeat(first: SeedOutcome, run: OneRun): Promise<SeedOutcome> {
   );
   const facts = { seed: String(first.seed), timeMs: 0, transcript: [] };
   return { ...first, failure: new SimulationFailure(cause, facts) };
+}
+
+export function coverageOf(outcomes: readonly SeedOutcome[]): Coverage {
+  const all = new Map<string, { runs: number; times: number }>();
+  for (const { figures } of outcomes) {
+    for (const [name, times] of Object.entries(figures?.coverage ?? {})) {
+      const entry = all.get(name) ?? { runs: 0, times: 0 };
+      all.set(name, entry);
+      entry.times += times;
+      if (times > 0) entry.runs++;
+    }
+  }
+  return new Map([...all].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 const percentile = (sorted: readonly number[], share: number): number =>

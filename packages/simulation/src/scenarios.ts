@@ -8,6 +8,7 @@ import { damagedRestartRun } from './scenarios/damaged-restart.ts';
 import { damagedVotersRun } from './scenarios/damaged-voters.ts';
 import { flippedBitsRun } from './scenarios/flipped-bits.ts';
 import { forgingOutsiderRun } from './scenarios/forging-outsider.ts';
+import { hostileRun } from './scenarios/hostile.ts';
 import { largeLogsRun } from './scenarios/large-logs.ts';
 import { logInjuriesRun } from './scenarios/log-injuries.ts';
 import { namesRun } from './scenarios/names.ts';
@@ -26,6 +27,7 @@ export type ScenarioName =
   | 'failover'
   | 'flipped-bits'
   | 'forging-outsider'
+  | 'hostile'
   | 'large-logs'
   | 'log-injuries'
   | 'names'
@@ -41,6 +43,7 @@ export const SCENARIOS: Readonly<Record<ScenarioName, Scenario>> = {
   failover: failoverRun,
   'flipped-bits': flippedBitsRun,
   'forging-outsider': forgingOutsiderRun,
+  hostile: hostileRun,
   'large-logs': largeLogsRun,
   'log-injuries': logInjuriesRun,
   names: namesRun,

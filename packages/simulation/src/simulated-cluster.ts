@@ -5,7 +5,7 @@ import type { Ports } from '@relevo/base/ports';
 import { resolveConfig } from '@relevo/server/config/node-config';
 import type { NodeConfig } from '@relevo/server/config/node-config';
 import { createNode } from '@relevo/server/node';
-import type { Node } from '@relevo/server/node';
+import type { Node, StartOptions } from '@relevo/server/node';
 import { simulatedCodecs } from './simulated-codecs.ts';
 import type { ReplicaOnDisk } from './replica-checker.ts';
 import type { SimulatedProcess } from './simulated-process.ts';
@@ -21,6 +21,8 @@ export interface ClusterOptions {
   readonly settings?: (id: number) => Readonly<Record<string, string>>;
   /** A broker's secrets, as of each start; the first proves. Default: none. */
   readonly secrets?: (id: number) => readonly string[];
+  /** A snapshot of the metadata is due after so many entries. Default: the product's. */
+  readonly snapshotEntries?: number | undefined;
   /** Called where a broker cannot start or go on; default: the run has failed. */
   readonly onEnded?: (id: number, reason: unknown) => void;
 }
@@ -40,9 +42,12 @@ export class SimulatedCluster {
   readonly #brokers: readonly Broker[];
   readonly #secrets: (id: number) => readonly string[];
   readonly #onEnded: (id: number, reason: unknown) => void;
+  readonly #startOptions: StartOptions;
 
   constructor(world: World, options: ClusterOptions = {}) {
     this.#secrets = options.secrets ?? (() => []);
+    const { snapshotEntries } = options;
+    this.#startOptions = snapshotEntries === undefined ? {} : { snapshotEntries };
     this.#onEnded = options.onEnded ?? ((_, reason): void => world.fail(reason));
     const ids = Array.from({ length: options.brokers ?? 3 }, (_, id) => id);
     const voters = ids.map((id) => `${id}@${addressOf(id)}`).join(',');
@@ -98,12 +103,11 @@ export class SimulatedCluster {
   boot(id: number): void {
     const broker = this.#broker(id);
     broker.stopping = false;
+    broker.node = undefined;
     broker.process.boot((ports: Ports) => {
-      const node = createNode(broker.config, {
-        ...ports,
-        codecs: simulatedCodecs,
-        clusterSecrets: this.#secrets(id).map(utf8Encode),
-      });
+      const clusterSecrets = this.#secrets(id).map(utf8Encode);
+      const nodePorts = { ...ports, codecs: simulatedCodecs, clusterSecrets };
+      const node = createNode(broker.config, nodePorts, this.#startOptions);
       node.onFatal((reason) => this.#onEnded(id, reason));
       broker.node = node;
       node.start().catch((error: unknown) => {

@@ -169,6 +169,22 @@ export class SimulatedDisk {
     }
   }
 
+  /** Other bytes than were written, on stable storage and in what programs see. */
+  overwrite(path: string, bytes: Uint8Array, position: number): void {
+    const file = this.file(path);
+    for (const face of [file.visible, file.durable]) {
+      const room = Math.max(0, Math.min(bytes.length, face.size - position));
+      face.write(bytes.subarray(0, room), Math.min(position, face.size));
+    }
+  }
+
+  /** The file loses its end, on stable storage and in what programs see. */
+  shorten(path: string, size: number): void {
+    const file = this.file(path);
+    this.account(file, path, Math.min(size, file.visible.size));
+    for (const face of [file.visible, file.durable]) face.truncate(Math.min(size, face.size));
+  }
+
   /** What programs see of a file, for checkers. */
   contents(path: string): Uint8Array {
     return this.file(path).visible.view().slice();

@@ -110,10 +110,11 @@ export class ProducerLoop {
 }
 
 /** `p0-17 7 xxxxxxx`: an id, the length of what follows, and that. */
-const padded = (id: string, length: number): string => `${id} ${length} ${'x'.repeat(length)}`;
+export const padded = (id: string, length: number): string =>
+  `${id} ${length} ${'x'.repeat(length)}`;
 
 /** The id in a value that is whole; a value that is not counts as one that nobody sent. */
-function idOf(value: Buffer | null): string {
+export function idOf(value: Buffer | null): string {
   if (value === null) return 'null';
   const head = value.subarray(0, 40).toString('latin1');
   const [id = '', length = ''] = head.split(' ', 2);

@@ -50,7 +50,7 @@ const CAUGHT: readonly Caught[] = [
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 2, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
-  { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 148, says: /P7/ },
+  { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {
     mutation: 'impossible-messages-are-taken',
     scenario: 'forging-outsider',
@@ -58,6 +58,12 @@ const CAUGHT: readonly Caught[] = [
     says: /the quorum has ended/,
   },
   { mutation: 'long-names-as-they-are', scenario: 'names', seed: 2, says: /N1/ },
+  {
+    mutation: 'lost-learner-stays',
+    scenario: 'damaged-voters',
+    seed: 7,
+    says: /all vote and have applied all/,
+  },
   { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
   { mutation: 'no-eligible-leaders', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
   {

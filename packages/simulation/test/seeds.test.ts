@@ -1,8 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { failoverRun } from '@relevo/simulation/failover-run';
+import { runScenario } from '@relevo/simulation/scenarios';
+import type { ScenarioName } from '@relevo/simulation/scenarios';
 
 interface KeptSeed {
+  readonly scenario: ScenarioName;
   readonly seed: number;
   readonly why: string;
 }
@@ -12,8 +15,9 @@ const kept = JSON.parse(
 ) as readonly KeptSeed[];
 
 describe('the production cluster in the simulated world', () => {
-  test.each(kept.map(({ seed, why }) => [seed, why]))('seed %i: %s', async (seed) => {
-    const figures = await failoverRun(seed);
+  const cases = kept.map(({ scenario, seed, why }) => [scenario, seed, why] as const);
+  test.each(cases)('%s, seed %i: %s', async (scenario, seed) => {
+    const figures = await runScenario(scenario, seed);
     expect(figures.acknowledged).toBeGreaterThan(0);
   });
 

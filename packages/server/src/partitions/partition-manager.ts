@@ -296,12 +296,12 @@ export class PartitionManager {
         this.#reports.review(partition);
       },
       failed: (partition, reason, advice) => {
-        const { topicId, number, name, isDamaged } = partition;
+        const { topicId, number, name } = partition;
         const known = partitionImage(this.#deps.image(), topicId, number);
         this.#deps.logger.error('a replica is offline', {
           partition: name,
           reason,
-          do: advice ?? adviceFor(name, known, this.#options.brokerId, isDamaged),
+          do: advice ?? adviceFor(name, known, this.#options.brokerId, partition),
         });
         this.#deps.directory.noteOffline(partition.name, partition.topicId);
         this.#reports.review(partition);

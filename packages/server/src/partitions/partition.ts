@@ -132,6 +132,7 @@ export class Partition implements EpochHistory, StatedPosition {
   #follower: FollowerRole | undefined;
   #failure: string | undefined;
   #isDamaged = false;
+  #isCopiedAnew = false;
   #highWatermark: Offset = ZERO;
   #syncing = false;
 
@@ -158,6 +159,10 @@ export class Partition implements EpochHistory, StatedPosition {
   /** It failed because bytes that were durable are damaged: others may have them intact. */
   get isDamaged(): boolean {
     return this.#isDamaged;
+  }
+  /** It failed because of what its own log has, or may not have: a copy of another replica helps. */
+  get isCopiedAnew(): boolean {
+    return this.#isCopiedAnew;
   }
   get isOpen(): boolean {
     return this.#log !== undefined;
@@ -254,6 +259,7 @@ export class Partition implements EpochHistory, StatedPosition {
     if (this.#failure !== undefined) return;
     this.#failure = reason;
     this.#isDamaged = isDamaged;
+    this.#isCopiedAnew = isDamaged || this.#log?.offlineReason !== undefined;
     this.#leaveRole('STORAGE_ERROR');
     this.#deps.events.failed(this, reason, advice);
     this.#deps.events.roleChanged(this);

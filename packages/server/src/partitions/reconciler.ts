@@ -34,7 +34,6 @@ import type { LogDirectory } from '@relevo/log/log-directory';
 import { LogError } from '@relevo/log/log-error';
 import type { PartitionLog } from '@relevo/log/partition-log';
 import { setAsideDirectory } from '@relevo/log/partition-directory';
-import { readTopicId } from '@relevo/log/partition-metadata';
 import { Partition } from './partition.ts';
 import type { PartitionDeps } from './partition.ts';
 import type { PartitionTable } from './partition-table.ts';
@@ -336,15 +335,16 @@ export class Reconciler {
     // Its metadata has changed, not its owner: that is damage, which the log itself will say.
     if (directory.heldRecords(partition.name, partition.topicId)) return;
     if (image().topicsById.has(foreignId)) return;
-    this.setAside(partition.name, `it is of the topic id ${foreignId}, which was deleted`);
+    const why = `it is of the topic id ${foreignId}, which was deleted`;
+    this.setAside(partition.name, foreignId, why);
   }
 
   /** Renames the directory of a log that is not open, durably. */
-  setAside(name: string, why: string): void {
+  setAside(name: string, topicId: Uuid, why: string): void {
     const { disk, directory, clock, logger } = this.#deps;
     const from = directory.pathOf(name);
     if (!disk.exists(from)) return;
-    const to = setAsideDirectory(from, readTopicId(disk, from), clock.wallMs());
+    const to = setAsideDirectory(from, topicId, clock.wallMs());
     disk.rename(from, to);
     disk.syncDirectoryNow(directory.root);
     logger.warn('a partition directory was set aside', { from, to, why });

@@ -24,8 +24,8 @@ export const CHECKPOINT_INTERVAL_MS = 5_000;
 /** How often the disk is asked for its room where nothing is appended. */
 export const SPACE_CHECK_MS = 5_000;
 /**
- * A damaged replica is copied anew at once, and again, should it turn out damaged once more, after a pause
- * that doubles: a disk that damages all that it is given must not be copied to without end.
+ * A failed replica is copied anew at once, and again, should it fail once more, after a pause that doubles: a
+ * disk that fails, or damages all that it is given, must not be copied to without end.
  */
 const REBUILD_PAUSE_MIN_MS = 10_000;
 const REBUILD_PAUSE_MAX_MS = 3_600_000;
@@ -145,14 +145,15 @@ export class Upkeep {
   }
 
   /**
-   * The controller is told. A replica whose log is damaged or gone, which is in no set that may lead, and
-   * while another leads, loses nothing that others do not have: its log is set aside and copied anew.
+   * The controller is told. A replica whose log is damaged, gone or may lack what was synced, which is in no
+   * set that may lead, and while another leads, loses nothing that others do not have: its log is set aside
+   * and copied anew. What of a failed sync lies in the page cache alone goes with the old files.
    */
   #seeToFailed(partition: Partition, nowMs: number): void {
     const { image, localId, reports } = this.#deps;
     reports.review(partition);
     const known = partitionImage(image(), partition.topicId, partition.number);
-    if (known === undefined || !partition.isDamaged) return;
+    if (known === undefined || !partition.isCopiedAnew) return;
     const { leader, isr, elr, offline } = known;
     const isOut = offline.includes(localId) && !isr.includes(localId) && !elr.includes(localId);
     const before = this.#rebuilt.get(partition.name);
@@ -166,12 +167,12 @@ export class Upkeep {
 
   async #rebuild(partition: Partition): Promise<void> {
     const { directory, reconciler, table, logger } = this.#deps;
-    const { name } = partition;
+    const { name, topicId } = partition;
     try {
       partition.forget();
       await directory.drop(name);
       if (this.#closed || table.find(partition.topicId, partition.number) !== partition) return;
-      reconciler.setAside(name, 'its log is damaged; it is copied anew from the leader');
+      reconciler.setAside(name, topicId, 'its log has failed; it is copied anew from the leader');
       reconciler.forgetLog(name);
       reconciler.again(partition);
     } catch (error) {

@@ -3,12 +3,13 @@
  * empty disk is another voter (invariant K5), and would stay a stranger for ever: the leader exchanges the
  * two, a step at a time.
  *
- *     old disk a voter --remove--> no member --addLearner--> learner --promote, caught up--> voter
+ *     old disk a member --remove--> no member --addLearner--> learner --promote, caught up--> voter
  *
  * Each step follows from the members as they are, so that a new leader goes on where the last one stopped.
  * The leader waits a little before the first, lest a directory that was merely not mounted cost a vote, and
  * never takes it while the old disk answers.
  */
+import { isMutated } from '@relevo/base/mutations';
 import { messageOf } from '@relevo/base/errors';
 import type { BrokerId } from '@relevo/base/ids';
 import type { Logger } from '@relevo/base/ports';
@@ -86,7 +87,7 @@ export class VoterKeeper {
   #nextStep(status: RaftStatus, nowMs: number): MembershipChange | undefined {
     const { learners } = status.configuration;
     const learner = learners.find(({ id }) => this.#options.voters.some((one) => one.id === id));
-    if (learner !== undefined) {
+    if (learner !== undefined && !this.#isLost(learner)) {
       this.#newcomers.delete(learner.id);
       return { kind: 'promote', id: learner.id };
     }
@@ -95,6 +96,13 @@ export class VoterKeeper {
       if (step !== undefined) return step;
     }
     return undefined;
+  }
+
+  /** It is back with yet another disk, before it ever voted: it is exchanged too. */
+  #isLost(learner: Member): boolean {
+    const newcomer = this.#newcomers.get(learner.id);
+    if (newcomer === undefined || isMutated('lost-learner-stays')) return false;
+    return !isReplica(learner, newcomer.member);
   }
 
   #stepFor(newcomer: Newcomer, status: RaftStatus, nowMs: number): MembershipChange | undefined {

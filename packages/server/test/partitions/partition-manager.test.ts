@@ -203,6 +203,24 @@ describe('a log that fails', () => {
     });
   });
 
+  for (const code of ['IO', 'FULL'] as const) {
+    test(`of which a sync failed (${code}): copied anew while the broker runs, with one line`, async () => {
+      const world = new PartitionWorld();
+      await world.run(async () => {
+        const client = await replicated(world);
+        world.process(3).disk.fail({ operation: 'datasync', path: /orders-0/, code });
+        expect(await client.produce(1, 'orders', values(5))).toMatchObject({ syncedOn: [1, 2] });
+        expect(world.process(3).disk.port().exists('/data/failed-logs')).toBe(true);
+        await inSync(world, ALL, 5000);
+        await world.converge('orders', 0, ALL);
+        const told = events(world, 3);
+        expect(told.filter((event) => event === 'a replica is offline')).toHaveLength(1);
+        expect(told).toContain('a partition directory was set aside');
+        expect(world.broker(3).manager.status().offline).toEqual([]);
+      });
+    });
+  }
+
   test('of which a sync failed: not trusted after a restart, and copied anew', async () => {
     const world = new PartitionWorld();
     await world.run(async () => {

@@ -231,6 +231,31 @@ describe('a quorum of three', () => {
     });
   });
 
+  test('a new voter whose disk is lost before it votes is exchanged too', async () => {
+    const it = new QuorumWorld([1, 2, 3]);
+    await it.world.run(async () => {
+      await it.boot(1, 2, 3);
+      const leader = await it.untilLed();
+      await produce(it, leader, range(10));
+      const lost = it.voter(leader.id === 3 ? 2 : 3);
+      const loseDisk = async (): Promise<void> => {
+        await lost.process.kill({ unsynced: 'lose' });
+        lost.process.disk.wipe();
+        lost.generation++;
+        await it.boot(lost.id);
+      };
+      await loseDisk();
+      const { configuration } = leader.live.status();
+      const members = (): typeof configuration => leader.live.status().configuration;
+      await it.until('it learns', () => members().learners.length > 0, 10_000);
+      const second = members().learners[0]?.directoryId;
+      await loseDisk();
+      const votes = (): boolean =>
+        members().voters.some(({ id, directoryId }) => id === lost.id && directoryId !== second);
+      await it.until('its last disk votes', () => members().voters.length === 3 && votes(), 15_000);
+    });
+  });
+
   test('a hanging disk costs the leader its leadership', async () => {
     const it = new QuorumWorld([1, 2, 3]);
     await it.world.run(async () => {

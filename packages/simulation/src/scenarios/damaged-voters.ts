@@ -32,8 +32,12 @@ type Round =
   | 'calm'
   /** What was committed last is on a hurt disk and on one that is off, and the third has missed it. */
   | 'missed'
+  /** A disk is lost, and lost again while its owner is let in. */
+  | 'wipedTwice'
   /** Two are empty, and the one that has a log is off. */
   | 'twoWiped';
+
+const ROUNDS: readonly Round[] = ['calm', 'missed', 'missed', 'twoWiped', 'wipedTwice'];
 
 function shuffled<Item>(items: readonly Item[], prng: Prng): Item[] {
   return items
@@ -98,7 +102,7 @@ class DamagedVotersRun {
     const rounds = this.#prng.integer(2, 3);
     for (let round = 0; round < rounds; round++) {
       await this.#world.sleep(this.#prng.between(50, 400));
-      await this.#suffer(this.#prng.pick<Round>(['calm', 'missed', 'missed', 'twoWiped']));
+      await this.#suffer(this.#prng.pick<Round>(ROUNDS));
       const sinceMs = this.#world.nowMs;
       await this.#untilWhole('all vote and have applied all', WHOLE_WITHIN_MS);
       this.#wholeMs.push(this.#world.nowMs - sinceMs);
@@ -220,6 +224,8 @@ class DamagedVotersRun {
         return this.#calm(first);
       case 'missed':
         return this.#missed(first, second, third);
+      case 'wipedTwice':
+        return this.#wipedTwice(first);
       case 'twoWiped':
         return this.#twoWiped(first, second, third);
     }
@@ -250,6 +256,16 @@ class DamagedVotersRun {
     await this.#comeBack(hurt, injury);
     await this.#world.sleep(this.#prng.between(500, 5000));
     await this.#boot(has);
+  }
+
+  async #wipedTwice(hurt: Voter): Promise<void> {
+    // The old disk is waited for some three seconds; then each step takes some 200 ms.
+    for (const afterMs of [0, this.#prng.between(2_500, 4_500)]) {
+      await this.#world.sleep(afterMs);
+      await this.#cut(hurt);
+      hurt.process.disk.wipe();
+      await this.#boot(hurt);
+    }
   }
 
   async #twoWiped(first: Voter, second: Voter, has: Voter): Promise<void> {

@@ -38,15 +38,29 @@ export const forgingOutsiderRun = (
   return failoverRun(seed, {
     ...options,
     ...(isOpen && { secrets: [] }),
-    beside: (stage) => new Outsider(stage, isOpen).start(),
+    beside: (stage) => startOutsider(stage, { isOpen, topics: 1 }),
   });
 };
+
+export interface OutsiderOptions {
+  /** The cluster has no secret. */
+  readonly isOpen: boolean;
+  /** On average between two forgeries, ms. Default: 40. */
+  readonly pauseMs?: number;
+  /** How many there are in the end. Default: others make topics too. */
+  readonly topics?: number;
+}
+
+/** An outsider beside any scenario. */
+export const startOutsider = (stage: Stage, options: OutsiderOptions): Promise<Beside> =>
+  new Outsider(stage, options).start();
 
 type Way = 'plain' | 'otherSecret' | 'madeUp' | 'replayed';
 
 class Outsider {
   readonly #stage: Stage;
   readonly #isOpen: boolean;
+  readonly #options: OutsiderOptions;
   readonly #prng: Prng;
   readonly #forgeries: Forgeries;
   /** The messages of streams that nodes opened, by path. */
@@ -54,9 +68,11 @@ class Outsider {
   readonly #attempts = new Set<Promise<void>>();
   #stopped = false;
 
-  constructor(stage: Stage, isOpen: boolean) {
+  constructor(stage: Stage, options: OutsiderOptions) {
+    const { isOpen } = options;
     this.#stage = stage;
     this.#isOpen = isOpen;
+    this.#options = options;
     this.#prng = stage.world.prng.split('outsider');
     this.#forgeries = new Forgeries(this.#prng, { impossibleOnly: isOpen });
   }
@@ -83,7 +99,10 @@ class Outsider {
     const known = await world.within('the cluster is described', ENDED_WITHIN_MS, asked);
     const strangers = known.brokers.filter(({ id }) => !cluster.ids.includes(id));
     if (strangers.length > 0) throw new Error(`${strangers.length} strangers are registered`);
-    if (known.topics !== 1) throw new Error(`there are ${known.topics} topics, and were 1`);
+    const { topics = known.topics } = this.#options;
+    if (known.topics !== topics) {
+      throw new Error(`there are ${known.topics} topics, and were ${topics}`);
+    }
     if (known.controllerTerm > TERMS_MAX) throw new Error(`the term is ${known.controllerTerm}`);
   }
 
@@ -108,7 +127,7 @@ class Outsider {
   async #run(ports: Ports): Promise<void> {
     const { world, cluster } = this.#stage;
     while (!this.#stopped) {
-      await world.sleep(this.#prng.exponential(PAUSE_MS));
+      await world.sleep(this.#prng.exponential(this.#options.pauseMs ?? PAUSE_MS));
       const address = addressOf(this.#prng.pick(cluster.ids));
       const attempt = this.#attempt(ports, address);
       this.#attempts.add(attempt);
@@ -193,9 +212,11 @@ const asStream = (
   method: Method<Uint8Array, Uint8Array>,
 ): Method<Uint8Array, Uint8Array, 'bidi'> => ({ ...method, kind: 'bidi' satisfies MethodKind });
 
-/** Or the connection was not there, or broke. */
+/** Or the node has no such service, or the connection was not there, or broke. */
 function isRefusal(error: RpcError | undefined): boolean {
   if (error === undefined) return false;
   if (error.code !== undefined) return error.code === 'CLUSTER_AUTHORIZATION_FAILED';
-  return ['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'DEADLINE_EXCEEDED'].includes(error.status);
+  return ['UNIMPLEMENTED', 'UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'DEADLINE_EXCEEDED'].includes(
+    error.status,
+  );
 }

@@ -30,8 +30,20 @@ const LATEST = -1;
 /** Records before the end at which a plain consumer begins. */
 const LAST_RECORDS = 3;
 
+/**
+ * The successor of a controller that was cut off fences its broker long before that controller has noticed
+ * that nobody hears it.
+ */
+const SHORT_SESSIONS = {
+  'broker.session.timeout.ms': '450',
+  'broker.heartbeat.interval.ms': '100',
+  'controller.quorum.election.timeout.ms': '1000',
+};
+
 type Fault = 'deaf' | 'isolate' | 'kill' | 'mute' | 'pause';
 const FAULTS: readonly Fault[] = ['deaf', 'isolate', 'kill', 'mute', 'pause', 'pause'];
+const CONTROLLER_FAULTS: readonly Fault[] = ['isolate', 'isolate', 'isolate', 'pause'];
+const PARTITIONS = [0, 1, 2];
 
 export async function staleReadsRun(
   seed: number | string,
@@ -52,8 +64,10 @@ class StaleReadsRun {
   readonly #prng: Prng;
   #topicId = '';
   #watcher: MetadataWatcher | undefined;
-  /** The offset after the last record that was acknowledged. */
-  #acknowledgedEnd = 0;
+  /** By partition: the offset after the last record that was acknowledged. */
+  readonly #ends = new Map<number, number>();
+  /** Where the next fault strikes, most questions are asked. */
+  #asked = 0;
   #writing = true;
   #asking = true;
   #answers = 0;
@@ -61,8 +75,9 @@ class StaleReadsRun {
 
   constructor(world: World) {
     this.#world = world;
-    this.#cluster = new SimulatedCluster(world);
     this.#prng = world.prng.split('stale-reads');
+    const settings = this.#prng.chance(0.75) ? SHORT_SESSIONS : {};
+    this.#cluster = new SimulatedCluster(world, { settings: () => settings });
   }
 
   async run(): Promise<void> {
@@ -74,17 +89,20 @@ class StaleReadsRun {
       for (const address of this.#cluster.addresses) this.#watcher.follow(address);
     });
     const client = await connectClient(world, 'client', this.#cluster.addresses);
-    const created = await client.admin.createTopic({ topic: TOPIC, partitions: 1 });
+    // Each broker leads one, the active controller too.
+    const assignment = PARTITIONS.map((first) => [first, (first + 1) % 3, (first + 2) % 3]);
+    const created = await client.admin.createTopic({ topic: TOPIC, assignment });
     this.#topicId = created.topicId;
-    const writer = this.#write(client);
-    await world.until('records are acknowledged', () => this.#acknowledgedEnd > 0, START_WITHIN_MS);
+    const writers = PARTITIONS.map((partition) => this.#write(client, partition));
+    const begun = (): boolean => PARTITIONS.every((partition) => this.#end(partition) > 0);
+    await world.until('records are acknowledged', begun, START_WITHIN_MS);
     const ports = await new Promise<Ports>((resolve) => world.process('asker').boot(resolve));
     const askers = this.#cluster.addresses.map((address) =>
       this.#ask(ports.transport.dial(address), address),
     );
     for (let round = this.#prng.integer(1, 3); round > 0; round--) await this.#strike();
     this.#writing = false;
-    await world.within('the writer is done', WHOLE_WITHIN_MS, writer);
+    await world.within('the writers are done', WHOLE_WITHIN_MS, Promise.all(writers));
     this.#asking = false;
     await world.within('the askers are done', WHOLE_WITHIN_MS, Promise.all(askers));
     await world.within('every answer has come', WHOLE_WITHIN_MS, Promise.all(this.#questions));
@@ -95,7 +113,8 @@ class StaleReadsRun {
   figures(): RunFigures {
     const { trace, prng, nowMs } = this.#world;
     return {
-      ...{ acknowledged: this.#acknowledgedEnd, unknown: 0, failed: 0 },
+      acknowledged: PARTITIONS.reduce((sum, partition) => sum + this.#end(partition), 0),
+      ...{ unknown: 0, failed: 0 },
       ...{ failoverMs: [], wholeMs: [], elections: this.#answers },
       events: trace.events,
       virtualMs: nowMs,
@@ -115,11 +134,15 @@ class StaleReadsRun {
   async #strike(): Promise<void> {
     const world = this.#world;
     await world.sleep(this.#prng.between(100, 600));
-    const [partition] = this.#watcher?.partitions(TOPIC) ?? [];
-    const { leader = -1 } = partition ?? {};
-    const victim = leader >= 0 ? leader : this.#prng.pick(this.#cluster.ids);
-    const fault = this.#prng.pick(FAULTS);
-    const lastsMs = this.#prng.between(200, 3_500);
+    const { controllerId = -1 } = this.#watcher ?? {};
+    const isController = controllerId >= 0 && this.#prng.chance(0.7);
+    const victim = isController ? controllerId : this.#prng.pick(this.#cluster.ids);
+    const led = this.#watcher?.partitions(TOPIC).filter(({ leader }) => leader === victim) ?? [];
+    this.#asked = (led.length > 0 ? this.#prng.pick(led) : undefined)?.partition ?? this.#asked;
+    const fault = this.#prng.pick(isController ? CONTROLLER_FAULTS : FAULTS);
+    const lastsMs = isController
+      ? this.#prng.between(1_500, 4_000)
+      : this.#prng.between(200, 3_500);
     world.note('fault', 'scenario', `${fault} at ${victim} for ${Math.round(lastsMs)} ms`);
     const mend = await this.#suffer(victim, fault);
     await world.sleep(lastsMs);
@@ -150,12 +173,16 @@ class StaleReadsRun {
     return () => set(false);
   }
 
-  async #write(client: Relevo): Promise<void> {
+  #end(partition: number): number {
+    return this.#ends.get(partition) ?? 0;
+  }
+
+  async #write(client: Relevo, partition: number): Promise<void> {
     const producer = client.producer({ lingerMs: 0, deliveryTimeoutMs: WHOLE_WITHIN_MS });
     while (this.#writing) {
-      const receipt = await producer.send({ topic: TOPIC, partition: 0, value: 'x' });
-      this.#acknowledgedEnd = Math.max(this.#acknowledgedEnd, receipt.offset + 1);
-      await this.#world.sleep(this.#prng.between(1, 15));
+      const receipt = await producer.send({ topic: TOPIC, partition, value: 'x' });
+      this.#ends.set(partition, Math.max(this.#end(partition), receipt.offset + 1));
+      await this.#world.sleep(this.#prng.between(1, partition === this.#asked ? 15 : 90));
     }
     await producer.close();
   }
@@ -178,12 +205,13 @@ class StaleReadsRun {
     address: string,
     kind: 'latest' | 'fetch' | 'consume',
   ): Promise<void> {
-    const acknowledgedEnd = this.#acknowledgedEnd;
+    const partition = this.#prng.chance(0.8) ? this.#asked : this.#prng.pick(PARTITIONS);
+    const acknowledgedEnd = this.#end(partition);
     const askedMs = this.#world.nowMs;
     let told: string | undefined;
-    if (kind === 'latest') told = await this.#latest(channel, acknowledgedEnd);
-    else if (kind === 'fetch') told = await this.#fetchAt(channel, acknowledgedEnd);
-    else told = await this.#consumeLast(channel, acknowledgedEnd);
+    if (kind === 'latest') told = await this.#latest(channel, partition, acknowledgedEnd);
+    else if (kind === 'fetch') told = await this.#fetchAt(channel, partition, acknowledgedEnd);
+    else told = await this.#consumeLast(channel, partition, acknowledgedEnd);
     this.#answers++;
     if (told === undefined) return;
     const times = `asked at ${askedMs.toFixed(1)}, answered at ${this.#world.nowMs.toFixed(1)} ms`;
@@ -193,8 +221,12 @@ class StaleReadsRun {
   }
 
   /** What is wrong with the answer; undefined: nothing, or there was none. */
-  async #latest(channel: Channel, acknowledgedEnd: number): Promise<string | undefined> {
-    const wanted = { topicId: this.#topicId, partition: 0, leaderEpoch: -1, timestampMs: LATEST };
+  async #latest(
+    channel: Channel,
+    partition: number,
+    acknowledgedEnd: number,
+  ): Promise<string | undefined> {
+    const wanted = { topicId: this.#topicId, partition, leaderEpoch: -1, timestampMs: LATEST };
     const request = { partitions: [listOffsetsPartition(wanted)] };
     try {
       const within = { deadlineMs: ASK_WITHIN_MS };
@@ -207,7 +239,7 @@ class StaleReadsRun {
     }
   }
 
-  async #fetchAt(channel: Channel, offset: number): Promise<string | undefined> {
+  async #fetchAt(channel: Channel, partition: number, offset: number): Promise<string | undefined> {
     const answer = await new Promise<FetchResponse | undefined>((resolve) => {
       const stream: MessageStream<unknown> = channel.open(FetchService.stream, {
         onMessage: (response) => {
@@ -216,7 +248,7 @@ class StaleReadsRun {
         },
         onEnd: () => resolve(undefined),
       });
-      const wanted = { topicId: this.#topicId, partition: 0, leaderEpoch: -1, offset };
+      const wanted = { topicId: this.#topicId, partition, leaderEpoch: -1, offset };
       stream.send(
         fetchRequest({
           correlationId: 1,
@@ -229,13 +261,22 @@ class StaleReadsRun {
   }
 
   /** The last records, to the end as it was at the call, through this broker. */
-  async #consumeLast(channel: Channel, acknowledgedEnd: number): Promise<string | undefined> {
+  async #consumeLast(
+    channel: Channel,
+    partition: number,
+    acknowledgedEnd: number,
+  ): Promise<string | undefined> {
     const from = Math.max(0, acknowledgedEnd - LAST_RECORDS);
     let next = from;
     const ended = await new Promise<RpcError | undefined>((resolve) => {
       channel.subscribe(
         FetchService.consume,
-        consumeRequest({ topic: TOPIC, from: { case: 'offset', value: from }, stopAtEnd: true }),
+        consumeRequest({
+          topic: TOPIC,
+          partitions: [partition],
+          from: { case: 'offset', value: from },
+          stopAtEnd: true,
+        }),
         {
           onMessage: ({ records }) => {
             for (const { offset } of records) next = Math.max(next, offset + 1);

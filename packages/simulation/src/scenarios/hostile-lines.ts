@@ -1,0 +1,69 @@
+/**
+ * What the brokers of a hostile run log: how often each warning and error came, and whether they blame whom
+ * they should. Only a broker whose disk was hurt may call a log of its own damaged or offline, and of a
+ * replica it says so once, until the log is copied anew or the broker starts again.
+ */
+import type { LogLine } from '../world.ts';
+
+/** Of one replica, and told by the broker that has it. */
+const OFFLINE = 'a replica is offline';
+
+/** Accusations of oneself. */
+const OWN_DAMAGE: ReadonlySet<string> = new Set([
+  OFFLINE,
+  'a follower was sent damaged bytes: the log here is damaged',
+  'this voter of the quorum has lost what it knew and votes no more',
+  'the disk does not sync: this broker is fenced until it is restarted',
+]);
+
+/** Worth counting, though they are no warnings. */
+const COUNTED_INFOS: ReadonlySet<string> = new Set([
+  'became the active controller',
+  'truncated to follow the leader',
+  'deleted old segments',
+]);
+
+export class HostileLines {
+  readonly counts: Map<string, number> = new Map();
+  readonly #fail: (text: string) => void;
+  readonly #hurt = new Set<string>();
+  /** Replicas that are told to be offline, by broker. */
+  readonly #offline = new Map<string, Set<string>>();
+
+  constructor(fail: (text: string) => void) {
+    this.#fail = fail;
+  }
+
+  hurt(host: string): void {
+    this.#hurt.add(host);
+  }
+
+  healed(): void {
+    this.#hurt.clear();
+  }
+
+  booted(host: string): void {
+    this.#offline.delete(host);
+  }
+
+  add({ process, level, event, fields }: LogLine): void {
+    if (!process.startsWith('broker-')) return;
+    if (level === 'warn' || level === 'error' || COUNTED_INFOS.has(event)) {
+      this.counts.set(event, (this.counts.get(event) ?? 0) + 1);
+    }
+    if (OWN_DAMAGE.has(event) && !this.#hurt.has(process)) {
+      const told = JSON.stringify(fields);
+      this.#fail(`${process}, which nobody hurt, says: ${event} ${told}`);
+    }
+    const { partition, from } = fields;
+    const name = typeof partition === 'string' ? partition : typeof from === 'string' ? from : '';
+    const known = this.#offline.get(process) ?? new Set<string>();
+    this.#offline.set(process, known);
+    if (event === OFFLINE) {
+      if (known.has(name)) this.#fail(`${process} says twice that ${name} is offline`);
+      known.add(name);
+    } else if (event === 'a partition directory was set aside') {
+      for (const each of known) if (name.endsWith(`/${each}`)) known.delete(each);
+    }
+  }
+}
