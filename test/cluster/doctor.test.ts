@@ -91,7 +91,7 @@ test('a healthy cluster has nothing to change', async () => {
   expect(diagnosis.checks.every(({ change }) => change === null)).toBe(true);
   expect([...new Set(diagnosis.checks.map(({ check }) => check))]).toEqual([
     ...['resolve', 'connect', 'service', 'cluster-id', 'advertised', 'brokers', 'version', 'clock'],
-    ...['quorum', 'controller', 'partitions', 'round-trip'],
+    ...['quorum', 'controller', 'partitions', 'listeners', 'secret', 'round-trip'],
   ]);
   expect(of(diagnosis, 'advertised').map(({ found }) => found)).toEqual(
     IDS.map((id) => `it answers as broker ${id}`),

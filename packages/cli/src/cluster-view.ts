@@ -55,7 +55,7 @@ const heardOf = (silentForMs: number): string =>
 export function partitionsLine(cluster: DescribedCluster): string {
   const ailments = (
     [
-      ['offline', cluster.offline],
+      ['without a leader', cluster.offline],
       ['under min.insync.replicas', cluster.underMinIsr],
       ['under-replicated', cluster.underReplicated],
       ['not led by the preferred leader', cluster.notPreferred],
@@ -63,11 +63,24 @@ export function partitionsLine(cluster: DescribedCluster): string {
   )
     .filter(([, number]) => number > 0)
     .map(([what, number]) => `${number} ${what}`);
+  if (cluster.offlineReplicas > 0) {
+    ailments.push(`${plural(cluster.offlineReplicas, 'replica')} offline`);
+  }
   const health =
     ailments.length === 0 ? 'all in sync and led as they should be' : ailments.join(', ');
   const { topics, partitions } = cluster;
   if (topics === 0) return 'no topics yet';
   return `${plural(topics, 'topic')}, ${plural(partitions, 'partition')}: ${health}`;
+}
+
+/** Which partitions have no leader, or replicas that cannot be used, and what keeps them, a line each. */
+function ailingLines({ ailing }: DescribedCluster): string[] {
+  return ailing.map(({ topic, partition, offline, why }) => {
+    const name = `${topic}-${partition}`;
+    if (why !== '') return `${name} has no leader: ${why}`;
+    const who = `broker ${offline.join(', ')}`;
+    return `${name}: the log of ${who} cannot be used; it is copied anew by itself where it is damaged, else see the log of ${who}`;
+  });
 }
 
 export const clusterText = (cluster: DescribedCluster): string =>
@@ -79,6 +92,7 @@ export const clusterText = (cluster: DescribedCluster): string =>
     quorumTable(cluster),
     '',
     partitionsLine(cluster),
+    ...ailingLines(cluster),
   ].join('\n');
 
 export const quorumLine = ({

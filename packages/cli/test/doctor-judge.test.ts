@@ -32,6 +32,8 @@ type Expected = Pick<Finding, 'check' | 'status' | 'subject'> & {
 const only = (id: number, value: Partial<NodeDescription>) => (asked: number) =>
   asked === id ? value : {};
 
+const DEFAULT_LISTENER = { interBrokerListener: 'default', clusterListeners: ['default'] };
+
 const cases: readonly (readonly [string, Change, Expected])[] = [
   [
     'a broker that is out of reach',
@@ -307,7 +309,79 @@ const cases: readonly (readonly [string, Change, Expected])[] = [
     {
       ...{ check: 'partitions', status: 'fail', subject: 'cluster' },
       found: /^1 of 1 partition without a leader: .*: orders-0$/,
-      change: /a replica that was in sync must come back/,
+      change: /a replica that has all records must come back/,
+    },
+  ],
+  [
+    'a partition whose only whole logs cannot be used',
+    { partition: { leader: -1, replicas: [2], isr: [2], offline: [2] } },
+    {
+      ...{ check: 'partitions', status: 'fail', subject: 'cluster' },
+      found: /^1 of 1 partition without a leader: .*: orders-0$/,
+      change: /^of orders-0 the only logs that are sure .*: the log of broker 2 tells why/,
+    },
+  ],
+  [
+    'a replica that cannot be used',
+    { node: only(3, { offlineReplicas: ['orders-0: the log is damaged'] }) },
+    {
+      ...{ check: 'brokers', status: 'warn', subject: 'broker 3' },
+      found: /^replicas whose logs it cannot use: orders-0: the log is damaged$/,
+      change: /says what to do of each/,
+    },
+  ],
+  [
+    'a node whose listener for nodes serves clients alone',
+    {
+      node: only(2, {
+        ...{ membership: 'secret', interBrokerListener: 'default', clusterListeners: ['inside'] },
+      }),
+    },
+    {
+      ...{ check: 'listeners', status: 'fail', subject: 'node 2' },
+      found: /dial its listener "default", which serves clients alone .*: inside\)$/,
+      change: /^add "default" to cluster\.listener\.names of node 2/,
+    },
+  ],
+  [
+    "a listener that serves the cluster's own services though no node dials it",
+    {
+      node: (id) => ({
+        ...{ membership: 'secret', interBrokerListener: 'inside' },
+        clusterListeners: id === 2 ? ['inside', 'default'] : ['inside'],
+      }),
+    },
+    {
+      ...{ check: 'listeners', status: 'warn', subject: 'node 2' },
+      found: /^its listener "default" \(broker-2:9093\) serves the cluster's own services too/,
+      change: /^take it out of cluster\.listener\.names of node 2/,
+    },
+  ],
+  [
+    'a cluster without a secret that others can reach',
+    { node: () => ({ ...DEFAULT_LISTENER, membership: 'none' }) },
+    {
+      ...{ check: 'secret', status: 'fail', subject: 'cluster' },
+      found: /^there is none: whoever reaches a listener/,
+      change: /the same cluster\.secret\.file on every node/,
+    },
+  ],
+  [
+    'a node without the secret that the others have',
+    { node: (id) => ({ ...DEFAULT_LISTENER, membership: id === 2 ? 'none' : 'secret' }) },
+    {
+      ...{ check: 'secret', status: 'fail', subject: 'cluster' },
+      found: /^node 2 has no secret, the others have/,
+      change: /the same cluster\.secret\.file on every node/,
+    },
+  ],
+  [
+    'nodes that do not ask for proofs yet',
+    { node: () => ({ ...DEFAULT_LISTENER, membership: 'auto' }) },
+    {
+      ...{ check: 'secret', status: 'warn', subject: 'cluster' },
+      found: /^node 1, 2, 3 still takes callers that prove nothing/,
+      change: /take cluster\.auth\.required out/,
     },
   ],
   [

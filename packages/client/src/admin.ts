@@ -76,6 +76,10 @@ export interface DescribedPartition {
   /** The first is the preferred leader. */
   readonly replicas: readonly number[];
   readonly isr: readonly number[];
+  /** Not in sync, yet with every acknowledged record: one of them leads when nobody in sync can. */
+  readonly elr: readonly number[];
+  /** Whose logs cannot be used: damaged, or on a disk that fails. Their brokers' logs say why. */
+  readonly offline: readonly number[];
 }
 
 export interface DescribedTopic {
@@ -395,12 +399,14 @@ function describedTopic(
   topic: NonNullable<TopicDescription['topic']>,
 ): DescribedTopic {
   const partitions = topic.partitions
-    .map(({ partition, leader, leaderEpoch, replicas, isr }) => ({
+    .map(({ partition, leader, leaderEpoch, replicas, isr, elr, offline }) => ({
       partition,
       leader: leader < 0 ? undefined : leader,
       leaderEpoch,
       replicas,
       isr,
+      elr,
+      offline,
     }))
     .sort((a, b) => a.partition - b.partition);
   const { name, topicId } = topic;

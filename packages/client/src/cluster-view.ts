@@ -24,6 +24,10 @@ export interface PartitionView {
   readonly partitionEpoch: PartitionEpoch;
   readonly replicas: readonly number[];
   readonly isr: readonly number[];
+  /** Not in sync, yet with every acknowledged record. */
+  readonly elr: readonly number[];
+  /** Whose logs cannot be used. */
+  readonly offline: readonly number[];
 }
 
 export interface TopicView {
@@ -206,6 +210,15 @@ export class ClusterView {
   }
 }
 
+/** Of a partition without a leader: who could lead, as far as the metadata tell, and what keeps them. */
+export function whyNoLeader({ isr, elr, offline }: PartitionView): string {
+  const whole = [...isr, ...elr];
+  const away = whole.filter((id) => !offline.includes(id));
+  if (away.length > 0) return `it has no leader until broker ${away.join(', ')} serves again`;
+  if (whole.length === 0) return 'it has no leader, and nobody is sure to have all its records';
+  return `it has no leader: the log of broker ${whole.join(', ')} cannot be used`;
+}
+
 function mergePartition(topic: MutableTopic, told: PartitionMetadata, change: MutableChange): void {
   const known = topic.partitions[told.partition];
   if (known !== undefined) {
@@ -221,6 +234,8 @@ function mergePartition(topic: MutableTopic, told: PartitionMetadata, change: Mu
     partitionEpoch: partitionEpoch(told.partitionEpoch),
     replicas: told.replicas,
     isr: told.isr,
+    elr: told.elr,
+    offline: told.offline,
   };
   while (topic.partitions.length <= told.partition) topic.partitions.push(undefined);
   topic.partitions[told.partition] = view;

@@ -20,6 +20,7 @@ export type {
   ConsumerOptions,
   DefaultData,
   Gap,
+  Stall,
   Truncation,
   PartitionStart,
   StartPosition,

@@ -4,13 +4,16 @@
  * per leader and round.
  */
 import { ERRORS, errorCodeOf, messageOf } from '@relevo/base/errors';
+import type { ErrorCode } from '@relevo/base/errors';
 import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import { FetchService } from '@relevo/rpc/gen/client/fetch';
 import type { ListedOffset } from '@relevo/rpc/gen/client/fetch';
 import type { ClientPorts } from './client-ports.ts';
+import { whyNoLeader } from './cluster-view.ts';
 import type { PartitionView } from './cluster-view.ts';
 import type { Connections } from './connections.ts';
 import { ClientError, brokerError, callError, isRetriable } from './errors.ts';
+import type { ClientErrorCode } from './errors.ts';
 import type { Metadata } from './metadata.ts';
 
 /** How the wire names the two ends of a log. */
@@ -40,6 +43,8 @@ export interface OffsetLookupOptions {
   /** Infinity: until the signal fires. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Told of each query that could not be answered, with each attempt. */
+  readonly onRefused?: (query: OffsetQuery, code: ErrorCode, message: string) => void;
 }
 
 export interface LookupDeps {
@@ -81,7 +86,21 @@ export async function lookUpOffsets(
     );
     const leaderless = open.filter((query) => !grouped.has(query));
     open = [...leaderless, ...rounds.flatMap((round) => round.open)];
-    last = rounds.find((round) => round.error !== undefined)?.error ?? last;
+    for (const query of leaderless) {
+      const view = metadata.view.partition(query.topicId, query.partition);
+      const why = view === undefined ? 'it is not known yet' : whyNoLeader(view);
+      options.onRefused?.(query, 'LEADER_NOT_AVAILABLE', why);
+      last = `${query.name}: ${why}`;
+    }
+    for (const { open: refused, error } of rounds) {
+      if (error === undefined) continue;
+      const code =
+        error instanceof ClientError && isBrokerCode(error.code) ? error.code : undefined;
+      for (const query of refused) {
+        options.onRefused?.(query, code ?? 'LEADER_NOT_AVAILABLE', messageOf(error));
+      }
+      last = error;
+    }
   }
 }
 
@@ -158,6 +177,8 @@ async function askLeader(
   }
   return { open, error };
 }
+
+const isBrokerCode = (code: ClientErrorCode): code is ErrorCode => code in ERRORS;
 
 const topicGone = (query: OffsetQuery): ClientError =>
   new ClientError('UNKNOWN_TOPIC_OR_PARTITION', `${query.name} does not exist any more`);

@@ -33,6 +33,8 @@ function topic(leaders: readonly number[]): TopicView {
     partitionEpoch: 0 as PartitionEpoch,
     isr: [],
     replicas: [],
+    elr: [],
+    offline: [],
   }));
   return { name: 'orders', topicId: 't', partitionCount: leaders.length, partitions };
 }

@@ -10,7 +10,11 @@ export interface HttpServerOptions {
   readonly unhealthy: () => string | undefined;
   /** Why it should get no calls at present; undefined: it is ready. */
   readonly unready: () => string | undefined;
+  /** What people should see to though it is ready, a line each; `/readyz` lists the first 20. */
+  readonly warnings?: () => readonly string[];
 }
+
+const WARNINGS_MAX = 20;
 
 export interface HttpServer {
   /** host:port, with the port that was taken. */
@@ -29,16 +33,24 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     const { contentType, body } = await options.metrics.text();
     return reply.type(contentType).send(body);
   });
-  const probe = (path: string, problem: () => string | undefined): void => {
+  const probe = (
+    path: string,
+    problem: () => string | undefined,
+    warningsOf: () => readonly string[] = () => [],
+  ): void => {
     app.get(path, (_request, reply) => {
       const reason = problem();
+      const warnings = warningsOf().slice(0, WARNINGS_MAX);
+      const more = warnings.length === 0 ? {} : { warnings };
       void reply
         .code(reason === undefined ? 200 : 503)
-        .send(reason === undefined ? { status: 'ok' } : { status: 'failing', reason });
+        .send(
+          reason === undefined ? { status: 'ok', ...more } : { status: 'failing', reason, ...more },
+        );
     });
   };
   probe('/healthz', options.unhealthy);
-  probe('/readyz', options.unready);
+  probe('/readyz', options.unready, options.warnings);
   const { host, port } = options;
   try {
     await app.listen({ host, port });

@@ -112,6 +112,7 @@ function serveHttp(
     metrics: ports.metrics,
     unhealthy: () => node.unhealthy(),
     unready: () => node.unready(),
+    warnings: () => node.warnings(),
   });
 }
 

@@ -67,6 +67,8 @@ export interface Node {
   unhealthy(): string | undefined;
   /** What this node knows of the quorum; undefined: it is no controller, or has not started. */
   quorum(): QuorumView | undefined;
+  /** What people should see to though it serves, a line each: replicas whose logs cannot be used. */
+  warnings(): readonly string[];
   /** Called once when the node cannot go on. */
   onFatal(listener: (reason: StartError) => void): void;
 }
@@ -145,6 +147,10 @@ class RelevoNode implements Node {
 
   quorum(): QuorumView | undefined {
     return this.#parts?.quorum();
+  }
+
+  warnings(): readonly string[] {
+    return this.#parts?.warnings() ?? [];
   }
 
   onFatal(listener: (reason: StartError) => void): void {
@@ -286,6 +292,8 @@ class Parts {
           controllerId: publisher.controller()?.id,
           metadataVersion: image().index,
           unready: this.#stopping ? 'the node is stopping' : this.unready(),
+          membership: this.#membership,
+          offline: this.#partitions?.status().offline ?? [],
         }),
     });
     if (this.#partitions !== undefined) {
@@ -388,10 +396,11 @@ class Parts {
   }
 
   unready(): string | undefined {
-    if (this.#publisher.controller() === undefined) return 'no active controller is known';
-    if (this.#lifecycle === undefined) return undefined;
-    if (this.#lifecycle.brokerEpoch === undefined) return 'the broker is not registered yet';
-    if (this.#lifecycle.fenced) return 'the broker is fenced';
+    const why = this.#cutOff();
+    if (why !== undefined) {
+      const trouble = this.#members?.trouble;
+      return trouble === undefined ? why : `${why}: ${trouble}`;
+    }
     const recovering = this.#partitions?.recovering;
     if (recovering !== undefined) {
       return `logs are being opened: ${recovering.open} of ${recovering.of} are open`;
@@ -404,6 +413,24 @@ class Parts {
 
   quorum(): QuorumView | undefined {
     return this.#quorum === undefined ? undefined : quorumView(this.#quorum);
+  }
+
+  #cutOff(): string | undefined {
+    if (this.#publisher.controller() === undefined) return 'no active controller is known';
+    if (this.#lifecycle === undefined) return undefined;
+    if (this.#lifecycle.brokerEpoch === undefined) return 'the broker is not registered yet';
+    return this.#lifecycle.fenced ? 'the broker is fenced' : undefined;
+  }
+
+  /** What is not well though it serves, a line each. */
+  warnings(): string[] {
+    const { offline = [] } = this.#partitions?.status() ?? {};
+    return offline.map(({ partition, reason }) => `${partition} is offline here: ${reason}`);
+  }
+
+  get #membership(): 'secret' | 'auto' | 'none' {
+    if (this.#members === undefined) return 'none';
+    return this.#members.required ? 'secret' : 'auto';
   }
 
   async #leaveQuorum(): Promise<void> {

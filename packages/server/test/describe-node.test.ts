@@ -17,7 +17,11 @@ const config = resolveConfig({
 });
 
 test('its settings, its clock, and what it knows', () => {
-  const state = { clockMs: 1234, controllerId: 3, metadataVersion: 77, unready: undefined };
+  const state = {
+    ...{ clockMs: 1234, controllerId: 3, metadataVersion: 77, unready: undefined },
+    membership: 'secret' as const,
+    offline: [{ partition: 'orders-3', reason: 'the log is damaged' }],
+  };
   expect(describeNode(config, 'outside', state)).toEqual({
     nodeId: 2,
     clusterId: 'unit',
@@ -34,11 +38,18 @@ test('its settings, its clock, and what it knows', () => {
     voters: ['1@broker-1:9093', '3@broker-3:9093'],
     unready: '',
     interBrokerListener: 'inside',
+    clusterListeners: ['inside'],
+    membership: 'secret',
+    offlineReplicas: ['orders-3: the log is damaged'],
   });
 });
 
 test('no controller known is -1, which is no id', () => {
-  const state = { clockMs: 0, controllerId: undefined, metadataVersion: 0, unready: 'starting' };
+  const state = {
+    ...{ clockMs: 0, controllerId: undefined, metadataVersion: 0, unready: 'starting' },
+    membership: 'none' as const,
+    offline: [],
+  };
   expect(describeNode(config, 'inside', state)).toMatchObject({
     controllerId: -1,
     unready: 'starting',

@@ -1,7 +1,7 @@
 /** `relevo consume`: records to stdout. */
 import { Command } from 'commander';
 import { RelevoError } from '@relevo/base/errors';
-import type { Admin, ConsumedRecord, Consumer, Relevo, StartPosition } from '@relevo/client';
+import type { Admin, ConsumedRecord, Consumer, Relevo, Stall, StartPosition } from '@relevo/client';
 import {
   action,
   integerBetween,
@@ -12,13 +12,15 @@ import {
 import type { Output } from '../output.ts';
 import { parsePosition } from '../position.ts';
 import { compileFormat, type RecordFormat } from '../record-format.ts';
-import { plural } from '../units.ts';
+import { durationText, plural } from '../units.ts';
 
 type RawRecord = ConsumedRecord<Buffer | null, Buffer | null>;
 
 const DEFAULT_FORMAT = '%v\\n';
 /** Records are written in pieces of about this size: a write a record would cost more than the rest. */
 const WRITE_BYTES = 64 * 1024;
+/** How long a partition may take to say where it begins and ends. */
+const BOUNDS_TIMEOUT_MS = 10_000;
 /** Of how many partitions an error tells where they begin and end. */
 const BOUNDS_SHOWN = 5;
 
@@ -97,7 +99,11 @@ interface Range {
 
 async function rangesOf({ admin }: Relevo, where: Where): Promise<readonly Range[]> {
   const { topic, partitions, from } = where;
-  const query = { topic, ...(partitions !== undefined && { partitions }) };
+  const query = {
+    topic,
+    timeoutMs: BOUNDS_TIMEOUT_MS,
+    ...(partitions !== undefined && { partitions }),
+  };
   const ends = await admin.listOffsets({ ...query, at: 'latest' });
   if (typeof from === 'object' && 'offset' in from) {
     const short = ends.filter(({ offset }) => from.offset > offset);
@@ -161,6 +167,7 @@ async function readToEnds(
       partition: one,
       from: { offset: start },
     })),
+    onStalled: (stall) => context.out.note(stallText(stall)),
     signal: untilUnwanted(context),
   });
   for await (const records of batches(context, consumer)) {
@@ -192,6 +199,7 @@ async function follow(
       context.out.note(
         `${gap.topic}-${gap.partition}: offsets ${gap.from} to ${gap.to - 1} left the log unread`,
       ),
+    onStalled: (stall) => context.out.note(stallText(stall)),
     signal: untilUnwanted(context),
   });
   for await (const records of batches(context, consumer)) {
@@ -199,6 +207,9 @@ async function follow(
     if (writer.done) return;
   }
 }
+
+const stallText = ({ topic, partition: one, forMs, message }: Stall): string =>
+  `${topic}-${one} cannot be read for ${durationText(forMs)}: ${message}; still trying`;
 
 /** Aborted when the user wants to stop, or nobody takes what is printed. */
 const untilUnwanted = ({ signal, out }: CommandContext): AbortSignal =>

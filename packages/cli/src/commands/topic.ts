@@ -1,6 +1,6 @@
 /** `relevo topic`: create, list, describe, alter, delete. */
 import { Command } from 'commander';
-import type { DescribedTopic } from '@relevo/client';
+import type { DescribedPartition, DescribedTopic } from '@relevo/client';
 import {
   action,
   integerBetween,
@@ -134,14 +134,16 @@ async function describeTopics(context: CommandContext, topics: readonly string[]
 
 function topicText(topic: DescribedTopic): string {
   const partitions = table(
-    ['partition', 'leader', 'epoch', 'replicas', 'in sync', ''],
-    topic.partitions.map(({ partition, leader, leaderEpoch, replicas, isr }) => [
-      partition,
-      leader ?? 'none',
-      leaderEpoch,
-      replicas.join(' '),
-      isr.join(' '),
-      partitionNote(leader, replicas, isr),
+    ['partition', 'leader', 'epoch', 'replicas', 'in sync', 'eligible', 'offline', ''],
+    topic.partitions.map((described) => [
+      described.partition,
+      described.leader ?? 'none',
+      described.leaderEpoch,
+      described.replicas.join(' '),
+      listed(described.isr),
+      listed(described.elr),
+      listed(described.offline),
+      partitionNote(described),
     ]),
   );
   const changed = topic.config.filter(({ isDefault }) => !isDefault);
@@ -153,14 +155,21 @@ function topicText(topic: DescribedTopic): string {
   return `${topic.topic} (id ${topic.topicId}, ${count})\n${settings}\n${partitions}`;
 }
 
-function partitionNote(
-  leader: number | undefined,
-  replicas: readonly number[],
-  isr: readonly number[],
-): string {
-  if (leader === undefined) return 'offline';
+const listed = (ids: readonly number[]): string => (ids.length === 0 ? '-' : ids.join(' '));
+
+function partitionNote({ leader, replicas, isr, elr, offline }: DescribedPartition): string {
+  if (leader === undefined) return `no leader: ${whatKeeps([...isr, ...elr], offline)}`;
+  if (offline.length > 0) return `the log of broker ${offline.join(', ')} cannot be used`;
   if (isr.length < replicas.length) return 'under-replicated';
   return leader === replicas[0] ? '' : 'not led by its preferred leader';
+}
+
+/** `whole`: who has all acknowledged records. */
+function whatKeeps(whole: readonly number[], offline: readonly number[]): string {
+  const away = whole.filter((id) => !offline.includes(id));
+  if (away.length > 0) return `start broker ${away.join(', ')}`;
+  if (whole.length > 0) return `the log of broker ${whole.join(', ')} cannot be used, see its log`;
+  return 'nobody is sure to have all records';
 }
 
 interface AlterOptions {

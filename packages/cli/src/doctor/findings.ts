@@ -17,7 +17,9 @@ export type Check =
   | 'round-trip'
   | 'quorum'
   | 'controller'
-  | 'partitions';
+  | 'partitions'
+  | 'listeners'
+  | 'secret';
 
 export interface Finding {
   readonly check: Check;

@@ -285,6 +285,7 @@ function ailments(
   const underMin = ({ topic, isr, replicas }: NamedPartition): boolean =>
     isr.length < Math.min(facts.minInSync.get(topic) ?? 1, replicas.length);
   const leaderless = partitions.filter(({ leader }) => leader < 0);
+  const damaged = partitions.filter(({ leader, offline }) => leader >= 0 && offline.length > 0);
   const under = partitions.filter(underMin);
   const lacking = partitions.filter(({ isr, replicas }) => isr.length < replicas.length);
   const [toLead, toSuffice, toBeWhole] = [leaderless, under, lacking].map((ill) =>
@@ -294,8 +295,15 @@ function ailments(
     [
       'fail',
       'without a leader: neither written nor read',
-      `${toLead}: a replica that was in sync must come back`,
+      howToLead(leaderless, toLead),
       leaderless,
+    ],
+    [
+      'warn',
+      'with a replica whose log cannot be used',
+      `see the log of broker ${sorted(damaged.flatMap(({ offline }) => offline)).join(', ')} for why ` +
+        '("a replica is offline"): where another replica has all, a damaged log is copied anew by itself',
+      damaged,
     ],
     [
       'fail',
@@ -332,6 +340,20 @@ function ailments(
     );
 }
 
+/** What brings leaders back: who has all acknowledged records must serve, and with a log that can be used. */
+function howToLead(leaderless: readonly NamedPartition[], toLead: string | undefined): string {
+  const unusable = leaderless.filter(({ isr, elr, offline }) =>
+    [...isr, ...elr].every((id) => offline.includes(id)),
+  );
+  if (unusable.length === 0) return `${toLead}: a replica that has all records must come back`;
+  const ids = sorted(unusable.flatMap(({ offline }) => offline)).join(', ');
+  const others = unusable.length < leaderless.length ? `; for the others ${toLead}` : '';
+  return (
+    `of ${named(unusable)} the only logs that are sure to have all records cannot be used: the log of broker ` +
+    `${ids} tells why and what to do ("a replica is offline")${others}`
+  );
+}
+
 /** Of the brokers that keep replicas of these, those that are down; others would help nothing. */
 function whoToStart(
   facts: Facts,
@@ -343,8 +365,10 @@ function whoToStart(
     .filter(({ id, fenced }) => !fenced && !gone.includes(id))
     .map(({ id }) => id);
   // Without a leader those that were in sync last are what it waits for.
-  const wanted = partitions.flatMap(({ leader, isr, replicas }) =>
-    leader < 0 && isr.length > 0 ? isr : replicas.filter((id) => !isr.includes(id)),
+  const wanted = partitions.flatMap(({ leader, isr, elr, replicas }) =>
+    leader < 0 && isr.length + elr.length > 0
+      ? [...isr, ...elr]
+      : replicas.filter((id) => !isr.includes(id)),
   );
   const down = sorted(wanted.filter((id) => !running.includes(id)));
   if (down.length > 0) return `start broker ${down.join(', ')}`;

@@ -25,7 +25,14 @@ export function judgeBrokers(facts: Facts): Finding[] {
       const unready = nodes.find(({ node }) => node.nodeId === broker.id)?.node.unready;
       return judgeBroker(broker, unready);
     });
-  if (findings.length > 0) return findings;
+  const offline = nodes
+    .filter(({ node }) => node.offlineReplicas.length > 0)
+    .map(({ node }) => {
+      const found = `replicas whose logs it cannot use: ${node.offlineReplicas.join('; ')}`;
+      const change = `see its log ("a replica is offline"), which says what to do of each`;
+      return trouble('warn', 'brokers', `broker ${node.nodeId}`, { found, change });
+    });
+  if (findings.length + offline.length > 0) return [...findings, ...offline];
   return [well('brokers', 'cluster', `${plural(brokers.length, 'broker')}, none of them fenced`)];
 }
 

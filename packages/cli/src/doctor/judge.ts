@@ -2,6 +2,7 @@
 import type { Facts } from './facts.ts';
 import type { Finding } from './findings.ts';
 import { judgeClusterId, judgeController, judgePartitions, judgeQuorum } from './judge-cluster.ts';
+import { judgeListeners, judgeSecret } from './judge-listeners.ts';
 import { judgeBrokers, judgeClocks, judgeRoundTrips, judgeVersions } from './judge-nodes.ts';
 import { judgeAdvertised, judgeGiven, judgeNames } from './judge-addresses.ts';
 
@@ -16,5 +17,7 @@ export const judge = (facts: Facts): readonly Finding[] => [
   ...judgeQuorum(facts),
   ...judgeController(facts),
   ...judgePartitions(facts),
+  ...judgeListeners(facts),
+  ...judgeSecret(facts),
   ...judgeRoundTrips(facts),
 ];

@@ -1,4 +1,5 @@
 import type { Buffer } from 'node:buffer';
+import type { ErrorCode } from '@relevo/base/errors';
 import { TIMESTAMP_MAX_MS } from '@relevo/record/batch-header';
 import { ClientError } from '../errors.ts';
 import { EARLIEST_TIMESTAMP, LATEST_TIMESTAMP } from '../offset-lookup.ts';
@@ -67,6 +68,16 @@ export interface Truncation extends TopicPartition {
   readonly divergence: number;
 }
 
+/** A partition that cannot be read at present, though the consumer goes on trying. */
+export interface Stall extends TopicPartition {
+  /** Of what keeps it: LEADER_NOT_AVAILABLE, where nobody leads it. */
+  readonly code: ErrorCode;
+  /** For people. */
+  readonly message: string;
+  /** For how long it could not be read, ms. */
+  readonly forMs: number;
+}
+
 export interface ConsumerOptions<Key, Value> {
   /** All partitions of these, those made later too. */
   readonly topics?: readonly string[];
@@ -93,6 +104,11 @@ export interface ConsumerOptions<Key, Value> {
   readonly onTruncation?: 'error' | 'seek';
   /** Told in both cases, before the error or the records that follow. */
   readonly onTruncated?: (truncation: Truncation) => void;
+  /**
+   * Told when a partition could not be read for 5 s, and every 30 s from then on: it has no leader, or that
+   * one cannot be reached. The consumer goes on trying; the log tells the same, and when it reads again.
+   */
+  readonly onStalled?: (stall: Stall) => void;
   /** Whether to hold the records against their checksums. Default: true. */
   readonly checkCrc?: boolean;
   /** Default: Buffers. */
@@ -129,6 +145,7 @@ const NAMES: NamesOf<ConsumerOptions<never, never>> = {
   onGap: true,
   onTruncation: true,
   onTruncated: true,
+  onStalled: true,
   checkCrc: true,
   key: true,
   value: true,
@@ -148,6 +165,7 @@ export function consumerSettings<Key, Value>(
   checkMethods('signal', options.signal, ['addEventListener', 'removeEventListener']);
   checkFunction('onGap', options.onGap);
   checkFunction('onTruncated', options.onTruncated);
+  checkFunction('onStalled', options.onStalled);
   const { bufferBytes = 16 * MIB, fetchBytes = MIB, maxWaitMs = 500 } = options;
   const { onOutOfRange = 'error', onTruncation = 'error', checkCrc = true } = options;
   return {

@@ -13,6 +13,7 @@
  */
 import type { Buffer } from 'node:buffer';
 import { Readable } from 'node:stream';
+import type { ErrorCode } from '@relevo/base/errors';
 import { partitionName } from '@relevo/base/ids';
 import type { RecordView } from '@relevo/record/records';
 import type { TopicView, ViewChange } from '../cluster-view.ts';
@@ -110,6 +111,8 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
       onData: (reader) => this.#onData(reader),
       onOutOfRange: (reader, error) => this.#onOutOfRange(reader, error),
       onDiverging: (reader, from) => this.#onDiverging(reader, from),
+      onStalled: ({ topic, partition }, code, message, forMs) =>
+        this.#options.onStalled?.({ topic, partition, code, message, forMs }),
       onFailed: (reader, error) => this.#cannotRead(reader, error),
     });
     this.#forgetMetadata = deps.metadata.onChange((change) => this.#onMetadata(change));
@@ -472,7 +475,16 @@ export class Consumer<Key = DefaultData, Value = DefaultData> implements AsyncIt
     if (open.size === 0) return;
     const { signal } = this.#abort;
     const late: PartitionReader[] = [];
-    lookUpOffsets(this.#deps, [...open.keys()], { timeoutMs: Infinity, signal }, (query, found) => {
+    const options = {
+      ...{ timeoutMs: Infinity, signal },
+      onRefused: (query: OffsetQuery, code: ErrorCode, message: string): void => {
+        const reader = open.get(query);
+        if (reader?.start !== undefined && !this.#closed) {
+          this.#fetcher.stalled(reader, code, message);
+        }
+      },
+    };
+    lookUpOffsets(this.#deps, [...open.keys()], options, (query, found) => {
       const reader = open.get(query);
       if (reader?.start === undefined || this.#closed) return;
       if (found.offset >= 0) {

@@ -9,6 +9,7 @@ import { DEFAULT_RETRY, backoffMs } from '@relevo/base/retry';
 import type { TimerHandle } from '@relevo/base/ports';
 import type { EpochEnd, FetchResponse, FetchedPartition } from '@relevo/rpc/gen/client/fetch';
 import type { ClientPorts } from '../client-ports.ts';
+import { whyNoLeader } from '../cluster-view.ts';
 import type { PartitionView } from '../cluster-view.ts';
 import type { Connections } from '../connections.ts';
 import { ClientError, brokerError } from '../errors.ts';
@@ -24,6 +25,8 @@ export interface FetcherEvents {
   onOutOfRange(reader: PartitionReader, error: ClientError): void;
   /** The leader's log parts from what was fetched: at `endOffset` of the last epoch in common. */
   onDiverging(reader: PartitionReader, from: EpochEnd): void;
+  /** The partition cannot be read for a while already; it is tried on and on. */
+  onStalled(reader: PartitionReader, code: ErrorCode, message: string, forMs: number): void;
   /** Nothing will be fetched for the reader before it is moved. */
   onFailed(reader: PartitionReader, error: ClientError): void;
 }
@@ -41,6 +44,9 @@ const REQUESTS_WITH_DATA = 3;
 /** A request asks for no less, however full the buffer is. */
 const FETCH_BYTES_MIN = 64 * 1024;
 const GATHER_MS = 2;
+/** How long a partition may not be readable before it is told of, and how often it is told again. */
+const STALL_TOLD_MS = 5_000;
+const STALL_TOLD_AGAIN_MS = 30_000;
 
 interface LedReader {
   readonly reader: PartitionReader;
@@ -123,6 +129,7 @@ export class Fetcher {
     const view = metadata.view.partition(reader.topicId, reader.partition);
     const address = view === undefined ? undefined : metadata.leaderAddress(view);
     if (view === undefined || address === undefined) {
+      this.stalled(reader, 'LEADER_NOT_AVAILABLE', view === undefined ? '' : whyNoLeader(view));
       this.#retryLater(reader);
       return undefined;
     }
@@ -206,6 +213,7 @@ export class Fetcher {
     const code = errorCodeOf(answer.error);
     if (code === 'NONE') {
       reader.failedInARow = 0;
+      this.#readsAgain(reader);
       if (answer.diverging !== undefined) {
         this.#events.onDiverging(reader, answer.diverging);
         return;
@@ -233,12 +241,15 @@ export class Fetcher {
     ports.logger.debug('fetch is retried', { partition: reader.name, reason: code });
     // News of a leader come back as a change of the view, which asks that one on the spot.
     metadata.applyHint(reader.topicId, reader.partition, answer.currentLeader);
+    this.stalled(reader, code, answer.message);
     if (reader.generation === generation && !reader.isFetching) this.#retryLater(reader);
   }
 
   #onBroken(sent: readonly SentFetch[], failedInARow: number): void {
     for (const { reader, generation } of sent.flatMap(({ readers }) => readers)) {
-      if (reader.generation === generation) reader.isFetching = false;
+      if (reader.generation !== generation) continue;
+      reader.isFetching = false;
+      this.stalled(reader, 'LEADER_NOT_AVAILABLE', 'its leader cannot be reached');
     }
     if (failedInARow > 1) this.#deps.metadata.refresh();
     this.pump();
@@ -251,6 +262,29 @@ export class Fetcher {
     reader.failedInARow = 0;
     const address = this.#deps.metadata.leaderAddress(view);
     if (address !== undefined) this.#channels.get(address)?.hurry();
+  }
+
+  /** It could not be read once more; told when that goes on for a while. */
+  stalled(reader: PartitionReader, code: ErrorCode, message: string): void {
+    const { clock, logger } = this.#deps.ports;
+    const nowMs = clock.monotonicMs();
+    reader.stall ??= { sinceMs: nowMs, tellMs: nowMs + STALL_TOLD_MS, isTold: false };
+    const { stall } = reader;
+    if (nowMs < stall.tellMs) return;
+    stall.tellMs = nowMs + STALL_TOLD_AGAIN_MS;
+    stall.isTold = true;
+    const forMs = Math.round(nowMs - stall.sinceMs);
+    const why = message === '' ? ERRORS[code].meaning : message;
+    logger.warn('a partition cannot be read', { partition: reader.name, forMs, code, why });
+    this.#events.onStalled(reader, code, why, forMs);
+  }
+
+  #readsAgain(reader: PartitionReader): void {
+    if (reader.stall === undefined) return;
+    if (reader.stall.isTold) {
+      this.#deps.ports.logger.info('the partition is read again', { partition: reader.name });
+    }
+    reader.stall = undefined;
   }
 
   #retryLater(reader: PartitionReader): void {

@@ -76,6 +76,8 @@ export class PartitionReader {
   isQueued = false;
   retryTimer: TimerHandle | undefined;
   failedInARow = 0;
+  /** Since when it cannot be read, and when that is to be told of next, monotonic ms. */
+  stall: { readonly sinceMs: number; tellMs: number; isTold: boolean } | undefined;
   /** Records below it are committed, as the leader said last. */
   highWatermark = -1;
   bufferedBytes = 0;

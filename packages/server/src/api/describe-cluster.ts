@@ -4,11 +4,17 @@ import type { ClusterImage } from '@relevo/controller/image';
 import { preferredLeader } from '@relevo/controller/image';
 import type { TopicSettings } from '@relevo/controller/topic-config';
 import {
+  ailingPartition,
   describeClusterResponse,
+  type AilingPartition,
   type DescribeClusterResponse,
   type QuorumVoter,
 } from '@relevo/rpc/gen/client/admin';
 import { clusterTotals } from '../metadata/cluster-totals.ts';
+import { whyNoLeader } from '../partitions/current-leader.ts';
+
+/** Of the partitions that ail, so many are named. */
+const AILING_MAX = 20;
 
 /** What the active controller's quorum says of itself. */
 export interface QuorumView {
@@ -54,6 +60,7 @@ export function describeCluster(
     voters: quorum.voters,
     topics: image.topicsById.size,
     ...clusterTotals(image, options.topicDefaults),
+    ailing: ailing(image),
     brokers: [...image.brokers.values()].map((broker) => {
       const { leaders, preferred, replicas, inSync } = countsOf(broker.id);
       return {
@@ -70,4 +77,22 @@ export function describeCluster(
       };
     }),
   });
+}
+
+/** Those without a leader, then those with a replica that cannot be used. */
+function ailing(image: ClusterImage): AilingPartition[] {
+  const leaderless: AilingPartition[] = [];
+  const others: AilingPartition[] = [];
+  for (const { name, partitions } of image.topicsById.values()) {
+    for (const [number, known] of partitions.entries()) {
+      const { leader, offline } = known;
+      const isLed = leader !== NO_BROKER;
+      if (isLed && offline.length === 0) continue;
+      const why = isLed ? '' : whyNoLeader(known);
+      const found = ailingPartition({ topic: name, partition: number, leader, offline, why });
+      const list = isLed ? others : leaderless;
+      if (list.length < AILING_MAX) list.push(found);
+    }
+  }
+  return [...leaderless, ...others].slice(0, AILING_MAX);
 }

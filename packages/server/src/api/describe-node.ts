@@ -9,7 +9,13 @@ export interface NodeState {
   readonly metadataVersion: number;
   /** Why it should be given no work; undefined: it serves. */
   readonly unready: string | undefined;
+  readonly membership: 'secret' | 'auto' | 'none';
+  /** Replicas whose logs cannot be used, with the reason. */
+  readonly offline: readonly { readonly partition: string; readonly reason: string }[];
 }
+
+/** Of the replicas that cannot be used, so many are named. */
+const OFFLINE_MAX = 20;
 
 /** The node as whoever comes to `listener` is told. */
 export const describeNode = (
@@ -30,4 +36,9 @@ export const describeNode = (
     voters: config['controller.quorum.voters'].map(({ id, address }) => `${id}@${address}`),
     unready: state.unready ?? '',
     interBrokerListener: config['inter.broker.listener.name'],
+    clusterListeners: config['cluster.listener.names'],
+    membership: state.membership,
+    offlineReplicas: state.offline
+      .slice(0, OFFLINE_MAX)
+      .map(({ partition, reason }) => `${partition}: ${reason}`),
   });

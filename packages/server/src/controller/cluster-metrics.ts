@@ -20,6 +20,7 @@ const NONE: Figures = {
   partitions: 0,
   underReplicated: 0,
   offline: 0,
+  offlineReplicas: 0,
   underMinIsr: 0,
   notPreferred: 0,
 };
@@ -34,6 +35,7 @@ const MEASURES: readonly (readonly [keyof Figures, name: string, help: string])[
   ['topics', 'topics', 'Topics'],
   ['partitions', 'partitions', 'Partitions of all topics'],
   ['offline', 'offline_partitions', 'Partitions without a leader'],
+  ['offlineReplicas', 'offline_replicas', 'Replicas whose log cannot be used'],
   [
     'underReplicated',
     'under_replicated_partitions',

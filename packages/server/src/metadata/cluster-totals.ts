@@ -10,6 +10,8 @@ export interface ClusterTotals {
   readonly underReplicated: number;
   /** Without a leader. */
   readonly offline: number;
+  /** Replicas whose log cannot be used. */
+  readonly offlineReplicas: number;
   /** Too few replicas in sync for acks=all. */
   readonly underMinIsr: number;
   /** Led by another replica than the first, or by none. */
@@ -18,7 +20,10 @@ export interface ClusterTotals {
 
 /** One pass over all partitions. */
 export function clusterTotals(image: ClusterImage, topicDefaults: TopicSettings): ClusterTotals {
-  const total = { partitions: 0, underReplicated: 0, offline: 0, underMinIsr: 0, notPreferred: 0 };
+  const total = {
+    ...{ partitions: 0, underReplicated: 0, offline: 0, underMinIsr: 0, notPreferred: 0 },
+    offlineReplicas: 0,
+  };
   for (const topic of image.topicsById.values()) {
     const settings = topicSettings(topic.config, topicDefaults);
     for (const partition of topic.partitions) {
@@ -27,6 +32,7 @@ export function clusterTotals(image: ClusterImage, topicDefaults: TopicSettings)
       if (isr.length < replicas.length) total.underReplicated++;
       if (isr.length < minInSync(settings, replicas.length)) total.underMinIsr++;
       if (leader === NO_BROKER) total.offline++;
+      total.offlineReplicas += partition.offline.length;
       if (leader !== preferredLeader(partition)) total.notPreferred++;
     }
   }

@@ -98,7 +98,7 @@ export class PeerLink {
     if (this.#closed || nowMs < this.#retryAtMs) return undefined;
     const stream: MessageStream<RaftMessage> = this.#channel.open(RaftService.peer, {
       onMessage: ({ refusal }) => {
-        if (this.#stream === stream) this.#refused(refusal);
+        if (this.#stream === stream) this.#refused(refusal, false);
       },
       onDrain: () => {
         if (this.#stream === stream) this.#sendPieces();
@@ -119,11 +119,17 @@ export class PeerLink {
     }
   }
 
-  #refused(refusal: string): void {
+  #refused(refusal: string, asksForSecret: boolean): void {
     const { logger } = this.#deps;
     const { peer } = this.#options;
     if (refusal !== this.#refusal) {
-      logger.warn('a controller refuses to talk to us', { peer, address: this.address, refusal });
+      const facts = { peer, address: this.address, refusal };
+      if (asksForSecret) {
+        logger.error('a controller refuses to talk to us: it asks for the secret of its cluster', {
+          ...facts,
+          do: 'put the same cluster.secret.file on every node: deploy/README.md, "One secret"',
+        });
+      } else logger.warn('a controller refuses to talk to us', facts);
     }
     this.#refusal = refusal;
   }
@@ -140,7 +146,7 @@ export class PeerLink {
       error?.code === 'CLUSTER_AUTHORIZATION_FAILED' ||
       error?.code === 'INCONSISTENT_CLUSTER_ID'
     ) {
-      this.#refused(error.message);
+      this.#refused(error.message, error.code === 'CLUSTER_AUTHORIZATION_FAILED');
     }
     this.#stream = undefined;
     this.#pieces = undefined;

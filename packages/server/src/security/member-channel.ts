@@ -29,6 +29,7 @@ import type { Encounter } from './handshake.ts';
 import { memberPath, rawMethod } from './member-routes.ts';
 import type { MemberRoutesOptions } from './member-routes.ts';
 import type { RefusalLog } from './refusal-log.ts';
+import type { SecretTroubles } from './secret-troubles.ts';
 
 /** `send` answers false when more waits for the listener's proof. */
 const WAITING_BYTES_MAX = 8 * 2 ** 20;
@@ -38,6 +39,8 @@ export interface MemberChannelDeps {
   readonly random: Random;
   readonly hmacSha256: HmacSha256;
   readonly refusals: Pick<RefusalLog, 'tell'>;
+  /** Undefined: nobody is told whether secrets fit. */
+  readonly troubles?: SecretTroubles;
 }
 
 export type MemberChannelOptions = MemberRoutesOptions;
@@ -129,6 +132,8 @@ class MemberStream<Out, In> implements MessageStream<Out> {
   readonly #nonce: Uint8Array;
   #inner: MessageStream<Uint8Array>;
   #greeting = true;
+  /** An answer has come: the listener takes the proof. */
+  #isHeard = false;
   #waiting: Uint8Array[] = [];
   #waitingBytes = 0;
   #wantsDrain = false;
@@ -204,13 +209,21 @@ class MemberStream<Out, In> implements MessageStream<Out> {
       },
       onDrain: () => this.#events.onDrain?.(),
       onEnd: (error) => {
-        if (proving && this.#greeting) this.#ended(error);
-        else this.#events.onEnd(error);
+        if (proving && this.#greeting) {
+          this.#ended(error);
+          return;
+        }
+        if (proving && error?.code === 'CLUSTER_AUTHORIZATION_FAILED' && !this.#isHeard) {
+          this.#deps.troubles?.differs(this.#channel.address);
+        }
+        this.#events.onEnd(error);
       },
     };
   }
 
   #deliver(bytes: Uint8Array): void {
+    if (!this.#isHeard) this.#deps.troubles?.fits(this.#channel.address);
+    this.#isHeard = true;
     let message: In;
     try {
       message = this.#method.response.decode(bytes);
@@ -240,6 +253,7 @@ class MemberStream<Out, In> implements MessageStream<Out> {
       encounter === undefined ||
       !isProved('listener', encounter, challenge.proof, secrets, hmacSha256)
     ) {
+      if (challenge !== undefined) this.#deps.troubles?.differs(this.#channel.address);
       this.cancel(this.#unproved('its proof is wrong'));
       return;
     }

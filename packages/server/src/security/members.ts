@@ -23,6 +23,7 @@ import { MembersService } from '@relevo/rpc/gen/cluster/membership';
 import { MemberChannel } from './member-channel.ts';
 import { MemberRoutes } from './member-routes.ts';
 import { RefusalLog } from './refusal-log.ts';
+import { SecretTroubles } from './secret-troubles.ts';
 
 /** While proofs are not demanded yet: how often the others are asked whether they can give them. */
 const ASK_EVERY_MS = 1000;
@@ -55,6 +56,7 @@ export class Members {
   readonly #routes: MemberRoutes;
   /** Falls back to nothing: for asking. */
   readonly #strict: (address: string) => MemberChannel;
+  readonly #troubles: SecretTroubles;
   readonly #mode: boolean | 'auto';
   #required: boolean;
   #timer: TimerHandle | undefined;
@@ -71,7 +73,8 @@ export class Members {
       nodeId: brokerId(options.nodeId),
       required: (): boolean => this.#required,
     };
-    const channelDeps = { ...deps, refusals };
+    this.#troubles = new SecretTroubles(deps);
+    const channelDeps = { ...deps, refusals, troubles: this.#troubles };
     this.#routes = new MemberRoutes(channelDeps, common);
     this.#strict = (address) =>
       new MemberChannel(
@@ -89,6 +92,11 @@ export class Members {
   /** Whether callers of the cluster's services that prove nothing are refused. */
   get required(): boolean {
     return this.#required;
+  }
+
+  /** Which nodes hold another secret, for people; undefined: none is known to. */
+  get trouble(): string | undefined {
+    return this.#troubles.current;
   }
 
   /** The routes of the node as its listeners serve them. */

@@ -1063,6 +1063,12 @@ export interface DescribeClusterResponse {
   readonly underMinIsr: number;
   /** Partitions led by another than their preferred replica. */
   readonly notPreferred: number;
+  /** Replicas whose logs cannot be used, of all partitions. */
+  readonly offlineReplicas: number;
+  /**
+   * Partitions without a leader, and those with a replica whose log cannot be used; the former first, 20 at most.
+   */
+  readonly ailing: readonly AilingPartition[];
 }
 
 /** Makes a DescribeClusterResponse; what is left out has proto3's default. */
@@ -1081,6 +1087,8 @@ export const describeClusterResponse = (
   offline: init.offline ?? 0,
   underMinIsr: init.underMinIsr ?? 0,
   notPreferred: init.notPreferred ?? 0,
+  offlineReplicas: init.offlineReplicas ?? 0,
+  ailing: init.ailing ?? [],
 });
 
 export const DescribeClusterResponseCodec: MessageCodec<DescribeClusterResponse> = messageCodec(
@@ -1105,6 +1113,9 @@ function sizeDescribeClusterResponse(message: DescribeClusterResponse, encoder: 
   if (message.offline !== 0) size += 1 + int32Size(message.offline);
   if (message.underMinIsr !== 0) size += 1 + int32Size(message.underMinIsr);
   if (message.notPreferred !== 0) size += 1 + int32Size(message.notPreferred);
+  if (message.offlineReplicas !== 0) size += 1 + int32Size(message.offlineReplicas);
+  for (const item of message.ailing)
+    size += 1 + encoder.close(encoder.open(), sizeAilingPartition(item, encoder));
   return size;
 }
 
@@ -1159,6 +1170,15 @@ function writeDescribeClusterResponse(message: DescribeClusterResponse, encoder:
     encoder.byte(96);
     encoder.int32(message.notPreferred);
   }
+  if (message.offlineReplicas !== 0) {
+    encoder.byte(104);
+    encoder.int32(message.offlineReplicas);
+  }
+  for (const item of message.ailing) {
+    encoder.byte(114);
+    encoder.nested();
+    writeAilingPartition(item, encoder);
+  }
 }
 
 function readDescribeClusterResponse(decoder: Decoder, end: number): DescribeClusterResponse {
@@ -1174,6 +1194,8 @@ function readDescribeClusterResponse(decoder: Decoder, end: number): DescribeClu
   let offline: number = 0;
   let underMinIsr: number = 0;
   let notPreferred: number = 0;
+  let offlineReplicas: number = 0;
+  const ailing: AilingPartition[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -1213,6 +1235,12 @@ function readDescribeClusterResponse(decoder: Decoder, end: number): DescribeClu
       case 96:
         notPreferred = decoder.int32();
         break;
+      case 104:
+        offlineReplicas = decoder.int32();
+        break;
+      case 114:
+        ailing.push(readAilingPartition(decoder, decoder.end()));
+        break;
       default:
         decoder.skip(tag);
     }
@@ -1231,7 +1259,109 @@ function readDescribeClusterResponse(decoder: Decoder, end: number): DescribeClu
     offline,
     underMinIsr,
     notPreferred,
+    offlineReplicas,
+    ailing,
   };
+}
+
+export interface AilingPartition {
+  readonly topic: string;
+  readonly partition: number;
+  /** -1: none. */
+  readonly leader: number;
+  /** Brokers whose replica cannot be used. */
+  readonly offline: readonly number[];
+  /** What keeps it from having a leader, and what to do; empty where it has one. */
+  readonly why: string;
+}
+
+/** Makes a AilingPartition; what is left out has proto3's default. */
+export const ailingPartition = (init: Partial<AilingPartition> = {}): AilingPartition => ({
+  topic: init.topic ?? '',
+  partition: init.partition ?? 0,
+  leader: init.leader ?? 0,
+  offline: init.offline ?? [],
+  why: init.why ?? '',
+});
+
+export const AilingPartitionCodec: MessageCodec<AilingPartition> = messageCodec(
+  sizeAilingPartition,
+  writeAilingPartition,
+  readAilingPartition,
+);
+
+function sizeAilingPartition(message: AilingPartition, encoder: Encoder): number {
+  let size = 0;
+  if (message.topic !== '') size += 1 + encoder.stringSize(message.topic);
+  if (message.partition !== 0) size += 1 + int32Size(message.partition);
+  if (message.leader !== 0) size += 1 + sint32Size(message.leader);
+  if (message.offline.length > 0) {
+    const place = encoder.open();
+    let packed = 0;
+    for (const item of message.offline) packed += int32Size(item);
+    size += 1 + encoder.close(place, packed);
+  }
+  if (message.why !== '') size += 1 + encoder.stringSize(message.why);
+  return size;
+}
+
+function writeAilingPartition(message: AilingPartition, encoder: Encoder): void {
+  if (message.topic !== '') {
+    encoder.byte(10);
+    encoder.string(message.topic);
+  }
+  if (message.partition !== 0) {
+    encoder.byte(16);
+    encoder.int32(message.partition);
+  }
+  if (message.leader !== 0) {
+    encoder.byte(24);
+    encoder.sint32(message.leader);
+  }
+  if (message.offline.length > 0) {
+    encoder.byte(34);
+    encoder.nested();
+    for (const item of message.offline) encoder.int32(item);
+  }
+  if (message.why !== '') {
+    encoder.byte(42);
+    encoder.string(message.why);
+  }
+}
+
+function readAilingPartition(decoder: Decoder, end: number): AilingPartition {
+  let topic: string = '';
+  let partition: number = 0;
+  let leader: number = 0;
+  const offline: number[] = [];
+  let why: string = '';
+  while (decoder.at < end) {
+    const tag = decoder.uint32();
+    switch (tag) {
+      case 10:
+        topic = decoder.string();
+        break;
+      case 16:
+        partition = decoder.int32();
+        break;
+      case 24:
+        leader = decoder.sint32();
+        break;
+      case 32:
+        offline.push(decoder.int32());
+        break;
+      case 34:
+        for (const packed = decoder.end(); decoder.at < packed;) offline.push(decoder.int32());
+        break;
+      case 42:
+        why = decoder.string();
+        break;
+      default:
+        decoder.skip(tag);
+    }
+  }
+  decoder.close(end);
+  return { topic, partition, leader, offline, why };
 }
 
 export interface ElectPreferredLeadersRequest {

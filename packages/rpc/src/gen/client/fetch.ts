@@ -1135,7 +1135,10 @@ function readListedOffset(decoder: Decoder, end: number): ListedOffset {
 export interface FetchService {
   /** One answer for each request. To be opened to the broker that leads the partitions. */
   readonly stream: Method<FetchRequest, FetchResponse, 'bidi'>;
-  /** Plain records of one topic as they come, from any broker. */
+  /**
+   * Plain records of one topic as they come, from any broker. UNAVAILABLE (LEADER_NOT_AVAILABLE, or the code of what
+   * keeps it) where a partition could not be read for 10 s; the message says which, and what to do.
+   */
   readonly consume: Method<ConsumeRequest, ConsumedRecords, 'serverStream'>;
   /**
    * Earliest and latest offsets, and the first at or after a timestamp. To be asked of the leader.

@@ -715,6 +715,14 @@ export interface NodeDescription {
    * The listener by which other nodes reach it: what that advertises must lead to it from them, too.
    */
   readonly interBrokerListener: string;
+  /** The listeners that serve the cluster's own services; the others serve clients alone. */
+  readonly clusterListeners: readonly string[];
+  /**
+   * How callers of those are known: `secret`, `auto` (not demanded of all yet), `none` (anybody is taken).
+   */
+  readonly membership: string;
+  /** Replicas here whose logs cannot be used, each as `orders-3: why`; 20 at most. */
+  readonly offlineReplicas: readonly string[];
 }
 
 /** Makes a NodeDescription; what is left out has proto3's default. */
@@ -731,6 +739,9 @@ export const nodeDescription = (init: Partial<NodeDescription> = {}): NodeDescri
   voters: init.voters ?? [],
   unready: init.unready ?? '',
   interBrokerListener: init.interBrokerListener ?? '',
+  clusterListeners: init.clusterListeners ?? [],
+  membership: init.membership ?? '',
+  offlineReplicas: init.offlineReplicas ?? [],
 });
 
 export const NodeDescriptionCodec: MessageCodec<NodeDescription> = messageCodec(
@@ -755,6 +766,9 @@ function sizeNodeDescription(message: NodeDescription, encoder: Encoder): number
   if (message.unready !== '') size += 1 + encoder.stringSize(message.unready);
   if (message.interBrokerListener !== '')
     size += 1 + encoder.stringSize(message.interBrokerListener);
+  for (const item of message.clusterListeners) size += 1 + encoder.stringSize(item);
+  if (message.membership !== '') size += 1 + encoder.stringSize(message.membership);
+  for (const item of message.offlineReplicas) size += 1 + encoder.stringSize(item);
   return size;
 }
 
@@ -808,6 +822,18 @@ function writeNodeDescription(message: NodeDescription, encoder: Encoder): void 
     encoder.byte(98);
     encoder.string(message.interBrokerListener);
   }
+  for (const item of message.clusterListeners) {
+    encoder.byte(106);
+    encoder.string(item);
+  }
+  if (message.membership !== '') {
+    encoder.byte(114);
+    encoder.string(message.membership);
+  }
+  for (const item of message.offlineReplicas) {
+    encoder.byte(122);
+    encoder.string(item);
+  }
 }
 
 function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
@@ -823,6 +849,9 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
   const voters: string[] = [];
   let unready: string = '';
   let interBrokerListener: string = '';
+  const clusterListeners: string[] = [];
+  let membership: string = '';
+  const offlineReplicas: string[] = [];
   while (decoder.at < end) {
     const tag = decoder.uint32();
     switch (tag) {
@@ -862,6 +891,15 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
       case 98:
         interBrokerListener = decoder.string();
         break;
+      case 106:
+        clusterListeners.push(decoder.string());
+        break;
+      case 114:
+        membership = decoder.string();
+        break;
+      case 122:
+        offlineReplicas.push(decoder.string());
+        break;
       default:
         decoder.skip(tag);
     }
@@ -880,6 +918,9 @@ function readNodeDescription(decoder: Decoder, end: number): NodeDescription {
     voters,
     unready,
     interBrokerListener,
+    clusterListeners,
+    membership,
+    offlineReplicas,
   };
 }
 
