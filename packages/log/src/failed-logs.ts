@@ -128,8 +128,15 @@ export class FailedLogs {
   settled(name: string): void {
     const why = this.#logs.get(name)?.why;
     if (why === undefined || why === 'failed') return;
-    // Should that fail, it is struck with the next write.
-    this.strike(name).catch(() => undefined);
+    this.strikeLater(name);
+  }
+
+  /** `strike`, for who does not wait: should it fail, the line goes with the next write. */
+  strikeLater(name: string): void {
+    this.strike(name).catch((error: unknown) => {
+      const facts = { log: name, why: messageOf(error) };
+      this.#logger.warn('a line on a log could not be taken back: tried again', facts);
+    });
   }
 
   /** Durable when this resolves. Rejects with a DiskError. */

@@ -9,6 +9,7 @@ import type { EpochFile } from './epoch-file.ts';
 import type { GroupCommit } from './group-commit.ts';
 import type { LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
+import { isDiskError } from './log-error.ts';
 import type { LogHealth } from './log-health.ts';
 import type { LogCheckpoint } from './log-types.ts';
 import type { ProducerSnapshots } from './producer-snapshots.ts';
@@ -95,6 +96,24 @@ export class LogCheckpoints {
     const path = snapshots.write(this.#host.logEnd(), producers);
     if (path !== undefined) durability.replaced(path);
     this.prune();
+  }
+
+  /** All that the next start takes at its word after a close in order. Throws a LogError. */
+  async writeAll(): Promise<void> {
+    const { segments, health, durability, commit, epochFile } = this.#host;
+    const segment = segments.active;
+    if (segment.indexesChanged) {
+      try {
+        segment.writeIndexes();
+        segments.indexesWritten(segment);
+        this.writeSnapshot();
+      } catch (error) {
+        if (!isDiskError(error, 'FULL')) throw health.fail('indexes could not be written', error);
+      }
+    }
+    if (durability.hasWork) await commit.request();
+    await commit.idle();
+    await epochFile.write();
   }
 
   /** A truncation may go back to the high watermark, a crash to the recovery point. */

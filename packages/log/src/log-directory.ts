@@ -15,6 +15,7 @@
  * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
  * less is read after a crash, and the surer damage is told from a torn tail.
  */
+import { messageOf } from '@relevo/base/errors';
 import { isMutated } from '@relevo/base/mutations';
 import { partitionName } from '@relevo/base/ids';
 import type { BrokerId, Offset, Uuid } from '@relevo/base/ids';
@@ -23,16 +24,14 @@ import { DiskError } from '@relevo/base/ports';
 import type { Clock, Crc32c, Disk, Logger } from '@relevo/base/ports';
 import { utf8Encode } from '@relevo/base/bytes';
 import { replaceFileDurably } from './checkpoint-file.ts';
-import { takeOverLayout } from './data-layout.ts';
-import { DurableLogs, knownLogs, lostLogs } from './durable-logs.ts';
+import { makeDurably, sweep, takeCleanMark, takeOwnership, takeStock } from './directory-start.ts';
+import { DurableLogs, lostLogs } from './durable-logs.ts';
 import type { LostLog } from './durable-logs.ts';
 import {
   CLEAN_SHUTDOWN_FILE,
   DELETED_SUFFIX,
   HIGH_WATERMARKS_FILE,
   LOG_STARTS_FILE,
-  LOG_SUFFIX,
-  QUORUM_DIRECTORY,
   RECOVERY_POINTS_FILE,
   SET_ASIDE_SUFFIX,
   isLogFile,
@@ -45,7 +44,6 @@ import type { LogConfig } from './log-config.ts';
 import type { LogCheckpoint } from './log-types.ts';
 import { LogError } from './log-error.ts';
 import { beginIncarnation } from './incarnations.ts';
-import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
 import { OffsetCheckpoint } from './offset-checkpoint.ts';
 import type { PartitionOffsets } from './offset-checkpoint.ts';
 import {
@@ -248,7 +246,7 @@ export class LogDirectory {
     if (!isTrusted && this.#deps.disk.exists(directory)) throw notTrusted(this.root, name);
     if (!heldRecords && !this.#deps.disk.exists(directory)) {
       this.#forget(name);
-      this.#failedLogs.strike(name).catch(() => undefined);
+      this.#failedLogs.strikeLater(name);
     }
     this.#outOfOrder.add(name);
     const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, topicId);
@@ -286,8 +284,11 @@ export class LogDirectory {
     this.#outOfOrder.delete(name);
     this.#logs.set(name, log);
     if (log.logEndOffset > log.logStartOffset) {
-      // Noted before but by an older version; should it fail, the next sync says so.
-      holdsRecords().catch(() => undefined);
+      // Noted before but by an older version; should it fail, it is tried again with the next records.
+      holdsRecords().catch((error: unknown) => {
+        const facts = { log: name, why: messageOf(error) };
+        this.#deps.logger.warn('that a log holds records could not be noted', facts);
+      });
     }
     return log;
   }
@@ -554,19 +555,6 @@ function openError(name: string, error: unknown): unknown {
   return new LogError('offline', message, { cause: error });
 }
 
-/** Makes the directory and those above it, and their names durable: with the name goes all that is in it. */
-function makeDurably(root: string, disk: Disk): void {
-  const made: string[] = [];
-  for (let path = root; path !== '' && !disk.exists(path); path = parentOf(path)) made.push(path);
-  disk.makeDirectory(root);
-  for (const path of made.reverse()) {
-    const parent = parentOf(path);
-    disk.syncDirectoryNow(parent === '' ? (path.startsWith('/') ? '/' : '.') : parent);
-  }
-}
-
-const parentOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
-
 /** A few at a time: each log under way has files open and syncs waiting. */
 async function forSome<Item>(
   items: readonly Item[],
@@ -574,75 +562,5 @@ async function forSome<Item>(
 ): Promise<void> {
   for (let from = 0; from < items.length; from += LOGS_AT_A_TIME) {
     await Promise.all(items.slice(from, from + LOGS_AT_A_TIME).map(run));
-  }
-}
-
-function takeOwnership(
-  options: LogDirectoryOptions,
-  disk: Disk,
-  logger: Logger,
-): { readonly clusterId: string; readonly directoryId: Uuid } {
-  const { root, brokerId, clusterId, newDirectoryId } = options;
-  const found = readMetaProperties(disk, root);
-  if (found !== undefined) {
-    checkOwner(root, found, { clusterId, nodeId: brokerId });
-    takeOverLayout(disk, root, found, logger);
-    return found;
-  }
-  const isUsed = disk.exists(`${root}/${QUORUM_DIRECTORY}`) || takeStock(root, disk).length > 0;
-  if (isUsed) {
-    const message = `${root} holds data but no meta.properties; restore it, or use another`;
-    throw new LogError('foreign', message);
-  }
-  if (clusterId === undefined) {
-    throw new LogError('foreign', `${root} is new: the cluster id must be given`);
-  }
-  const made = { clusterId, nodeId: brokerId, directoryId: newDirectoryId() };
-  writeMetaProperties(disk, root, made);
-  return made;
-}
-
-/** The mark is gone for good before any log is opened: what it says holds only once. */
-function takeCleanMark(root: string, disk: Disk): boolean {
-  const path = `${root}/${CLEAN_SHUTDOWN_FILE}`;
-  if (!disk.exists(path)) return false;
-  disk.remove(path);
-  disk.syncDirectoryNow(root);
-  return true;
-}
-
-/** Removes what was being deleted; what cannot be removed goes at a later start. */
-function sweep(root: string, disk: Disk, logger: Logger): void {
-  for (const { name, directory } of disk.list(root)) {
-    if (!directory || !name.endsWith(DELETED_SUFFIX)) continue;
-    try {
-      disk.removeTree(`${root}/${name}`);
-    } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      logger.warn('a deleted log could not be removed', { path: error.path, why: error.message });
-    }
-  }
-}
-
-/** The partitions' directories. */
-function takeStock(root: string, disk: Disk): PartitionDirectory[] {
-  const found: PartitionDirectory[] = [];
-  const known = knownLogs(disk, root);
-  for (const { name, directory } of disk.list(root)) {
-    const partition = directory ? identifyPartition(disk, root, name, known) : undefined;
-    if (partition === undefined) continue;
-    const isLog = partition.topicId !== undefined || holdsSegments(disk, `${root}/${name}`);
-    if (isLog) found.push(partition);
-  }
-  return found;
-}
-
-/** A directory that cannot be read may: what is wrong with it is met when its log is opened. */
-function holdsSegments(disk: Disk, directory: string): boolean {
-  try {
-    return disk.list(directory).some(({ name }) => name.endsWith(LOG_SUFFIX));
-  } catch (error) {
-    if (error instanceof DiskError) return true;
-    throw error;
   }
 }

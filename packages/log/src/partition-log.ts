@@ -20,7 +20,7 @@ import { GroupCommit } from './group-commit.ts';
 import { prepareBatch } from './leader-batch.ts';
 import type { EpochEntry, LeaderEpochCache } from './leader-epoch-cache.ts';
 import type { LogConfig } from './log-config.ts';
-import { LogError, isDiskError } from './log-error.ts';
+import { LogError } from './log-error.ts';
 import { LogCheckpoints } from './log-checkpoints.ts';
 import { LogFiles } from './log-files.ts';
 import { LogHealth } from './log-health.ts';
@@ -47,6 +47,7 @@ import type { RecoveredLog } from './recovery.ts';
 import { isOverAge, segmentsToDrop } from './retention.ts';
 import { SegmentCache } from './segment-cache.ts';
 import { SegmentList } from './segment-list.ts';
+import { SegmentWriter } from './segment-writer.ts';
 import { Segment } from './segment.ts';
 import type { Urgency } from './slots.ts';
 import { runNow } from './steps.ts';
@@ -67,8 +68,8 @@ export class PartitionLog {
   readonly #snapshots: ProducerSnapshots;
   readonly #durability: Durability;
   readonly #commit: GroupCommit;
-  readonly #epochFile: EpochFile;
   readonly #checkpoints: LogCheckpoints;
+  readonly #writer: SegmentWriter;
   readonly #health: LogHealth;
   readonly #recent: RecentWrites;
   readonly #reads: LogReads;
@@ -152,7 +153,6 @@ export class PartitionLog {
       isMade: !recovered.isUnmade,
     });
     this.#commit = new GroupCommit(() => this.#makeDurable());
-    this.#epochFile = new EpochFile(disk, directory, this.#epochs, this.#health);
     this.#checkpoints = new LogCheckpoints({
       segments: this.#segments,
       epochs: this.#epochs,
@@ -160,13 +160,24 @@ export class PartitionLog {
       snapshots: this.#snapshots,
       starts: recovered.starts,
       recoveryPoint: this.#recoveryPoint,
-      epochFile: this.#epochFile,
+      epochFile: new EpochFile(disk, directory, this.#epochs, this.#health),
       durability: this.#durability,
       commit: this.#commit,
       health: this.#health,
       config: () => this.#config,
       logEnd: () => this.#endOffset,
       generation: () => this.#generation,
+    });
+    this.#writer = new SegmentWriter({
+      directory,
+      segments: this.#segments,
+      files: this.#files,
+      health: this.#health,
+      durability: this.#durability,
+      checkpoints: this.#checkpoints,
+      space: deps.space,
+      config: () => this.#config,
+      logEnd: () => this.#endOffset,
     });
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#oldSegments = new OldSegments({
@@ -278,8 +289,8 @@ export class PartitionLog {
   appendAsLeader(batch: Uint8Array, epoch: LeaderEpoch, nowMs: number): AppendResult {
     this.#health.assertOnline();
     if (epoch < this.latestEpoch) {
-      const message = `${this.directory}: epoch ${epoch} is below the latest, ${this.latestEpoch}`;
-      throw new LogError('oldLeaderEpoch', message);
+      const why = `epoch ${epoch} is below the latest, ${this.latestEpoch}`;
+      throw new LogError('oldLeaderEpoch', `${this.directory}: ${why}`);
     }
     const place = { baseOffset: this.#endOffset, leaderEpoch: epoch };
     const header = prepareBatch(batch, place, nowMs, this.#config, this.#deps.crc32c);
@@ -324,16 +335,7 @@ export class PartitionLog {
       baseOffset: first.baseOffset,
       logEndOffset: this.#endOffset,
     });
-    const { space } = this.#deps;
-    if (space?.take(bytes.length) === false) throw this.#full(space.shortage);
-    this.#files.makeNow();
-    this.#rollIfNeeded(bytes.length, last.lastOffset, first.maxTimestamp);
-    const segment = this.#segments.active;
-    try {
-      segment.write(bytes);
-    } catch (error) {
-      throw this.#writeFailed(segment, bytes.length, error);
-    }
+    const segment = this.#writer.write(bytes, last.lastOffset, first.maxTimestamp);
     for (const header of headers) {
       segment.note(header);
       this.#epochs.begin(header.partitionLeaderEpoch, header.baseOffset);
@@ -342,51 +344,6 @@ export class PartitionLog {
     this.#endOffset = last.nextOffset;
     this.#durability.changed(segment);
     this.#recent.note(first.baseOffset, bytes.length);
-  }
-
-  #writeFailed(segment: Segment, bytes: number, error: unknown): LogError {
-    if (!isDiskError(error, 'FULL')) return this.#health.fail('a write failed', error);
-    try {
-      segment.discardTornWrite();
-      // The next append goes to this file, having no other: what was torn must be gone for good.
-      if (segment.sizeBytes === 0) segment.file().datasyncNow();
-    } catch (cause) {
-      return this.#health.fail('a torn write could not be taken back', cause);
-    }
-    this.#durability.truncated(segment, this.#endOffset);
-    this.#deps.space?.exhausted(bytes);
-    return this.#full(messageOf(error));
-  }
-
-  #full(why: string): LogError {
-    return new LogError('diskFull', `no room to append to ${this.directory}: ${why}`);
-  }
-
-  #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {
-    const segment = this.#segments.active;
-    if (segment.sizeBytes === 0 && lastOffset - segment.baseOffset < 2 ** 31) return;
-    const { segmentBytes, segmentMs } = this.#config;
-    const fits = segment.hasRoomFor(bytes, lastOffset, segmentBytes);
-    const inTime = timestamp - (segment.firstTimestamp ?? timestamp) <= segmentMs;
-    if (!fits || !inTime || this.#durability.isTruncationPending(segment)) this.#roll();
-  }
-
-  #roll(): void {
-    try {
-      this.#segments.add();
-    } catch (error) {
-      if (isDiskError(error, 'FULL')) {
-        this.#deps.space?.exhausted(0);
-        throw this.#full(messageOf(error));
-      }
-      throw this.#health.fail('a segment could not be made', error);
-    }
-    try {
-      this.#segments.sealPrevious();
-      this.#checkpoints.writeSnapshot();
-    } catch (error) {
-      throw this.#health.fail('indexes could not be written', error);
-    }
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -457,10 +414,7 @@ export class PartitionLog {
   }
 
   /** The largest epoch at or below `epoch`, and the offset after its last record (KIP-101, KIP-279). */
-  endOffsetForEpoch(epoch: LeaderEpoch): {
-    readonly epoch: LeaderEpoch;
-    readonly endOffset: Offset;
-  } {
+  endOffsetForEpoch(epoch: LeaderEpoch): ReturnType<LeaderEpochCache['endOffset']> {
     return this.#epochs.endOffset(epoch, this.#endOffset);
   }
 
@@ -547,10 +501,10 @@ export class PartitionLog {
   /** Nothing below `offset` is read any more; whole segments go with the next `applyRetention`. */
   deleteRecordsBefore(offset: Offset): void {
     this.#health.assertOnline();
-    if (offset > this.#endOffset) {
-      const message = `${this.directory} ends at ${this.#endOffset}, below ${offset}`;
-      throw new LogError('outOfRange', message);
-    }
+    const { directory } = this;
+    const end = this.#endOffset;
+    if (offset > end)
+      throw new LogError('outOfRange', `${directory} ends at ${end}, below ${offset}`);
     this.#advanceStart(offset);
   }
 
@@ -572,7 +526,7 @@ export class PartitionLog {
       const config = this.#config;
       const { active } = this.#segments;
       if (active.sizeBytes > 0 && this.#endOffset <= highWatermark) {
-        if (isOverAge(active, config, nowMs)) this.#roll();
+        if (isOverAge(active, config, nowMs)) this.#writer.roll();
       }
       const limits = { config, nowMs, highWatermark, logStartOffset: this.#startOffset };
       return segmentsToDrop(this.#segments.all, limits);
@@ -619,7 +573,7 @@ export class PartitionLog {
     try {
       await this.#files.settled();
       if (!this.#files.isMade) return true;
-      await this.#writeAll();
+      await this.#checkpoints.writeAll();
       this.#recoveryPoint.raise(this.#endOffset);
       return true;
     } catch (error) {
@@ -629,23 +583,6 @@ export class PartitionLog {
     } finally {
       this.#segments.close();
     }
-  }
-
-  async #writeAll(): Promise<void> {
-    const segment = this.#segments.active;
-    if (segment.indexesChanged) {
-      try {
-        segment.writeIndexes();
-        this.#segments.indexesWritten(segment);
-        this.#checkpoints.writeSnapshot();
-      } catch (error) {
-        if (!isDiskError(error, 'FULL'))
-          throw this.#health.fail('indexes could not be written', error);
-      }
-    }
-    if (this.#durability.hasWork) await this.#commit.request();
-    await this.#commit.idle();
-    await this.#epochFile.write();
   }
 
   /**

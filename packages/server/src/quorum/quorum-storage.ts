@@ -156,9 +156,18 @@ export class QuorumStorage {
     try {
       await this.#write(readies);
     } catch (error) {
-      // The disk may not take this either; then the durable mark alone has to tell.
-      if (!isFull(error)) await this.#durable.noteFailure().catch(() => undefined);
+      if (!isFull(error)) await this.#noteFailure();
       throw error;
+    }
+  }
+
+  async #noteFailure(): Promise<void> {
+    try {
+      await this.#durable.noteFailure();
+    } catch (error) {
+      // Then the durable mark alone tells the next start how far the log must go.
+      const facts = { directory: this.#options.directory, why: messageOf(error) };
+      this.#deps.logger.error('that the quorum’s log failed could not be noted', facts);
     }
   }
 
