@@ -2,7 +2,8 @@
 import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
 import { SECTOR_BYTES } from '../disk-image.ts';
 import type { Prng } from '../prng.ts';
-import type { SimulatedDisk } from '../simulated-disk.ts';
+import type { DiskFault, SimulatedDisk } from '../simulated-disk.ts';
+import type { LiveKind } from './hostile-plan.ts';
 
 export type FileInjury = 'bitFlip' | 'zeroedSector' | 'lostTail' | 'vanishedFile';
 
@@ -98,3 +99,24 @@ export function loseDirectory(disk: SimulatedDisk, root: string, prng: Prng): st
   port.syncDirectoryNow(root);
   return name;
 }
+
+/** Of the kinds that change a file. */
+export const LIVE_INJURIES: Readonly<
+  Record<LiveKind, 'bitFlip' | 'zeroedSector' | 'vanishedFile' | undefined>
+> = {
+  liveBitFlip: 'bitFlip',
+  liveZeroedSector: 'zeroedSector',
+  liveVanishedFile: 'vanishedFile',
+  failingSync: undefined,
+  failingReads: undefined,
+  failingWrites: undefined,
+};
+
+/** Whose syncs fail: those of partitions, mostly. */
+export function drawSync(prng: Prng): Pick<DiskFault, 'path' | 'code' | 'times'> {
+  const path = prng.pick([/-\d+\/\d+\.log$/, /-\d+\/\d+\.log$/, /\/quorum\//, /./]);
+  return { path, code: prng.pick(['IO', 'IO', 'FULL']), times: prng.integer(1, 3) };
+}
+
+export const kindOf = (directory: string): string =>
+  directory === QUORUM_DIRECTORY ? 'the quorum' : 'a partition';

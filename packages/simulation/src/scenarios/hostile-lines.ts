@@ -67,3 +67,10 @@ export class HostileLines {
     }
   }
 }
+
+/** Without what differs from one run to the next. */
+export const shortened = (text: string): string =>
+  text
+    .replace(/[\w./-]*\/[\w./-]+/g, 'PATH')
+    .replace(/\d+/g, 'N')
+    .slice(0, 100);

@@ -13,8 +13,6 @@
 import { messageOf } from '@relevo/base/errors';
 import { partitionName } from '@relevo/base/ids';
 import type { Relevo } from '@relevo/client/relevo';
-import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
-import { partitionDirectory } from '@relevo/log/partition-directory';
 import type { Node } from '@relevo/server/node';
 import type { DirectoryNode } from '../disk-image.ts';
 import type { RunFigures, RunOptions } from '../failover-run.ts';
@@ -24,22 +22,21 @@ import type { PartitionState } from '../metadata-watcher.ts';
 import type { Prng } from '../prng.ts';
 import { compareReplicas, durableEnd, storedBatches } from '../replica-checker.ts';
 import type { ReplicaOnDisk } from '../replica-checker.ts';
-import type { DiskFault } from '../simulated-disk.ts';
 import { CLUSTER_SECRET, SimulatedCluster, addressOf, hostOf } from '../simulated-cluster.ts';
 import { connectClient } from '../workload.ts';
 import { World } from '../world.ts';
 import { startOutsider } from './forging-outsider.ts';
-import { injureFile, loseDirectory } from './hostile-disk.ts';
-import { HostileLines } from './hostile-lines.ts';
+import { LIVE_INJURIES, drawSync, injureFile, kindOf, loseDirectory } from './hostile-disk.ts';
+import { HostileLines, shortened } from './hostile-lines.ts';
 import { describeHostile, drawHostilePlan, isAtRest, isLive } from './hostile-plan.ts';
 import type { HostileFault, HostilePlan, LiveKind, RestKind } from './hostile-plan.ts';
 import { CLOCK_JUMP_MAX_MS, HostileTopics } from './hostile-topics.ts';
 import type { Extent, Topic } from './hostile-topics.ts';
+import { checkTidy } from './hostile-tidy.ts';
 
 const VOTERS = 3;
 const START_WITHIN_MS = 30_000;
 const WHOLE_WITHIN_MS = 60_000;
-const TIDY_WITHIN_MS = 30_000;
 /** So long a supervisor waits before it starts an ended process again. */
 const RESTART_MS = 300;
 /** In which a broker that says that it serves has come to all of its logs. */
@@ -188,7 +185,6 @@ class HostileRun {
       this.#cluster.boot(id);
       this.#count('change: a broker joins');
     }
-    // All is whole: whoever was hurt before is as good as the others.
     if (!this.#isHurt) this.#hurt = this.#prng.pick(this.#cluster.ids);
     this.#wiped = false;
     const older = this.#cluster.process(this.#hurt).disk.snapshot();
@@ -198,7 +194,6 @@ class HostileRun {
     await this.#untilWhole();
     this.#wholeMs.push(world.nowMs - mendedMs);
     if (this.#isHurt) {
-      // A broker that serves may still be opening its last logs.
       await world.sleep(LATE_OPENING_MS);
       await this.#untilWhole();
     }
@@ -584,7 +579,8 @@ class HostileRun {
       }
       this.#count('damage that nobody has met in the end');
     }
-    await this.#checkTidy(topics, client);
+    const replicas = this.#cluster.replicas().filter(({ broker }) => this.#members.has(broker));
+    await checkTidy(this.#world, { topics, client, replicas });
   }
 
   #areOthersEqual(state: PartitionState, extent: Extent): boolean {
@@ -595,37 +591,6 @@ class HostileRun {
     return compareReplicas(on, state.topic, state.partition, extent.end, start).length === 0;
   }
 
-  /** Deleted topics leave no directory, and those that are left have theirs. */
-  async #checkTidy(topics: HostileTopics, client: Relevo): Promise<void> {
-    const world = this.#world;
-    const listed = await world.within('topics are listed', 30_000, client.admin.listTopics());
-    for (const { name, topicId } of topics.live) {
-      if (listed.some((one) => one.topicId === topicId)) continue;
-      throw new Error(`${name} was made, and is not there`);
-    }
-    const revived = listed.filter(({ topicId }) => topics.deletedIds.has(topicId));
-    if (revived.length > 0) throw new Error(`${revived[0]?.topic} was deleted, and is there`);
-    const known = new Set<string>([QUORUM_DIRECTORY]);
-    for (const { topic, partitions } of listed) {
-      for (let at = 0; at < partitions; at++) known.add(partitionDirectory(topic, at));
-    }
-    const strange = (): string[] =>
-      [...this.#members].flatMap((id) => {
-        const { disk, dataDir } = this.#replica(id);
-        return (
-          disk
-            .list(dataDir)
-            .filter(({ name, directory }) => directory && !known.has(name))
-            // Of a topic that is there, for people to look at.
-            .filter(({ name }) => !isAsideOf(name, known))
-            .map(({ name }) => `${name} on broker ${id}`)
-        );
-      });
-    const isTidy = (): boolean => strange().length === 0;
-    const what = 'deleted topics have left no directory';
-    await world.until(what, isTidy, TIDY_WITHIN_MS, () => strange().join(', '));
-  }
-
   async #stopAll(): Promise<void> {
     this.#watcher?.stop();
     for (const id of this.#members) {
@@ -633,34 +598,3 @@ class HostileRun {
     }
   }
 }
-
-const LIVE_INJURIES: Readonly<
-  Record<LiveKind, 'bitFlip' | 'zeroedSector' | 'vanishedFile' | undefined>
-> = {
-  liveBitFlip: 'bitFlip',
-  liveZeroedSector: 'zeroedSector',
-  liveVanishedFile: 'vanishedFile',
-  failingSync: undefined,
-  failingReads: undefined,
-  failingWrites: undefined,
-};
-
-/** Whose syncs fail: those of partitions, mostly. */
-function drawSync(prng: Prng): Pick<DiskFault, 'path' | 'code' | 'times'> {
-  const path = prng.pick([/-\d+\/\d+\.log$/, /-\d+\/\d+\.log$/, /\/quorum\//, /./]);
-  return { path, code: prng.pick(['IO', 'IO', 'FULL']), times: prng.integer(1, 3) };
-}
-
-const kindOf = (directory: string): string =>
-  directory === QUORUM_DIRECTORY ? 'the quorum' : 'a partition';
-
-/** Without what differs from one run to the next. */
-const shortened = (text: string): string =>
-  text
-    .replace(/[\w./-]*\/[\w./-]+/g, 'PATH')
-    .replace(/\d+/g, 'N')
-    .slice(0, 100);
-
-const isAsideOf = (name: string, known: ReadonlySet<string>): boolean =>
-  /^quorum\.damaged(\.\d+)?$/.test(name) ||
-  (name.endsWith('.set-aside') && [...known].some((each) => name.startsWith(`${each}~`)));
