@@ -9,10 +9,7 @@ const resolve = {
 /** Minutes rather than seconds: real failovers and random faults at length, mutations. `npm run test:long`, not `npm test`. */
 const LONG = '**/*.long.test.ts';
 
-/**
- * Clusters of real processes come after the rest and one after the other: each takes both cores. Those of
- * containers need an engine and an image, and are none of `npm test`.
- */
+/** Those of containers need an engine and an image, and are none of `npm test`. */
 export default defineConfig({
   test: {
     pool: 'forks',
@@ -26,12 +23,23 @@ export default defineConfig({
           testTimeout: 60_000,
           hookTimeout: 60_000,
           maxWorkers: 2,
-          sequence: { groupOrder: 0 },
+          // Half of the time of a small file is loading what the file before it has loaded.
+          isolate: false,
+        },
+      },
+      {
+        ...resolve,
+        test: {
+          name: 'cluster',
+          include: ['test/cluster/**/*.test.ts'],
+          exclude: [LONG],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          maxWorkers: 2,
         },
       },
       ...(
         [
-          ['cluster', ['test/cluster/**/*.test.ts'], [LONG]],
           ['containers', ['test/containers/**/*.test.ts'], []],
           ['long', [LONG], ['**/node_modules/**']],
         ] as const

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { relevo as run, type Outcome } from './host.ts';
-import { MAIN, StartedCluster } from './started-cluster.ts';
+import { PROGRAM, StartedCluster } from './started-cluster.ts';
 
 let cluster: StartedCluster;
 beforeAll(async () => {
@@ -353,10 +353,7 @@ describe('stop and start again', () => {
     await printed('broker 1 has ended (signal SIGKILL)');
     const byHand = spawn(
       process.execPath,
-      [
-        ...['--import', 'tsx', '--conditions=@relevo/source', MAIN],
-        ...['broker', '--config', join(cluster.data, 'broker-1.yaml')],
-      ],
+      [PROGRAM, 'broker', '--config', join(cluster.data, 'broker-1.yaml')],
       { stdio: 'ignore' },
     );
     try {

@@ -1,4 +1,4 @@
-/** A cluster started as a user starts it: `relevo start`, in a process of its own, from the sources. */
+/** A cluster started as a user starts it: `relevo start`, in a process of its own, as it was built. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** The program, from its source. */
-export const MAIN: string = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+/** The program as users run it; `npm run build` makes it. */
+export const PROGRAM: string = fileURLToPath(new URL('../bin/launch.cjs', import.meta.url));
 const READY_MS = 30_000;
 
 export class StartedCluster {
@@ -68,10 +68,7 @@ export class StartedCluster {
     const child = spawn(
       process.execPath,
       [
-        '--import',
-        'tsx',
-        '--conditions=@relevo/source',
-        MAIN,
+        PROGRAM,
         'start',
         ...['--brokers', String(this.brokers), '--port', String(this.port), '--data', this.data],
       ],
