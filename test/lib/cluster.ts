@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { freePorts } from './ports.ts';
-import { until } from './wait.ts';
+import { DEADLINE_MS, until } from './wait.ts';
 
 const CLI = fileURLToPath(new URL('../../packages/cli/bin/launch.cjs', import.meta.url));
 
@@ -217,9 +217,14 @@ export class TestCluster {
 
   static async start(options: ClusterOptions = {}): Promise<TestCluster> {
     const cluster = await TestCluster.create(options);
-    for (const broker of cluster.brokers) broker.start();
-    await cluster.ready();
-    return cluster;
+    try {
+      for (const broker of cluster.brokers) broker.start();
+      await cluster.ready();
+      return cluster;
+    } catch (error) {
+      await cluster.destroy({ keep: true });
+      throw error;
+    }
   }
 
   get bootstrap(): string[] {
@@ -233,7 +238,7 @@ export class TestCluster {
   }
 
   /** Waits until every running broker says over HTTP that it is ready to serve. */
-  async ready(deadlineMs = 20_000): Promise<void> {
+  async ready(deadlineMs = DEADLINE_MS): Promise<void> {
     await Promise.all(
       this.brokers
         .filter((broker) => broker.running)

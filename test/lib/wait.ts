@@ -1,5 +1,8 @@
 import { performance } from 'node:perf_hooks';
 
+/** A machine may be busy: what is waited for comes much sooner on a quiet one. */
+export const DEADLINE_MS = 60_000;
+
 /**
  * Waits until `condition` gives something other than undefined or false. When the deadline passes the
  * error shows `state()`, so that a failed wait explains itself.
@@ -9,7 +12,7 @@ export async function until<Value>(
   condition: () => Value | undefined | false | Promise<Value | undefined | false>,
   options: { deadlineMs?: number; everyMs?: number; state?: () => unknown } = {},
 ): Promise<Value> {
-  const end = performance.now() + (options.deadlineMs ?? 20_000);
+  const end = performance.now() + (options.deadlineMs ?? DEADLINE_MS);
   let failure: unknown;
   for (;;) {
     try {
@@ -24,7 +27,7 @@ export async function until<Value>(
   }
   const state = options.state === undefined ? '' : `; state: ${JSON.stringify(options.state())}`;
   const cause = failure instanceof Error ? `; last error: ${failure.message}` : '';
-  throw new Error(`waited ${options.deadlineMs ?? 20_000} ms for ${what}${state}${cause}`);
+  throw new Error(`waited ${options.deadlineMs ?? DEADLINE_MS} ms for ${what}${state}${cause}`);
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));

@@ -316,7 +316,7 @@ describe('bench', () => {
 
 /** Waits until `start` prints `text`. */
 const printed = (text: string): Promise<void> =>
-  vi.waitFor(() => expect(cluster.output).toContain(text), { timeout: 20_000, interval: 20 });
+  vi.waitFor(() => expect(cluster.output).toContain(text), { timeout: 55_000, interval: 20 });
 
 /** The process of broker 1, as the system tells it. */
 function brokerPid(): number {
@@ -377,7 +377,7 @@ describe('stop and start again', () => {
   test('when start is killed its brokers stop too, and the next start goes on', async () => {
     const broker = brokerPid();
     await cluster.signal('SIGKILL');
-    await vi.waitFor(() => expect(isAlive(broker)).toBe(false), { timeout: 20_000, interval: 20 });
+    await vi.waitFor(() => expect(isAlive(broker)).toBe(false), { timeout: 55_000, interval: 20 });
     await cluster.start();
     expect(await ok(['consume', 'kept'])).toBe('one\ntwo\n');
   });

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 /** The program as users run it; `npm run build` makes it. */
 export const PROGRAM: string = fileURLToPath(new URL('../bin/launch.cjs', import.meta.url));
-const READY_MS = 30_000;
+const READY_MS = 55_000;
 
 export class StartedCluster {
   readonly directory: string;

@@ -302,7 +302,7 @@ describe('a power cut that keeps any of the unsynced changes of names', () => {
   test('new segments that nothing was synced of', async () => {
     await forAllChoices(
       ({ log }) => {
-        appendValues(log, letters(10, 13));
+        appendValues(log, letters(10, 12));
       },
       opens({ start: 0, end: 10 }),
     );
