@@ -20,6 +20,8 @@ import type { LogLine } from '../world.ts';
 
 const TOPIC = 'orders';
 const WITHIN_MS = 60_000;
+/** A replica that is damaged again and again is copied anew after pauses that double, from 10 s on. */
+const WHOLE_WITHIN_MS = 180_000;
 /** Every value holds it: a message with it carries records, and a flip in it hits what a CRC covers. */
 const MARK = '~~~~~~~~';
 const REPLICAS: readonly (readonly number[])[] = [
@@ -370,7 +372,7 @@ class FlippedBitsRun {
       return states.length === this.#partitions && this.#serve() && inSync;
     };
     const what = 'all replicas are in sync and all preferred leaders lead';
-    await this.#world.until(what, isWhole, WITHIN_MS, () => this.#why());
+    await this.#world.until(what, isWhole, WHOLE_WITHIN_MS, () => this.#why());
   }
 
   #why(): string {
