@@ -42,7 +42,8 @@ describe('a partition whose only log is damaged', () => {
     run([...argv, '--bootstrap', cluster.broker(1).address], enough);
 
   beforeAll(async () => {
-    cluster = await TestCluster.start();
+    // What is damaged is a file of the log's own.
+    cluster = await TestCluster.start({ settings: { 'log.young.bytes.max': 0 } });
     relevo = await Relevo.connect({ brokers: cluster.bootstrap });
     await relevo.admin.createTopic({ topic: 'solo', assignment: [[3]] });
     await relevo.admin.createTopic({ topic: 'orders', partitions: 1, replicationFactor: 3 });

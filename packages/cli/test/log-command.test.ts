@@ -31,6 +31,7 @@ beforeEach(async () => {
       brokerId: brokerId(1),
       clusterId: 'one',
       newDirectoryId: () => uuid('DDDDDDDDDDDDDDDDDDDDDD'),
+      youngBytesMax: 0,
     },
     { disk: new NodeDisk(), crc32c, logger: SILENT, clock: { monotonicMs: () => 0 } },
   );

@@ -4,7 +4,13 @@ import { DiskError } from '@relevo/base/ports';
 import type { Disk, Logger } from '@relevo/base/ports';
 import { takeOverLayout } from './data-layout.ts';
 import { knownLogs } from './durable-logs.ts';
-import { CLEAN_SHUTDOWN_FILE, DELETED_SUFFIX, LOG_SUFFIX, QUORUM_DIRECTORY } from './file-names.ts';
+import {
+  CLEAN_SHUTDOWN_FILE,
+  DELETED_SUFFIX,
+  LOG_SUFFIX,
+  QUORUM_DIRECTORY,
+  TEMPORARY_SUFFIX,
+} from './file-names.ts';
 import type { LogDirectoryOptions } from './log-directory.ts';
 import { LogError } from './log-error.ts';
 import { checkOwner, readMetaProperties, writeMetaProperties } from './meta-properties.ts';
@@ -58,10 +64,11 @@ export function takeCleanMark(root: string, disk: Disk): boolean {
   return true;
 }
 
-/** Removes what was being deleted; what cannot be removed goes at a later start. */
+/** Removes what was being deleted or made; what cannot be removed goes at a later start. */
 export function sweep(root: string, disk: Disk, logger: Logger): void {
   for (const { name, directory } of disk.list(root)) {
-    if (!directory || !name.endsWith(DELETED_SUFFIX)) continue;
+    const isOver = name.endsWith(DELETED_SUFFIX) || name.endsWith(TEMPORARY_SUFFIX);
+    if (!directory || !isOver) continue;
     try {
       disk.removeTree(`${root}/${name}`);
     } catch (error) {

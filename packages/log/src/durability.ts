@@ -16,6 +16,8 @@ export interface DurabilityDeps {
   readonly beforeFirst?: (() => Promise<void>) | undefined;
   /** Syncs the directory around the log's, for many logs at once. */
   readonly syncParent?: (() => Promise<void>) | undefined;
+  /** The directory's name is durable. */
+  readonly named?: (() => void) | undefined;
   /** Where new logs wait for their turn. */
   readonly young?: Slots | undefined;
 }
@@ -95,6 +97,13 @@ export class Durability {
     this.#firstSegmentIsDurable = false;
   }
 
+  /** The directory and all in it are durable, but not its name. */
+  named(): void {
+    this.#namesChanged = true;
+    this.#parentChanged = true;
+    this.#isNew = true;
+  }
+
   /**
    * A second segment may not come before the first has its name for good: were it found alone, the log
    * would pass for one that begins there.
@@ -130,6 +139,7 @@ export class Durability {
       this.#disk.syncDirectoryNow(parentOf(this.#directory));
     }
     this.#disk.syncDirectoryNow(this.#directory);
+    if (this.#isNew) this.#deps.named?.();
     this.#isNew = false;
     this.#firstSegmentIsDurable = true;
     this.#end = start;
@@ -178,6 +188,7 @@ export class Durability {
     if (isNew) {
       this.#isNew = false;
       this.#firstSegmentIsDurable = true;
+      this.#deps.named?.();
     }
     for (const segment of segments) {
       if (!this.#segments.has(segment)) segment.unpin();

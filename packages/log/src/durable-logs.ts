@@ -1,6 +1,10 @@
 /**
  * Which logs of a data directory hold records that are on stable storage, in a file of the data
- * directory, `durable-logs`: in the form of a checkpoint, a line `topic partition topic-id` for each.
+ * directory, `durable-logs`: in the form of a checkpoint, a line `topic partition topic-id` for each. What
+ * has changed since is in `durable-logs.changes`, a line `crc32c topic partition topic-id` for a log that was
+ * noted, `crc32c topic partition` for one that was struck out: thousands of logs that are made at once would
+ * write the whole list thousands of times. When the changes are many, the list is replaced, and they are
+ * emptied. Changes that are in the list already change nothing.
  *
  * A log is noted before the first of its records counts as durable, and struck out when it is deleted.
  * So a log that is noted and whose directory is missing or empty was *lost*, however young it was; one
@@ -12,11 +16,15 @@
  */
 import { partitionName, uuid } from '@relevo/base/ids';
 import type { Offset, Uuid } from '@relevo/base/ids';
+import { defined } from '@relevo/base/assert';
+import { utf8Decode, utf8Encode } from '@relevo/base/bytes';
 import { DiskError } from '@relevo/base/ports';
-import type { Disk } from '@relevo/base/ports';
+import type { Disk, DiskFile } from '@relevo/base/ports';
+import { crc32c } from '@relevo/record/crc32c';
 import {
   decodeCheckpoint,
   encodeCheckpoint,
+  parentOf,
   readHint,
   replaceFileDurably,
 } from './checkpoint-file.ts';
@@ -58,6 +66,10 @@ interface Note {
   readonly change: number;
 }
 
+/** Changes in their file, above which the list is written anew, if it has not more lines itself. */
+const CHANGES_MIN = 1_000;
+const CHANGES_SUFFIX = '.changes';
+
 export class DurableLogs {
   readonly #disk: Disk;
   readonly #path: string;
@@ -66,6 +78,13 @@ export class DurableLogs {
   #changes = 0;
   #durableChanges = 0;
   #isWritten: boolean;
+  /** To be appended to the changes. */
+  #unwritten: string[] = [];
+  #changesFile: DiskFile | undefined;
+  #changesBytes = 0;
+  #changesLines = 0;
+  /** The list must be written anew before anything is appended to the changes. */
+  #mustReplace: boolean;
 
   /** `root`: the data directory. */
   constructor(disk: Disk, root: string) {
@@ -75,6 +94,8 @@ export class DurableLogs {
     this.#isWritten = found.isWritten;
     // What the recovery points say is written down with the first change.
     if (!found.isWritten && found.notes.size > 0) this.#changes = 1;
+    // What a power cut has left behind the last whole change must not stand before others.
+    this.#mustReplace = !found.isWritten || disk.exists(this.#path + CHANGES_SUFFIX);
     for (const [name, topicId] of found.notes) {
       this.#notes.set(name, { topicId, line: lineOf(name, topicId), change: this.#changes });
     }
@@ -102,7 +123,9 @@ export class DurableLogs {
     if (known?.topicId === topicId) {
       return known.change <= this.#durableChanges ? Promise.resolve() : this.#commit.request();
     }
-    this.#notes.set(name, { topicId, line: lineOf(name, topicId), change: ++this.#changes });
+    const line = lineOf(name, topicId);
+    this.#notes.set(name, { topicId, line, change: ++this.#changes });
+    if (line !== '') this.#unwritten.push(line);
     return this.#commit.request();
   }
 
@@ -110,6 +133,8 @@ export class DurableLogs {
   strike(name: string): Promise<void> {
     if (!this.#notes.delete(name)) return Promise.resolve();
     this.#changes++;
+    const parsed = parsePartitionName(name);
+    if (parsed !== undefined) this.#unwritten.push(`${parsed.topic} ${parsed.partition}`);
     return this.#commit.request();
   }
 
@@ -118,14 +143,50 @@ export class DurableLogs {
     return this.#commit.idle();
   }
 
+  /** To be called when nothing is noted any more. */
+  async close(): Promise<void> {
+    await this.#commit.idle();
+    this.#changesFile?.close();
+    this.#changesFile = undefined;
+  }
+
   async #write(): Promise<void> {
     const changes = this.#changes;
     if (changes === this.#durableChanges) return;
-    const lines: string[] = [];
-    for (const { line } of this.#notes.values()) if (line !== '') lines.push(line);
-    await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines));
+    const isLong = this.#changesLines > Math.max(CHANGES_MIN, this.#notes.size);
+    if (this.#mustReplace || isLong) await this.#replace();
+    else await this.#append();
     this.#durableChanges = changes;
     this.#isWritten = true;
+  }
+
+  async #replace(): Promise<void> {
+    this.#mustReplace = true;
+    const lines: string[] = [];
+    for (const { line } of this.#notes.values()) if (line !== '') lines.push(line);
+    this.#unwritten = [];
+    await replaceFileDurably(this.#disk, this.#path, encodeCheckpoint(lines));
+    const file = this.#changesFile ?? this.#disk.open(this.#path + CHANGES_SUFFIX, 'create');
+    this.#changesFile = file;
+    file.truncate(0);
+    await Promise.all([file.datasync(), this.#disk.syncDirectory(parentOf(this.#path))]);
+    this.#changesBytes = 0;
+    this.#changesLines = 0;
+    this.#mustReplace = false;
+  }
+
+  async #append(): Promise<void> {
+    const lines = this.#unwritten;
+    this.#unwritten = [];
+    // After a failure the file may hold a part of this, and the list tells all.
+    this.#mustReplace = true;
+    const file = defined(this.#changesFile, 'the file was made with the list');
+    const bytes = utf8Encode(lines.map((line) => `${crcOf(line)} ${line}\n`).join(''));
+    file.write(bytes, this.#changesBytes);
+    await file.datasync();
+    this.#changesBytes += bytes.length;
+    this.#changesLines += lines.length;
+    this.#mustReplace = false;
   }
 }
 
@@ -136,13 +197,22 @@ function lineOf(name: string, topicId: Uuid | undefined): string {
   return `${parsed.topic} ${parsed.partition} ${topicId ?? UNKNOWN_ID}`;
 }
 
-/** The logs that the data directory `root` should hold and does not. Nothing is changed. */
-export function lostLogs(disk: Disk, root: string): LostLog[] {
+/**
+ * The logs that the data directory `root` should hold and does not. Nothing is changed. `young`: those that
+ * are in the journal.
+ */
+export function lostLogs(
+  disk: Disk,
+  root: string,
+  young: ReadonlyMap<string, { readonly topicId: Uuid }>,
+): LostLog[] {
   const directories = disk.list(root).filter(({ directory }) => directory);
   const recoveryPoints = readRecoveryPoints(disk, root);
   const lost: LostLog[] = [];
   for (const [name, topicId] of readNotes(disk, root).notes) {
     const parsed = parsePartitionName(name);
+    const youngId = young.get(name)?.topicId;
+    if (youngId !== undefined && youngId === (topicId ?? youngId)) continue;
     if (parsed === undefined) continue;
     const directory = partitionDirectory(parsed.topic, parsed.partition);
     const beginning = deletedDirectory(directory, undefined).slice(0, -DELETED_SUFFIX.length);
@@ -194,8 +264,10 @@ interface Notes {
 }
 
 function readNotes(disk: Disk, root: string): Notes {
-  const written = decodeNotes(readHint(disk, `${root}/${DURABLE_LOGS_FILE}`));
-  if (written !== undefined) return { notes: written, isWritten: true };
+  const path = `${root}/${DURABLE_LOGS_FILE}`;
+  const written = decodeNotes(readHint(disk, path));
+  const changes = readHint(disk, path + CHANGES_SUFFIX) ?? NOTHING;
+  if (written !== undefined) return { notes: changed(written, changes), isWritten: true };
   const notes = new Map<string, Uuid | undefined>();
   for (const [name, offset] of readRecoveryPoints(disk, root)) {
     const parsed = offset > 0 ? parsePartitionName(name) : undefined;
@@ -203,8 +275,28 @@ function readNotes(disk: Disk, root: string): Notes {
     const directory = partitionDirectory(parsed.topic, parsed.partition);
     notes.set(name, readTopicId(disk, `${root}/${directory}`));
   }
-  return { notes, isWritten: false };
+  return { notes: changed(notes, changes), isWritten: false };
 }
+
+/** The changes up to the first that is not whole: what comes after it no sync has covered. */
+function changed(
+  notes: Map<string, Uuid | undefined>,
+  bytes: Uint8Array,
+): Map<string, Uuid | undefined> {
+  for (const line of utf8Decode(bytes).split('\n')) {
+    const [, stated, rest] = /^([0-9a-f]{8}) (.*)$/.exec(line) ?? [];
+    if (rest === undefined || stated !== crcOf(rest)) break;
+    const [topic = '', partition, id] = rest.split(' ');
+    const name = partitionName(topic, Number(partition));
+    if (id === undefined) notes.delete(name);
+    else notes.set(name, uuid(id));
+  }
+  return notes;
+}
+
+const crcOf = (text: string): string => crc32c(utf8Encode(text)).toString(16).padStart(8, '0');
+
+const NOTHING = new Uint8Array(0);
 
 const readRecoveryPoints = (disk: Disk, root: string): Map<string, Offset> =>
   readOffsets(disk, `${root}/${RECOVERY_POINTS_FILE}`).offsets ?? new Map<string, Offset>();

@@ -35,6 +35,8 @@ export interface LogCheckpointsHost {
   readonly durability: Durability;
   readonly commit: GroupCommit;
   readonly health: LogHealth;
+  /** False: its records are in the journal alone. */
+  readonly hasOwnFiles: () => boolean;
   readonly config: () => LogConfig;
   readonly logEnd: () => Offset;
   /** Changes with every truncation. */
@@ -140,7 +142,7 @@ export class LogCheckpoints {
 
   #isStartDue(): boolean {
     const { active } = this.#host.segments;
-    if (this.#isWritingStart || active.sizeBytes === 0) return false;
+    if (this.#isWritingStart || active.sizeBytes === 0 || !this.#host.hasOwnFiles()) return false;
     const { baseOffset, position } = this.#start ?? { baseOffset: -1, position: 0 };
     const from = baseOffset === active.baseOffset ? position : 0;
     const share = Math.max(active.sizeBytes * START_SHARE, this.#smallestStep);

@@ -10,6 +10,7 @@
  *     log-start-offset-checkpoint       where logs begin, if not with their first segment
  *     durable-logs                      which logs hold records: such a one is lost if it is missing
  *     failed-logs                       which logs met a failed write: such a one is not trusted
+ *     young-logs.N                      the first records of logs that have no directory yet
  *     quorum                            what a controller keeps; nothing here reads it
  *
  * The checkpoints are written by `checkpoint`, which the owner calls now and then: the more often, the
@@ -41,8 +42,9 @@ import { FailedLogs } from './failed-logs.ts';
 import { FreeSpace } from './free-space.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { LogConfig } from './log-config.ts';
-import type { LogCheckpoint } from './log-types.ts';
+import type { LogCheckpoint, YoungHome } from './log-types.ts';
 import { LogError } from './log-error.ts';
+import { YoungLogs } from './young-logs.ts';
 import { beginIncarnation } from './incarnations.ts';
 import { OffsetCheckpoint } from './offset-checkpoint.ts';
 import type { PartitionOffsets } from './offset-checkpoint.ts';
@@ -67,6 +69,14 @@ const LOGS_AT_A_TIME = 32;
 /** New logs that are made or synced for the first time at once: others have threads of the disk left. */
 const YOUNG_LOGS_AT_A_TIME = 6;
 
+/** Young logs that are given files of their own, in each call and after a pause. */
+const SETTLED_A_CALL = 5;
+const SETTLED_AT_ONCE = 100;
+/** Young logs of the last life that nobody has opened, in each look at what is left over. */
+const LEFTOVERS_MADE_MAX = 20;
+/** Calls of `settleSome` by when those that are wanted are open. */
+const LEFT_AFTER_CALLS = 300;
+
 const ZERO = 0 as Offset;
 
 export interface LogDirectoryOptions {
@@ -81,6 +91,8 @@ export interface LogDirectoryOptions {
   readonly reserveBytes?: number;
   /** Old segments kept open, over all logs; default: 256. */
   readonly openSegmentsMax?: number;
+  /** Bytes of young logs that have no files of their own; default: 32 MiB. 0: all have, at once. */
+  readonly youngBytesMax?: number | undefined;
 }
 
 export interface LogDirectoryDeps {
@@ -121,6 +133,11 @@ export class LogDirectory {
   readonly #cache: SegmentCache;
   readonly #writes: WriteCount = new WriteCount();
   readonly #young: Slots = new Slots(YOUNG_LOGS_AT_A_TIME);
+  readonly #youngLogs: YoungLogs;
+  /** Young logs that are to be given files of their own, the oldest first; with the call that may. */
+  readonly #toSettle: Map<string, number> = new Map();
+  #settlings = 0;
+  #mayBeSettled: number = SETTLED_AT_ONCE;
   readonly #namesSync: GroupCommit;
   readonly #logs: Map<string, PartitionLog> = new Map();
   readonly #recoveryPoints: OffsetCheckpoint;
@@ -170,11 +187,12 @@ export class LogDirectory {
     this.directoryId = directoryId;
     this.incarnations = beginIncarnation(disk, root, options.newDirectoryId());
     this.wasCleanShutdown = takeCleanMark(root, disk);
-    this.partitions = takeStock(root, disk);
     sweep(root, disk, deps.logger);
+    this.#youngLogs = new YoungLogs(root, deps, options.youngBytesMax);
+    this.partitions = [...takeStock(root, disk), ...youngPartitions(this.#youngLogs)];
     this.#durableLogs = new DurableLogs(disk, root);
     this.#failedLogs = new FailedLogs(disk, root, deps.logger);
-    this.lost = lostLogs(disk, root);
+    this.lost = lostLogs(disk, root, this.#youngLogs.found);
     // What is lost may be put back.
     const found = [...this.partitions, ...this.lost];
     this.#found = new Map(this.partitions.map((each) => [each.name, each]));
@@ -243,12 +261,15 @@ export class LogDirectory {
     const { topicId } = options;
     const heldRecords = this.#durableLogs.has(name, topicId);
     const isTrusted = isMutated('failed-write-forgotten') || !this.#failedLogs.has(name, topicId);
-    if (!isTrusted && this.#deps.disk.exists(directory)) throw notTrusted(this.root, name);
-    if (!heldRecords && !this.#deps.disk.exists(directory)) {
+    const isYoung = this.#youngLogs.has(name, topicId);
+    const isThere = this.#youngLogs.found.has(name) || this.#deps.disk.exists(directory);
+    if (!isTrusted && isThere) throw notTrusted(this.root, name);
+    if (!heldRecords && !isThere) {
       this.#forget(name);
       this.#failedLogs.strikeLater(name);
     }
     this.#outOfOrder.add(name);
+    yield* this.#youngLogs.makeDirectory(name);
     const holdsRecords = (): Promise<void> => this.#durableLogs.note(name, topicId);
     const writeFailed = (): void => this.#failedLogs.note(name, topicId, 'failed');
     const beginsAt = (start: Offset): Promise<void> => {
@@ -261,7 +282,8 @@ export class LogDirectory {
         directory,
         topic: isOrdinaryTopic(topic) ? undefined : topic,
         makeLater: true,
-        cleanShutdown: this.wasCleanShutdown,
+        // Of a log that was young there are no indexes.
+        cleanShutdown: this.wasCleanShutdown && !isYoung,
         heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),
         highWatermark: this.#highWatermarks.proof(name),
@@ -274,6 +296,7 @@ export class LogDirectory {
         writes: this.#writes,
         space: this.space,
         young: this.#young,
+        youngLogs: this.#youngHome(options, name),
         syncParent: () => this.#namesSync.request(),
         holdsRecords,
         beginsAt,
@@ -293,6 +316,21 @@ export class LogDirectory {
     return log;
   }
 
+  #youngHome({ topic, partition, topicId }: OpenLogOptions, name: string): YoungHome {
+    const young = this.#youngLogs;
+    const key = { name, topic, partition, topicId };
+    return {
+      takes: (bytes) => young.takes(bytes),
+      hasRoomFor: (file, bytes) => young.hasRoomFor(file, bytes),
+      begin: (path) => {
+        this.#toSettle.set(name, this.#settlings + 2);
+        return young.begin(key, path);
+      },
+      settled: (file) => young.settled(file),
+      gone: (file) => young.gone(file),
+    };
+  }
+
   /**
    * Lets go of all that is known of a log that is not open: the next `openLog` may make a new one where
    * the directory is missing. For a log that others have, or that nobody wants any more. In force at
@@ -301,7 +339,11 @@ export class LogDirectory {
   async forget(name: string): Promise<void> {
     if (this.#logs.has(name)) throw new RangeError(`the log of ${name} is open`);
     this.#outOfOrder.delete(name);
-    const struck = Promise.all([this.#durableLogs.strike(name), this.#failedLogs.strike(name)]);
+    const struck = Promise.all([
+      this.#durableLogs.strike(name),
+      this.#failedLogs.strike(name),
+      this.#youngLogs.drop(name),
+    ]);
     try {
       if (!this.#deps.disk.exists(this.pathOf(name))) this.#forget(name);
     } finally {
@@ -331,7 +373,8 @@ export class LogDirectory {
 
   /** Others know that the log went offline, but here that was lost: it is not trusted any more. */
   distrust(name: string, topicId: Uuid): void {
-    if (this.#deps.disk.exists(this.pathOf(name))) this.#failedLogs.note(name, topicId, 'failed');
+    const isThere = this.#youngLogs.has(name, topicId) || this.#deps.disk.exists(this.pathOf(name));
+    if (isThere) this.#failedLogs.note(name, topicId, 'failed');
   }
 
   /** The replica is in order, and nobody says otherwise: what `noteOffline` noted has done its work. */
@@ -382,8 +425,33 @@ export class LogDirectory {
       await disk.syncDirectory(this.root);
       disk.removeTree(deleted);
     }
+    await this.#youngLogs.drop(name);
     await this.#durableLogs.strike(name);
     await this.#failedLogs.strike(name);
+  }
+
+  /**
+   * Gives some of the young logs files of their own, off the loop. To be called every second: some hundred
+   * logs are seen to soon, and thousands little by little, for that costs more than their records did.
+   */
+  settleSome(): void {
+    this.#settlings++;
+    this.#mayBeSettled = Math.min(SETTLED_AT_ONCE, this.#mayBeSettled + SETTLED_A_CALL);
+    for (const [name, from] of this.#toSettle) {
+      if (from > this.#settlings || this.#mayBeSettled < 1) return;
+      this.#toSettle.delete(name);
+      const log = this.#logs.get(name);
+      if (log?.isInJournal !== true || log.state !== 'online') continue;
+      this.#mayBeSettled--;
+      void this.#settle(name, log);
+    }
+    if (this.#settlings > LEFT_AFTER_CALLS) this.#makeLeftovers(1);
+  }
+
+  async #settle(name: string, log: PartitionLog): Promise<void> {
+    await log.settle();
+    const mustTryAgain = log.isInJournal && log.state === 'online' && this.#logs.get(name) === log;
+    if (mustTryAgain) this.#toSettle.set(name, this.#settlings + SETTLED_AT_ONCE);
   }
 
   /** Something has to be written that no checkpoint of an offset is about. */
@@ -395,6 +463,7 @@ export class LogDirectory {
   leftovers(): Leftover[] {
     const { disk } = this.#deps;
     const found: Leftover[] = [];
+    this.#makeLeftovers(LEFTOVERS_MADE_MAX);
     for (const { name: directory, directory: isDirectory } of disk.list(this.root)) {
       if (!isDirectory) continue;
       if (directory.endsWith(SET_ASIDE_SUFFIX)) {
@@ -408,6 +477,23 @@ export class LogDirectory {
       found.push({ directory, topicId, name, isStillborn: this.#isStillborn(partition) });
     }
     return found;
+  }
+
+  /** Young logs that nobody has opened become directories like any other. */
+  #makeLeftovers(max: number): void {
+    let made = 0;
+    for (const { name, isDamaged } of this.#youngLogs.found.values()) {
+      if (isDamaged || this.#opening.has(name)) continue;
+      if (made++ === max) return;
+      runNow(this.#youngLogs.makeDirectory(name));
+    }
+  }
+
+  /** Has the directory of a log that is not open, and was young, made. Durable when this returns. */
+  makeDirectory(name: string): void {
+    if (this.#youngLogs.found.get(name)?.isDamaged === false) {
+      runNow(this.#youngLogs.makeDirectory(name));
+    }
   }
 
   #isStillborn({ name, directory, topicId }: PartitionDirectory): boolean {
@@ -473,6 +559,7 @@ export class LogDirectory {
     this.#closing = true;
     await Promise.allSettled(this.#opening.values());
     await this.#checkpointing.catch(() => undefined);
+    this.#toSettle.clear();
     const logs = [...this.#logs];
     const inOrder: boolean[] = [];
     await forSome(logs, async ([, log]) => {
@@ -482,7 +569,8 @@ export class LogDirectory {
     const noted = logs.map(([name, log]) => this.#note(name, log, highWatermarks.get(name)));
     await this.#writeAll();
     for (const { written } of noted) written();
-    await this.#durableLogs.idle();
+    await this.#durableLogs.close();
+    await this.#youngLogs.close();
     // What was found and not opened was not recovered either, unless the last end was clean too.
     const opened = new Set(logs.map(([name]) => name));
     const isTaken = ({ name, directory }: PartitionDirectory): boolean =>
@@ -564,3 +652,9 @@ async function forSome<Item>(
     await Promise.all(items.slice(from, from + LOGS_AT_A_TIME).map(run));
   }
 }
+
+const youngPartitions = (young: YoungLogs): PartitionDirectory[] =>
+  [...young.found.values()].map(({ name, topic, partition, topicId }) => {
+    const directory = partitionDirectory(topic, partition);
+    return { name, directory, topic, partition, topicId };
+  });

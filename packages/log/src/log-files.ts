@@ -1,13 +1,22 @@
 /**
- * The files of a log, how they come and how they go. A new log has none before its first records come: a partition that nobody writes to
- * costs the disk nothing. Then they are made off the loop, many logs in turn; who appends without waiting for
- * that makes them at once, blocking. Both may come to the same file: each keeps what it finds.
+ * The files of a log, how they come and how they go. A new log has none before its first records come: a
+ * partition that nobody writes to costs the disk nothing. The first records go to the journal of young logs,
+ * where there is one (`young-logs.ts`):
+ *
+ *     unmade ──(first records)──> young ──(its turn, or it has grown)──> made
+ *        └──────────────(no journal, or it takes no more)─────────────────^
+ *
+ * Files are made off the loop, many logs in turn; who appends without waiting for that makes them at once,
+ * blocking. Of a young log they are made aside and get their name when they hold all that it has, durably.
+ * Where no journal is, both ways may come to the same file: each keeps what it finds.
  */
 import { messageOf } from '@relevo/base/errors';
+import { isMutated } from '@relevo/base/mutations';
 import type { Uuid } from '@relevo/base/ids';
-import { parentOf } from './checkpoint-file.ts';
+import type { DiskFile } from '@relevo/base/ports';
+import { parentOf, syncFileNow } from './checkpoint-file.ts';
 import type { Durability } from './durability.ts';
-import { LOG_SUFFIX, METADATA_FILE, offsetFileName } from './file-names.ts';
+import { LOG_SUFFIX, METADATA_FILE, TEMPORARY_SUFFIX, offsetFileName } from './file-names.ts';
 import { LogError, isDiskError } from './log-error.ts';
 import type { LogHealth } from './log-health.ts';
 import type { PartitionLogDeps } from './log-types.ts';
@@ -15,15 +24,18 @@ import { deletedDirectory } from './partition-directory.ts';
 import { encodeMetadata, writeTopicId } from './partition-metadata.ts';
 import type { SegmentList } from './segment-list.ts';
 import type { Urgency } from './slots.ts';
+import type { YoungFile } from './young-file.ts';
 
 const NOTHING = new Uint8Array(0);
+/** Syncs off the loop of what was appended while the files of a young log were made; then one that blocks. */
+const CATCH_UP_ROUNDS = 3;
 
 export interface LogFilesDeps {
   readonly directory: string;
   readonly topicId: Uuid;
   /** Where the directory's name does not tell it. */
   readonly topic: string | undefined;
-  readonly deps: Pick<PartitionLogDeps, 'disk' | 'space' | 'young'>;
+  readonly deps: Pick<PartitionLogDeps, 'disk' | 'space' | 'young' | 'youngLogs'>;
   readonly segments: SegmentList;
   readonly health: LogHealth;
   readonly durability: Durability;
@@ -34,6 +46,13 @@ export class LogFiles {
   readonly #host: LogFilesDeps;
   #isMade: boolean;
   #making: Promise<void> | undefined;
+  /** Undefined: it is unmade, or made. */
+  #young: YoungFile | undefined;
+  /** Has its own file, whose directory's name is not durable yet. */
+  #unsettled: YoungFile | undefined;
+  /** Its directory may be there, though it is not made. */
+  #isBegun = false;
+  #isClosed = false;
 
   constructor(host: LogFilesDeps) {
     this.#host = host;
@@ -44,8 +63,38 @@ export class LogFiles {
     return this.#isMade;
   }
 
+  /** Its records are in the journal alone. */
+  get isYoung(): boolean {
+    return this.#young !== undefined;
+  }
+
+  /** An append of so many bytes does not have to make files first. */
+  takes(bytes: number): boolean {
+    if (this.#isMade) return true;
+    const { youngLogs } = this.#host.deps;
+    if (youngLogs === undefined) return false;
+    if (this.#young !== undefined) return youngLogs.hasRoomFor(this.#young, bytes);
+    // Where a directory is, the journal is void.
+    return !this.#isBegun && youngLogs.takes(bytes);
+  }
+
+  /** Before an append of so many bytes. Throws as `makeNow`. */
+  prepare(bytes: number): void {
+    if (this.#isMade) return;
+    if (!this.takes(bytes)) {
+      this.makeNow();
+      return;
+    }
+    if (this.#young !== undefined) return;
+    const { deps, segments, directory } = this.#host;
+    const { active } = segments;
+    const path = `${directory}/${offsetFileName(active.baseOffset, LOG_SUFFIX)}`;
+    this.#young = deps.youngLogs?.begin(path);
+    if (this.#young !== undefined) active.beginIn(this.#young);
+  }
+
   /** See `PartitionLog.make`. */
-  make(urgency: Urgency): Promise<void> {
+  make(urgency: Urgency = 'begins'): Promise<void> {
     if (this.#isMade) return Promise.resolve();
     this.#making ??= this.#make(urgency);
     return this.#making;
@@ -61,6 +110,11 @@ export class LogFiles {
     if (this.#isMade) return;
     const { directory, topicId, topic, deps, segments } = this.#host;
     try {
+      if (this.#young !== undefined) {
+        this.#moveNow(this.#young);
+        return;
+      }
+      this.#isBegun = true;
       deps.disk.makeDirectory(directory);
       writeTopicId(deps.disk, directory, topicId, topic);
       segments.active.create();
@@ -68,6 +122,11 @@ export class LogFiles {
       throw this.#notMade(error);
     }
     this.#made();
+  }
+
+  /** It is closed or deleted: files that are being made are not taken. */
+  close(): void {
+    this.#isClosed = true;
   }
 
   /** See `PartitionLog.delete`. `idle`: nobody uses the files when it resolves. */
@@ -79,11 +138,19 @@ export class LogFiles {
   #remove(idle: () => Promise<void>): Promise<void> {
     const { directory, topicId, deps } = this.#host;
     const { disk } = deps;
+    if (this.#young !== undefined) return this.#removeYoung(this.#young, idle);
     if (!this.#isMade && !disk.exists(directory)) return Promise.resolve();
     const deleted = deletedDirectory(directory, topicId);
     disk.removeTree(deleted);
     disk.rename(directory, deleted);
     return this.#removeAll(deleted, idle);
+  }
+
+  async #removeYoung(young: YoungFile, idle: () => Promise<void>): Promise<void> {
+    const { deps, directory } = this.#host;
+    deps.disk.removeTree(directory + TEMPORARY_SUFFIX);
+    const gone = deps.youngLogs?.gone(young);
+    await Promise.all([idle(), gone]);
   }
 
   async #removeAll(deleted: string, idle: () => Promise<void>): Promise<void> {
@@ -96,11 +163,19 @@ export class LogFiles {
   async #make(urgency: Urgency): Promise<void> {
     const { directory, topicId, topic, deps, segments } = this.#host;
     const { disk, young } = deps;
-    const files = new Map([
-      [METADATA_FILE, encodeMetadata(topicId, topic)],
-      [offsetFileName(segments.active.baseOffset, LOG_SUFFIX), NOTHING],
-    ]);
-    const make = (): Promise<void> => disk.makeFiles(directory, files);
+    const own = this.#young;
+    this.#isBegun = own === undefined;
+    const make = async (): Promise<void> => {
+      if (own !== undefined) {
+        await this.#move(own);
+        return;
+      }
+      const files = new Map([
+        [METADATA_FILE, encodeMetadata(topicId, topic)],
+        [offsetFileName(segments.active.baseOffset, LOG_SUFFIX), NOTHING],
+      ]);
+      await disk.makeFiles(directory, files);
+    };
     try {
       await (young === undefined ? make() : young.run(urgency, make));
     } catch (error) {
@@ -108,20 +183,112 @@ export class LogFiles {
     } finally {
       this.#making = undefined;
     }
-    this.#made();
+    if (own === undefined) this.#made();
+  }
+
+  // ---------------------------------------------------------------- the files of a young log
+
+  async #move(young: YoungFile): Promise<void> {
+    const { directory, topicId, topic, deps } = this.#host;
+    const { disk } = deps;
+    const aside = directory + TEMPORARY_SUFFIX;
+    const segment = asideOf(young, aside);
+    const { cuts } = young;
+    disk.removeTree(aside);
+    const content = young.content();
+    const files = new Map([
+      [METADATA_FILE, encodeMetadata(topicId, topic)],
+      [segment.slice(aside.length + 1), content],
+    ]);
+    await disk.makeFiles(aside, files);
+    if (this.#isOver(young)) {
+      disk.removeTree(aside);
+      return;
+    }
+    const [metadata, real] = [
+      disk.open(`${aside}/${METADATA_FILE}`, 'existing'),
+      disk.open(segment, 'existing'),
+    ];
+    try {
+      await Promise.all([metadata.datasync(), real.datasync(), disk.syncDirectory(aside)]);
+      let size = content.length;
+      // What was cut meanwhile is made anew another time.
+      for (let round = 0; !this.#isOver(young) && young.cuts === cuts; round++) {
+        if (young.size() === size) {
+          this.#nameIt(young, real, aside);
+          return;
+        }
+        real.write(young.content(size), size);
+        size = young.size();
+        // A log that grows all the time would be followed for ever.
+        if (round < CATCH_UP_ROUNDS) await real.datasync();
+        else real.datasyncNow();
+      }
+      disk.removeTree(aside);
+    } finally {
+      metadata.close();
+      if (this.#unsettled !== young) real.close();
+    }
+  }
+
+  /** Somebody else has made the files meanwhile, or the log is closed. */
+  #isOver(young: YoungFile): boolean {
+    return this.#isClosed || young.hasOwnFile;
+  }
+
+  /** Blocking; beside a `#move` that is under way, and then instead of it. */
+  #moveNow(young: YoungFile): void {
+    const { directory, topicId, topic, deps } = this.#host;
+    const { disk } = deps;
+    const aside = `${directory}.now${TEMPORARY_SUFFIX}`;
+    disk.removeTree(aside);
+    disk.makeDirectory(aside);
+    writeTopicId(disk, aside, topicId, topic);
+    syncFileNow(disk, `${aside}/${METADATA_FILE}`);
+    const real = disk.open(asideOf(young, aside), 'create');
+    try {
+      real.write(young.content(), 0);
+      real.datasyncNow();
+      disk.syncDirectoryNow(aside);
+      this.#nameIt(young, real, aside);
+    } finally {
+      if (!young.hasOwnFile) real.close();
+    }
+  }
+
+  /** What was made aside is durable and holds all of the log: from now on it is the log. */
+  #nameIt(young: YoungFile, real: DiskFile, aside: string): void {
+    const { directory, deps, durability } = this.#host;
+    deps.disk.rename(aside, directory);
+    this.#young = undefined;
+    this.#unsettled = young;
+    this.#isMade = true;
+    durability.named();
+    young.moveTo(real);
+    if (isMutated('young-log-settled-early')) this.named();
+  }
+
+  /** The directory's name is durable: the journal may forget the log. */
+  named(): void {
+    if (this.#unsettled !== undefined) this.#host.deps.youngLogs?.settled(this.#unsettled);
+    this.#unsettled = undefined;
   }
 
   #made(): void {
-    if (this.#isMade) return;
+    if (this.#isMade || this.#young !== undefined) return;
     this.#isMade = true;
     this.#host.durability.created();
   }
 
   #notMade(error: unknown): LogError {
     const { directory, deps, health } = this.#host;
+    if (error instanceof LogError) return error;
     if (!isDiskError(error, 'FULL')) return health.fail('its files could not be made', error);
     deps.space?.exhausted(0);
     const message = `no room for the files of ${directory}: ${messageOf(error)}`;
     return new LogError('diskFull', message, { cause: error });
   }
 }
+
+const asideOf = ({ path }: YoungFile, aside: string): string =>
+  aside + path.slice(parentOf(path).length);

@@ -8,6 +8,7 @@ import type { RecoveryOptions } from './recovery.ts';
 import type { SegmentCache } from './segment-cache.ts';
 import type { Slots } from './slots.ts';
 import type { Decompressor } from './time-lookup.ts';
+import type { YoungFile } from './young-file.ts';
 
 export interface PartitionLogOptions extends RecoveryOptions {
   /** Wall clock, for messages only. */
@@ -32,6 +33,8 @@ export interface PartitionLogDeps {
    * waits.
    */
   readonly young?: Slots;
+  /** Where the first records of a new log go. Default: it has files of its own at once. */
+  readonly youngLogs?: YoungHome;
   /** Makes the names in the directory around the log's durable. Default: by a sync of the log's own. */
   readonly syncParent?: () => Promise<void>;
   /**
@@ -48,6 +51,19 @@ export interface PartitionLogDeps {
   readonly writeFailed?: () => void;
   /** Called once, when the log goes offline. */
   readonly onOffline?: (reason: LogError) => void;
+}
+
+/** The journal of young logs, as one log sees it. */
+export interface YoungHome {
+  /** Whether a new log that begins with so many bytes is to be young. */
+  takes(bytes: number): boolean;
+  hasRoomFor(file: YoungFile, bytes: number): boolean;
+  /** The first segment, whose file will be in `path`. */
+  begin(path: string): YoungFile;
+  /** It has a file of its own, for good: the journal need not keep it any more. */
+  settled(file: YoungFile): void;
+  /** The log is deleted; durable when this resolves. */
+  gone(file: YoungFile): Promise<void>;
 }
 
 export interface Appended {

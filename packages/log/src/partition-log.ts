@@ -54,6 +54,7 @@ import { runNow } from './steps.ts';
 import type { Steps } from './steps.ts';
 import { SyncedSegment } from './synced-segment.ts';
 import type { TimestampedOffset } from './time-lookup.ts';
+import { YOUNG_LOG_BYTES } from './young-logs.ts';
 
 const ZERO = 0 as Offset;
 const EPOCH_MAX = (2 ** 31 - 1) as LeaderEpoch;
@@ -132,6 +133,7 @@ export class PartitionLog {
     this.#durability = new Durability(disk, directory, this.#endOffset, {
       beforeFirst: deps.holdsRecords,
       syncParent: deps.syncParent,
+      named: () => this.#files.named(),
       young: deps.young,
     });
     this.#segments = new SegmentList(recovered.segments, {
@@ -164,6 +166,7 @@ export class PartitionLog {
       durability: this.#durability,
       commit: this.#commit,
       health: this.#health,
+      hasOwnFiles: () => this.#files.isMade,
       config: () => this.#config,
       logEnd: () => this.#endOffset,
       generation: () => this.#generation,
@@ -220,9 +223,13 @@ export class PartitionLog {
   get syncedEndOffset(): Offset {
     return this.#config.flushMode === 'os' ? this.#endOffset : this.#durability.end;
   }
-  /** It is new, and not durable yet: a sync waits for its turn among many, and says nothing of the disk. */
+  /** It is new: a sync waits for its turn among many, and says nothing of the disk. */
   get isYoung(): boolean {
     return !this.#files.isMade || this.#durability.isYoung;
+  }
+  /** Its records are in the journal of young logs alone. */
+  get isInJournal(): boolean {
+    return this.#files.isYoung;
   }
   /** For the data directory's checkpoint: after a crash, all below is taken without a check. */
   get recoveryPoint(): Offset {
@@ -265,9 +272,9 @@ export class PartitionLog {
     return encodeSnapshot(this.#producers, this.#deps.crc32c);
   }
 
-  /** False: it is new and has no files; the next append makes them, blocking, where `make` has not. */
-  get isMade(): boolean {
-    return this.#files.isMade;
+  /** False: it is new, and an append of so many bytes makes its files, blocking, where `make` has not. */
+  takes(bytes: number): boolean {
+    return this.#files.takes(bytes);
   }
 
   /**
@@ -277,6 +284,17 @@ export class PartitionLog {
    */
   make(urgency: Urgency = 'begins'): Promise<void> {
     return this.#files.make(urgency);
+  }
+
+  /** Gives a young log files of its own, off the loop; what cannot be done now is left for another time. */
+  async settle(): Promise<void> {
+    if (!this.#files.isYoung || this.state !== 'online') return;
+    try {
+      await this.#files.make();
+      if (this.state === 'online' && this.#durability.hasWork) await this.#commit.request();
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+    }
   }
 
   // ---------------------------------------------------------------------------------- appending
@@ -344,6 +362,7 @@ export class PartitionLog {
     this.#endOffset = last.nextOffset;
     this.#durability.changed(segment);
     this.#recent.note(first.baseOffset, bytes.length);
+    if (this.#files.isYoung && segment.sizeBytes > YOUNG_LOG_BYTES) void this.settle();
   }
 
   // --------------------------------------------------------------------------------- durability
@@ -448,6 +467,8 @@ export class PartitionLog {
     const from = this.#endOffset;
     try {
       const end = this.#segments.of(offset).batchStart(offset);
+      // What allows synced records to be missing lies in the log's directory.
+      if (end < this.#recoveryPoint.offset) this.#files.makeNow();
       this.#recoveryPoint.lower(end, this.#syncedSegment.needs);
       this.#syncedSegment.truncatedTo(end);
       this.#cut(end);
@@ -468,7 +489,7 @@ export class PartitionLog {
     this.#epochs.truncateTo(offset);
     this.#recent.truncateTo(offset);
     runNow(this.#snapshots.load(this.#producers, this.#segments.all, offset));
-    this.#durability.namesChanged();
+    if (!this.#files.isYoung) this.#durability.namesChanged();
   }
 
   /** Empties the log, which then begins and ends at `offset`; blocking. */
@@ -570,10 +591,16 @@ export class PartitionLog {
       return false;
     }
     this.#health.close();
+    this.#files.close();
     try {
       await this.#files.settled();
-      if (!this.#files.isMade) return true;
-      await this.#checkpoints.writeAll();
+      if (this.#files.isYoung) {
+        if (this.#durability.hasWork) await this.#commit.request();
+        await this.#commit.idle();
+      } else {
+        if (!this.#files.isMade) return true;
+        await this.#checkpoints.writeAll();
+      }
       this.#recoveryPoint.raise(this.#endOffset);
       return true;
     } catch (error) {
@@ -591,6 +618,7 @@ export class PartitionLog {
    */
   delete(): Promise<void> {
     this.#health.close();
+    this.#files.close();
     return this.#files.remove(async () => {
       await this.#commit.idle();
       this.#segments.close();

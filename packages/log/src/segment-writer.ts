@@ -40,7 +40,7 @@ export class SegmentWriter {
   write(bytes: Uint8Array, lastOffset: Offset, timestamp: number): Segment {
     const { space, files, segments } = this.#host;
     if (space?.take(bytes.length) === false) throw this.#full(space.shortage);
-    files.makeNow();
+    files.prepare(bytes.length);
     this.#rollIfNeeded(bytes.length, lastOffset, timestamp);
     const segment = segments.active;
     try {
@@ -53,7 +53,8 @@ export class SegmentWriter {
 
   /** Begins a new segment; throws as `write`. */
   roll(): void {
-    const { segments, space, health, checkpoints } = this.#host;
+    const { segments, files, space, health, checkpoints } = this.#host;
+    files.makeNow();
     try {
       segments.add();
     } catch (error) {
@@ -72,13 +73,15 @@ export class SegmentWriter {
   }
 
   #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {
-    const { segments, durability } = this.#host;
+    const { segments, files, durability } = this.#host;
     const segment = segments.active;
     if (segment.sizeBytes === 0 && lastOffset - segment.baseOffset < 2 ** 31) return;
     const { segmentBytes, segmentMs } = this.#host.config();
     const fits = segment.hasRoomFor(bytes, lastOffset, segmentBytes);
     const inTime = timestamp - (segment.firstTimestamp ?? timestamp) <= segmentMs;
-    if (!fits || !inTime || durability.isTruncationPending(segment)) this.roll();
+    // The journal's entries are in order: one that is lost takes nothing that came after it for its own.
+    const mayGrow = files.isYoung || !durability.isTruncationPending(segment);
+    if (!fits || !inTime || !mayGrow) this.roll();
   }
 
   #writeFailed(segment: Segment, bytes: number, error: unknown): LogError {

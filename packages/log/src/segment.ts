@@ -162,6 +162,12 @@ export class Segment {
     this.#indexes = this.#emptyIndexes();
   }
 
+  /** `begin`, in a file that somebody else has. */
+  beginIn(file: DiskFile): void {
+    this.#file = file;
+    this.begin();
+  }
+
   /** Takes a sealed segment as it is; its indexes are looked at when they are needed. */
   adoptSealed(nextOffset: Offset): void {
     this.#state = 'sealed';

@@ -34,6 +34,8 @@ function start(disk: SimulatedDisk): Broker {
       brokerId: brokerId(1),
       clusterId: 'one',
       newDirectoryId: () => uuid('DDDDDDDDDDDDDDDDDDDDDD'),
+      // What is done to files is done to the logs' own.
+      youngBytesMax: 0,
     },
     {
       disk: disk.port(owner),

@@ -34,6 +34,8 @@ function openOn(disk: Disk, changes: Partial<LogDirectoryOptions> = {}): LogDire
       brokerId: brokerId(1),
       clusterId: 'one',
       newDirectoryId: () => DIRECTORY_ID,
+      // What is done to files is done to the logs' own.
+      youngBytesMax: 0,
       ...changes,
     },
     { disk, crc32c, logger: recordingLogger(), clock: { monotonicMs: () => 0 } },

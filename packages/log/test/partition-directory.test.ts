@@ -85,7 +85,13 @@ const PATH = `/data/${partitionDirectory(LONG, 3)}`;
 
 const open = (disk: SimulatedDisk): LogDirectory =>
   LogDirectory.open(
-    { root: '/data', brokerId: brokerId(1), clusterId: 'one', newDirectoryId: () => TOPIC_ID },
+    {
+      root: '/data',
+      brokerId: brokerId(1),
+      clusterId: 'one',
+      newDirectoryId: () => TOPIC_ID,
+      youngBytesMax: 0,
+    },
     { disk: disk.port(), crc32c, logger: recordingLogger(), clock: { monotonicMs: () => 0 } },
   );
 

@@ -175,7 +175,7 @@ describe('a log that is made later', () => {
     disk.hang();
     const made = log.make();
     appendValues(log, ['a']);
-    expect(log.isMade).toBe(true);
+    expect(log.takes(1)).toBe(true);
     disk.unhang();
     await made;
     appendValues(log, ['b']);

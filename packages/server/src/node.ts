@@ -624,6 +624,7 @@ function openDirectory(config: NodeConfig, ports: NodePorts): LogDirectory {
         clusterId: config['cluster.id'],
         newDirectoryId: () => randomUuid(ports),
         reserveBytes: config['log.disk.reserve.bytes'],
+        youngBytesMax: config['log.young.bytes.max'],
       },
       ports,
     );

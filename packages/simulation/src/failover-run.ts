@@ -117,7 +117,13 @@ class FailoverRun {
     this.#plan = plan;
     this.#options = options;
     const { secrets = [CLUSTER_SECRET] } = options;
-    this.#cluster = new SimulatedCluster(world, { secrets: () => secrets });
+    // What is to be damaged are files of the logs' own.
+    const isDamaged = plan.rounds.flat().some(({ kind }) => isDamagedRestart(kind));
+    const settings = isDamaged ? { 'log.young.bytes.max': '0' } : {};
+    this.#cluster = new SimulatedCluster(world, {
+      secrets: () => secrets,
+      settings: () => settings,
+    });
   }
 
   async run(): Promise<void> {

@@ -25,7 +25,7 @@ export function injure(
   const directory = directoryOf(dataDir, name);
   const batches = storedBatches(disk, dataDir, name);
   const batch = batches.length === 0 ? undefined : prng.pick(batches.slice(-LAST_BATCHES));
-  if (batch === undefined) return undefined;
+  if (batch === undefined || disk.lookup(directory) === undefined) return undefined;
   if (injury === 'lostDirectory') {
     const port = disk.port();
     port.rename(directory, `${dataDir}/lost-and-found-${prng.integer(0, 2 ** 30)}`);

@@ -4,6 +4,7 @@ import { bytesEqual } from '@relevo/base/bytes';
 import { partitionName } from '@relevo/base/ids';
 import { parsePartitionName } from '@relevo/log/file-names';
 import { partitionDirectory } from '@relevo/log/partition-directory';
+import { journalNumber, youngContents } from '@relevo/log/young-logs';
 import { partsOf } from './simulated-disk.ts';
 import type { SimulatedDisk } from './simulated-disk.ts';
 
@@ -24,9 +25,25 @@ interface StoredBatch {
 /** The whole batches of a partition on one disk, in order; a torn tail is left out. */
 export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string): StoredBatch[] {
   const directory = directoryOf(dataDir, name);
-  if (disk.lookup(directory) === undefined) return [];
+  if (disk.lookup(directory) === undefined) {
+    const journal = disk.list(dataDir).filter((entry) => journalNumber(entry.name) !== undefined);
+    return youngBatches(
+      journal.map((entry) => [entry.name, disk.contents(`${dataDir}/${entry.name}`)] as const),
+      name,
+    );
+  }
   const files = disk.list(directory).filter((entry) => entry.name.endsWith('.log'));
   return files.flatMap(({ name: file }) => batchesIn(disk.contents(`${directory}/${file}`), file));
+}
+
+/** Of a log that is in the journal alone. */
+function youngBatches(
+  journal: readonly (readonly [string, Uint8Array])[],
+  name: string,
+): StoredBatch[] {
+  const inOrder = journal.toSorted(([a], [b]) => (journalNumber(a) ?? 0) - (journalNumber(b) ?? 0));
+  const found = youngContents(inOrder.map(([, bytes]) => bytes)).get(name);
+  return found === undefined ? [] : batchesIn(found.content.bytes(), 'the journal of young logs');
 }
 
 /** Where a replica lies, by the name of its partition. */
@@ -53,8 +70,17 @@ function batchesIn(bytes: Uint8Array, file: string): StoredBatch[] {
 /** The offset after the last whole batch that a power cut could not take from this disk. */
 export function durableEnd(disk: SimulatedDisk, dataDir: string, name: string): number {
   const directory = disk.image.durable(partsOf(directoryOf(dataDir, name)));
-  if (directory?.kind !== 'directory') return 0;
   let end = 0;
+  if (directory?.kind !== 'directory') {
+    const root = disk.image.durable(partsOf(dataDir));
+    if (root?.kind !== 'directory') return 0;
+    const journal = [...root.durable].flatMap(([fileName, node]) =>
+      node.kind === 'file' && journalNumber(fileName) !== undefined
+        ? [[fileName, node.durable.view()] as const]
+        : [],
+    );
+    return (youngBatches(journal, name).at(-1)?.lastOffset ?? -1) + 1;
+  }
   for (const [fileName, node] of [...directory.durable].sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (node.kind !== 'file' || !fileName.endsWith('.log')) continue;
     for (const batch of batchesIn(node.durable.view(), fileName)) end = batch.lastOffset + 1;

@@ -299,7 +299,12 @@ export class SimulatedDisk {
     const scheduler = this.#scheduler;
     if (scheduler === undefined) {
       return this.#hung
-        ? new Promise((resolve) => this.#waiting.push(() => resolve(work())))
+        ? new Promise((resolve) => {
+            // What comes back to a dead process is not seen by it.
+            this.#waiting.push(() => {
+              if (owner?.alive !== false) resolve(work());
+            });
+          })
         : new Promise((resolve) => resolve(work()));
     }
     const facts = { kind: `disk-${kind}`, target: this.name, detail: path.length, owner };

@@ -47,8 +47,8 @@ const CAUGHT: readonly Caught[] = [
     seed: 1,
     says: /hears that what it sent to .* arrived damaged/,
   },
-  { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 3, says: /are in sync/ },
-  { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 2, says: /is trusted/ },
+  { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 1, says: /are in sync/ },
+  { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 3, says: /is trusted/ },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {
@@ -64,7 +64,7 @@ const CAUGHT: readonly Caught[] = [
     seed: 7,
     says: /all vote and have applied all/,
   },
-  { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 25, says: /it begins at/ },
+  { mutation: 'missing-segment-passes', scenario: 'log-injuries', seed: 14, says: /it begins at/ },
   { mutation: 'no-eligible-leaders', scenario: 'damaged-restart', seed: 1, says: /leader -1/ },
   {
     mutation: 'nonces-come-again',
@@ -77,7 +77,7 @@ const CAUGHT: readonly Caught[] = [
   {
     mutation: 'only-segment-not-read',
     scenario: 'log-injuries',
-    seed: 28,
+    seed: 140,
     says: /its leader epoch is/,
   },
   {
@@ -118,7 +118,7 @@ const CAUGHT: readonly Caught[] = [
   {
     mutation: 'segments-go-before-known',
     scenario: 'log-injuries',
-    seed: 2,
+    seed: 1,
     says: /nothing was injured, yet/,
   },
   {
@@ -143,6 +143,18 @@ const CAUGHT: readonly Caught[] = [
     says: WRONG_VOTER,
   },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 152, says: /P6/ },
+  {
+    mutation: 'young-log-settled-early',
+    scenario: 'log-injuries',
+    seed: 40,
+    says: /nothing was injured|was synced/,
+  },
+  {
+    mutation: 'young-log-unsynced',
+    scenario: 'log-injuries',
+    seed: 13,
+    says: /is lost|was synced/,
+  },
 ];
 
 describe('known mistakes are caught', () => {

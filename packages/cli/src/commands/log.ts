@@ -11,6 +11,7 @@ import type { Disk } from '@relevo/base/ports';
 import { acceptLoss } from '@relevo/log/accept-loss';
 import type { AcceptedLoss } from '@relevo/log/accept-loss';
 import { DURABLE_LOGS_FILE, lostLogs, notedLog } from '@relevo/log/durable-logs';
+import { readYoungLogs } from '@relevo/log/young-logs';
 import {
   CLEAN_SHUTDOWN_FILE,
   LOG_SUFFIX,
@@ -143,7 +144,9 @@ function findLogs(disk: Disk, directory: string): Found {
       return;
     }
     if (entries.some(isKeptForAllLogs)) {
-      lost.push(...lostLogs(disk, path).map((each) => reportOfLost(path, each)));
+      lost.push(
+        ...lostLogs(disk, path, readYoungLogs(disk, path)).map((each) => reportOfLost(path, each)),
+      );
     }
     if (depth === DEPTH_MAX) return;
     for (const entry of entries) if (entry.directory) look(join(path, entry.name), depth + 1);

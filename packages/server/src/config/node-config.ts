@@ -6,6 +6,7 @@
 import { BATCH_BYTES_MAX } from '@relevo/base/limits';
 import { nearest } from '@relevo/base/nearest';
 import type { ListenerAddress } from '@relevo/controller/records';
+import { YOUNG_BYTES_MAX } from '@relevo/log/young-logs';
 import { z } from 'zod';
 
 /** A configuration that cannot be used: one line per mistake, each naming the key and what to set. */
@@ -153,6 +154,7 @@ const fields = {
   'deleted.topic.directory.retention.ms': milliseconds(0).default(3_600_000),
   'log.message.timestamp.type': z.enum(['CreateTime', 'LogAppendTime']).default('CreateTime'),
   'log.disk.reserve.bytes': integer(0, Number.MAX_SAFE_INTEGER).default(64 * MIB),
+  'log.young.bytes.max': integer(0, 1024 * MIB).default(YOUNG_BYTES_MAX),
   'log.level': z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   'log.pretty': boolean.default(false),
 } satisfies Record<keyof NodeConfig, z.ZodType>;
@@ -268,6 +270,11 @@ export interface NodeConfig {
   readonly 'log.message.timestamp.type': 'CreateTime' | 'LogAppendTime';
   /** Appends are refused when less than this is free. Default: 64 MiB. */
   readonly 'log.disk.reserve.bytes': number;
+  /**
+   * Bytes of new logs whose first records lie in one journal until files of their own are made. 0: they have
+   * those at once. Default: 32 MiB.
+   */
+  readonly 'log.young.bytes.max': number;
   /** Default: info. */
   readonly 'log.level': 'debug' | 'info' | 'warn' | 'error' | 'silent';
   /** Log lines for people instead of JSON. Default: false. */

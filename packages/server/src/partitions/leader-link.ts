@@ -321,7 +321,7 @@ export class LeaderLink {
       return true;
     }
     const { log } = followed.partition;
-    if (part.batches.length === 0 || log.isMade) return false;
+    if (part.batches.length === 0 || log.takes(part.batches.length)) return false;
     const held = [part];
     followed.held = held;
     const { handle } = followed;

@@ -140,7 +140,7 @@ export class ProduceService {
       checkKind(header);
       this.#checkProducer(header);
       const arrivedMs = this.#deps.clock.monotonicMs();
-      const mayGoOn = header.compression === 'none' && partition.log.isMade;
+      const mayGoOn = header.compression === 'none' && partition.log.takes(batch.length);
       if (mayGoOn && !this.#lanes.isBusy(partition)) {
         this.#append(request, reply, partition, arrivedMs);
         return;

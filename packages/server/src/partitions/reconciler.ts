@@ -343,6 +343,7 @@ export class Reconciler {
   setAside(name: string, topicId: Uuid, why: string): void {
     const { disk, directory, clock, logger } = this.#deps;
     const from = directory.pathOf(name);
+    directory.makeDirectory(name);
     if (!disk.exists(from)) return;
     const to = setAsideDirectory(from, topicId, clock.wallMs());
     disk.rename(from, to);

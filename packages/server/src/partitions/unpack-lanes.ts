@@ -65,7 +65,7 @@ export class UnpackLanes<Batch extends CheckedBatch> {
   /** `ready` is called for it later, in the order of the calls for this partition. */
   put(partition: Partition, batch: Batch): void {
     const mustUnpack = batch.header.compression !== 'none';
-    const mustMake = !partition.log.isMade;
+    const mustMake = !partition.log.takes(batch.bytes.length);
     const state = mustUnpack || mustMake ? 'checking' : 'ready';
     const entry: Entry<Batch> = { partition, batch, state, failure: undefined };
     const lane = this.#lanes.get(partition);

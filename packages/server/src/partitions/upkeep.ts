@@ -21,6 +21,8 @@ import type { ReplicaReports } from './replica-reports.ts';
 
 export const TICK_MS = 500;
 export const CHECKPOINT_INTERVAL_MS = 5_000;
+/** How often young logs are given files of their own. */
+const SETTLE_INTERVAL_MS = 1_000;
 /** How often the disk is asked for its room where nothing is appended. */
 export const SPACE_CHECK_MS = 5_000;
 /**
@@ -65,6 +67,7 @@ export class Upkeep {
     this.#every(TICK_MS, () => this.#tick());
     this.#every(CHECKPOINT_INTERVAL_MS, () => this.#checkpoint());
     this.#every(SPACE_CHECK_MS, () => this.#deps.directory.space.check());
+    this.#every(SETTLE_INTERVAL_MS, () => this.#deps.directory.settleSome());
     this.#every(this.#deps.retentionCheckMs, () => this.#retention());
   }
 

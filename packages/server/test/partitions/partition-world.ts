@@ -228,6 +228,8 @@ export class PartitionWorld {
           clusterId: CLUSTER,
           newDirectoryId: () =>
             uuidFromBytes(Uint8Array.of(...Array(15).fill(0), ++this.#directories)),
+          // Faults are those of a log's own files.
+          youngBytesMax: 0,
         },
         ports,
       );

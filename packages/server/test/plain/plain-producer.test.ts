@@ -165,7 +165,7 @@ describe('while a partition has no leader', () => {
       const startedMs = world.world.nowMs;
       const after = async (value: string, timeoutMs: number): Promise<string> => {
         const outcome = await sender.outcome('orders', [value], { timeoutMs });
-        return `${Math.round((world.world.nowMs - startedMs) / 500) * 500} ${outcome.slice(0, 12)}`;
+        return `${Math.floor((world.world.nowMs - startedMs + 300) / 1000) * 1000} ${outcome.slice(0, 12)}`;
       };
       const outcomes = [
         after('first under way', 2000),

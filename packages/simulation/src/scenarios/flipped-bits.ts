@@ -76,7 +76,10 @@ class FlippedBitsRun {
   constructor(world: World, lines: readonly LogLine[]) {
     this.#world = world;
     this.#lines = lines;
-    this.#cluster = new SimulatedCluster(world);
+    // The bits are those of files of the logs' own.
+    this.#cluster = new SimulatedCluster(world, {
+      settings: () => ({ 'log.young.bytes.max': '0' }),
+    });
     this.#prng = world.prng.split('flipped-bits');
     this.#partitions = this.#prng.integer(1, REPLICAS.length);
     this.#written = Array.from({ length: this.#partitions }, () => new Map<number, Written>());
