@@ -323,6 +323,8 @@ class HostileRun {
     const id = this.#hurt;
     const process = this.#cluster.process(id);
     if (!process.alive || this.#ended.has(id) || this.#older !== undefined) return;
+    // It has just joined: that was no disk of its own yet.
+    if (kind === 'olderDisk' && older.durable.size === 0) return;
     await process.kill({ unsynced: prng.pick(['keep', 'lose', 'lose']) });
     if (kind === 'olderDisk') {
       // There is a later start by which it can be told.
@@ -544,7 +546,7 @@ class HostileRun {
     if (known?.isTrimmed !== true) return 0;
     const name = partitionName(topic, partition);
     const starts = on.map(({ disk, dataDir }) => storedBatches(disk, dataDir, name)[0]?.baseOffset);
-    return Math.max(0, ...starts.map((start) => start ?? 0));
+    return Math.max(0, ...starts.map((start) => start ?? Infinity));
   }
 
   // -------------------------------------------------------------------------------- checking
