@@ -128,6 +128,8 @@ export class LogDirectory {
   readonly space: FreeSpace;
   readonly #deps: LogDirectoryDeps;
   readonly #durableLogs: DurableLogs;
+  /** What `delete` has begun: `close` waits for it. */
+  readonly #deleting: Set<Promise<void>> = new Set();
   readonly #failedLogs: FailedLogs;
   readonly #lock: { release(): void };
   readonly #cache: SegmentCache;
@@ -401,14 +403,25 @@ export class LogDirectory {
 
   /** Deletes an open log, or a directory of `partitions` that nobody wants any more. */
   async delete(name: string): Promise<void> {
+    const deleting = this.#delete(name);
+    this.#deleting.add(deleting);
+    try {
+      await deleting;
+    } finally {
+      this.#deleting.delete(deleting);
+    }
+  }
+
+  async #delete(name: string): Promise<void> {
     if (this.#opening.has(name)) await this.#opening.get(name)?.catch(() => undefined);
     const log = this.#logs.get(name);
     this.#outOfOrder.delete(name);
     if (log !== undefined) {
       this.#logs.delete(name);
+      // No sync of it is under way by then, which might note it again. As long as it is noted, the name of
+      // the directory must tell that it was deleted and not lost.
       try {
-        // No sync of it is under way when this resolves, which might note it again.
-        await log.delete();
+        await log.delete(() => this.#durableLogs.strike(name));
       } finally {
         await this.#durableLogs.strike(name);
         await this.#failedLogs.strike(name);
@@ -423,6 +436,7 @@ export class LogDirectory {
       disk.removeTree(deleted);
       disk.rename(directory, deleted);
       await disk.syncDirectory(this.root);
+      await this.#durableLogs.strike(name);
       disk.removeTree(deleted);
     }
     await this.#youngLogs.drop(name);
@@ -558,6 +572,7 @@ export class LogDirectory {
   async close(highWatermarks: PartitionOffsets): Promise<void> {
     this.#closing = true;
     await Promise.allSettled(this.#opening.values());
+    await Promise.allSettled(this.#deleting);
     await this.#checkpointing.catch(() => undefined);
     this.#toSettle.clear();
     const logs = [...this.#logs];

@@ -42,6 +42,13 @@ export interface LogFilesDeps {
   readonly isMade: boolean;
 }
 
+export interface RemovalSteps {
+  /** Nobody uses the files when it resolves. */
+  readonly idle: () => Promise<void>;
+  /** The directory's name tells durably that the log is deleted; its files go when this has resolved. */
+  readonly renamed: () => Promise<void>;
+}
+
 export class LogFiles {
   readonly #host: LogFilesDeps;
   #isMade: boolean;
@@ -129,34 +136,36 @@ export class LogFiles {
     this.#isClosed = true;
   }
 
-  /** See `PartitionLog.delete`. `idle`: nobody uses the files when it resolves. */
-  remove(idle: () => Promise<void>): Promise<void> {
+  /** See `PartitionLog.delete`. */
+  remove(steps: RemovalSteps): Promise<void> {
     const making = this.settled();
-    return making === undefined ? this.#remove(idle) : making.then(() => this.#remove(idle));
+    return making === undefined ? this.#remove(steps) : making.then(() => this.#remove(steps));
   }
 
-  #remove(idle: () => Promise<void>): Promise<void> {
+  #remove(steps: RemovalSteps): Promise<void> {
     const { directory, topicId, deps } = this.#host;
     const { disk } = deps;
-    if (this.#young !== undefined) return this.#removeYoung(this.#young, idle);
-    if (!this.#isMade && !disk.exists(directory)) return Promise.resolve();
+    if (this.#young !== undefined) return this.#removeYoung(this.#young, steps);
+    if (!this.#isMade && !disk.exists(directory)) return steps.renamed();
     const deleted = deletedDirectory(directory, topicId);
     disk.removeTree(deleted);
     disk.rename(directory, deleted);
-    return this.#removeAll(deleted, idle);
+    return this.#removeAll(deleted, steps);
   }
 
-  async #removeYoung(young: YoungFile, idle: () => Promise<void>): Promise<void> {
+  async #removeYoung(young: YoungFile, { idle, renamed }: RemovalSteps): Promise<void> {
     const { deps, directory } = this.#host;
     deps.disk.removeTree(directory + TEMPORARY_SUFFIX);
     const gone = deps.youngLogs?.gone(young);
     await Promise.all([idle(), gone]);
+    await renamed();
   }
 
-  async #removeAll(deleted: string, idle: () => Promise<void>): Promise<void> {
+  async #removeAll(deleted: string, { idle, renamed }: RemovalSteps): Promise<void> {
     const { directory, deps } = this.#host;
     await idle();
     await deps.disk.syncDirectory(parentOf(directory));
+    await renamed();
     deps.disk.removeTree(deleted);
   }
 

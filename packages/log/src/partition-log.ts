@@ -614,14 +614,16 @@ export class PartitionLog {
 
   /**
    * Removes the log with all its files. Its directory's name is free when this returns, or, where its files
-   * were being made, when it resolves.
+   * were being made, when it resolves. `renamed` is called when the directory's name tells durably that the
+   * log is deleted, and before the files go.
    */
-  delete(): Promise<void> {
+  delete(renamed: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     this.#health.close();
     this.#files.close();
-    return this.#files.remove(async () => {
+    const idle = async (): Promise<void> => {
       await this.#commit.idle();
       this.#segments.close();
-    });
+    };
+    return this.#files.remove({ idle, renamed });
   }
 }
