@@ -27,6 +27,8 @@ export class HostileLines {
   readonly counts: Map<string, number> = new Map();
   readonly #fail: (text: string) => void;
   readonly #hurt = new Set<string>();
+  /** Directories that a person was told of: they are kept. `broker-1 orders-0`. */
+  readonly kept: Set<string> = new Set();
   /** Replicas that are told to be offline, by broker. */
   readonly #offline = new Map<string, Set<string>>();
 
@@ -55,13 +57,23 @@ export class HostileLines {
       const told = JSON.stringify(fields);
       this.#fail(`${process}, which nobody hurt, says: ${event} ${told}`);
     }
-    const { partition, from } = fields;
+    const { partition, from, to, partitions, names } = fields;
+    if (event.startsWith('stray partition directories') && Array.isArray(names)) {
+      for (const each of names) this.kept.add(`${process} ${String(each)}`);
+    }
+    if (event === 'a partition directory was set aside' && typeof to === 'string') {
+      this.kept.add(`${process} ${to.slice(to.lastIndexOf('/') + 1)}`);
+    }
     const name = typeof partition === 'string' ? partition : typeof from === 'string' ? from : '';
     const known = this.#offline.get(process) ?? new Set<string>();
     this.#offline.set(process, known);
     if (event === OFFLINE) {
       if (known.has(name)) this.#fail(`${process} says twice that ${name} is offline`);
       known.add(name);
+    } else if (event === 'replicas took up their parts') {
+      // A log that had no directory yet is begun anew without one that is set aside. Of many no names are told.
+      if (Array.isArray(partitions)) for (const each of partitions) known.delete(String(each));
+      else known.clear();
     } else if (event === 'a partition directory was set aside') {
       for (const each of known) if (name.endsWith(`/${each}`)) known.delete(each);
     }

@@ -2,7 +2,9 @@
 import type { Relevo } from '@relevo/client/relevo';
 import { QUORUM_DIRECTORY } from '@relevo/log/file-names';
 import { partitionDirectory } from '@relevo/log/partition-directory';
+import { readTopicId } from '@relevo/log/partition-metadata';
 import type { ReplicaOnDisk } from '../replica-checker.ts';
+import type { SimulatedDisk } from '../simulated-disk.ts';
 import type { World } from '../world.ts';
 import type { HostileTopics } from './hostile-topics.ts';
 
@@ -13,12 +15,17 @@ export interface TidyOptions {
   readonly topics: HostileTopics;
   readonly client: Relevo;
   readonly replicas: readonly ReplicaOnDisk[];
+  /** Whether the broker has told people of the directory, by its name. */
+  readonly isTold: (broker: number, directory: string) => boolean;
 }
 
-/** Topics that were made are there, deleted ones are not, and leave no directory. */
+/**
+ * Topics that were made are there, deleted ones are not, and leave no directory. One whose metadata are damaged
+ * cannot be proved to be of a deleted topic: it is kept, and a line says so.
+ */
 export async function checkTidy(
   world: World,
-  { topics, client, replicas }: TidyOptions,
+  { topics, client, replicas, isTold }: TidyOptions,
 ): Promise<void> {
   const listing = client.admin.listTopics();
   const listed = await world.within('topics are listed', LIST_WITHIN_MS, listing);
@@ -37,11 +44,20 @@ export async function checkTidy(
       disk
         .list(dataDir)
         .filter(({ name, directory }) => directory && !known.has(name) && !isAsideOf(name, known))
+        .filter(
+          ({ name }) => !isTold(broker, name) || ownerOf(disk, `${dataDir}/${name}`) !== undefined,
+        )
         .map(({ name }) => `${name} on broker ${broker}`),
     );
   const isTidy = (): boolean => strange().length === 0;
   const what = 'deleted topics have left no directory';
   await world.until(what, isTidy, TIDY_WITHIN_MS, () => strange().join(', '));
+}
+
+/** The topic id that the directory states; undefined: nobody can read whose it is. */
+function ownerOf(disk: SimulatedDisk, directory: string): string | undefined {
+  if (/~[A-Za-z0-9_-]{22}~\d+\.set-aside$/.test(directory)) return directory;
+  return readTopicId(disk.port(), directory);
 }
 
 /** Of a topic that is there, or of the quorum, for people to look at. */

@@ -329,7 +329,7 @@ class HostileRun {
     if (kind === 'olderDisk') {
       // There is a later start by which it can be told.
       const before = this.#cluster.node(id);
-      this.#boot(id);
+      this.#reboot(id);
       const isUp = (): boolean => {
         const node = this.#cluster.node(id);
         return node !== undefined && node !== before && node.unready() === undefined;
@@ -410,7 +410,8 @@ class HostileRun {
     const process = this.#cluster.process(id);
     if (!process.alive || this.#ended.has(id)) return;
     await process.kill({ unsynced: this.#prng.pick(['keep', 'lose']) });
-    this.#boot(id);
+    // It may have ended in the same moment: then the supervisor starts it.
+    this.#reboot(id);
   }
 
   /** The supervisor starts it again; what the last line says is done by a person. */
@@ -582,7 +583,9 @@ class HostileRun {
       this.#count('damage that nobody has met in the end');
     }
     const replicas = this.#cluster.replicas().filter(({ broker }) => this.#members.has(broker));
-    await checkTidy(this.#world, { topics, client, replicas });
+    const isTold = (broker: number, directory: string): boolean =>
+      this.#lines.kept.has(`${hostOf(broker)} ${directory}`);
+    await checkTidy(this.#world, { topics, client, replicas, isTold });
   }
 
   #areOthersEqual(state: PartitionState, extent: Extent): boolean {
