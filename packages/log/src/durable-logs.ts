@@ -83,8 +83,11 @@ export class DurableLogs {
   #changesFile: DiskFile | undefined;
   #changesBytes = 0;
   #changesLines = 0;
-  /** The list must be written anew before anything is appended to the changes. */
-  #mustReplace: boolean;
+  /**
+   * The list must be written anew before anything is appended to the changes. So it is at first: what a power
+   * cut has left behind the last whole change must not stand before others, and the file may be missing.
+   */
+  #mustReplace = true;
 
   /** `root`: the data directory. */
   constructor(disk: Disk, root: string) {
@@ -94,8 +97,6 @@ export class DurableLogs {
     this.#isWritten = found.isWritten;
     // What the recovery points say is written down with the first change.
     if (!found.isWritten && found.notes.size > 0) this.#changes = 1;
-    // What a power cut has left behind the last whole change must not stand before others.
-    this.#mustReplace = !found.isWritten || disk.exists(this.#path + CHANGES_SUFFIX);
     for (const [name, topicId] of found.notes) {
       this.#notes.set(name, { topicId, line: lineOf(name, topicId), change: this.#changes });
     }

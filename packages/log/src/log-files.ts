@@ -13,6 +13,7 @@
 import { messageOf } from '@relevo/base/errors';
 import { isMutated } from '@relevo/base/mutations';
 import type { Uuid } from '@relevo/base/ids';
+import { DiskError } from '@relevo/base/ports';
 import type { DiskFile } from '@relevo/base/ports';
 import { parentOf, syncFileNow } from './checkpoint-file.ts';
 import type { Durability } from './durability.ts';
@@ -209,7 +210,12 @@ export class LogFiles {
       [METADATA_FILE, encodeMetadata(topicId, topic)],
       [segment.slice(aside.length + 1), content],
     ]);
-    await disk.makeFiles(aside, files);
+    try {
+      await disk.makeFiles(aside, files);
+    } catch (error) {
+      this.#removeAside(aside);
+      throw error;
+    }
     if (this.#isOver(young)) {
       disk.removeTree(aside);
       return;
@@ -218,6 +224,7 @@ export class LogFiles {
       disk.open(`${aside}/${METADATA_FILE}`, 'existing'),
       disk.open(segment, 'existing'),
     ];
+    let isNamed = false;
     try {
       await Promise.all([metadata.datasync(), real.datasync(), disk.syncDirectory(aside)]);
       let size = content.length;
@@ -225,6 +232,7 @@ export class LogFiles {
       for (let round = 0; !this.#isOver(young) && young.cuts === cuts; round++) {
         if (young.size() === size) {
           this.#nameIt(young, real, aside);
+          isNamed = true;
           return;
         }
         real.write(young.content(size), size);
@@ -233,10 +241,23 @@ export class LogFiles {
         if (round < CATCH_UP_ROUNDS) await real.datasync();
         else real.datasyncNow();
       }
-      disk.removeTree(aside);
     } finally {
       metadata.close();
-      if (this.#unsettled !== young) real.close();
+      // `makeNow` may have named its own meanwhile.
+      if (!isNamed) {
+        real.close();
+        this.#removeAside(aside);
+      }
+    }
+  }
+
+  /** The next start would remove it too. */
+  #removeAside(aside: string): void {
+    const { disk } = this.#host.deps;
+    try {
+      disk.removeTree(aside);
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
     }
   }
 
@@ -250,18 +271,22 @@ export class LogFiles {
     const { directory, topicId, topic, deps } = this.#host;
     const { disk } = deps;
     const aside = `${directory}.now${TEMPORARY_SUFFIX}`;
-    disk.removeTree(aside);
-    disk.makeDirectory(aside);
-    writeTopicId(disk, aside, topicId, topic);
-    syncFileNow(disk, `${aside}/${METADATA_FILE}`);
-    const real = disk.open(asideOf(young, aside), 'create');
+    let real: DiskFile | undefined;
     try {
+      disk.removeTree(aside);
+      disk.makeDirectory(aside);
+      writeTopicId(disk, aside, topicId, topic);
+      syncFileNow(disk, `${aside}/${METADATA_FILE}`);
+      real = disk.open(asideOf(young, aside), 'create');
       real.write(young.content(), 0);
       real.datasyncNow();
       disk.syncDirectoryNow(aside);
       this.#nameIt(young, real, aside);
     } finally {
-      if (!young.hasOwnFile) real.close();
+      if (!young.hasOwnFile) {
+        real?.close();
+        this.#removeAside(aside);
+      }
     }
   }
 

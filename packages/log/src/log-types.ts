@@ -43,8 +43,9 @@ export interface PartitionLogDeps {
    */
   readonly holdsRecords?: () => Promise<void>;
   /**
-   * Called before old segments go: makes it known, durably, that the log begins at `start`, so that those
-   * are not missed. Default: nobody needs to know, and they go one by one.
+   * Called when the log has a second segment, and before old ones go: makes it known, durably, that the log
+   * begins at `start`, so that just what is below is not missed. Default: nobody needs to know, and old
+   * segments go one by one.
    */
   readonly beginsAt?: (start: Offset) => Promise<void>;
   /** A write or a sync failed: makes it known, durably. Default: nobody needs to know. */

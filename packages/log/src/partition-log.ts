@@ -181,6 +181,8 @@ export class PartitionLog {
       space: deps.space,
       config: () => this.#config,
       logEnd: () => this.#endOffset,
+      // Should it fail, the next checkpoint says so.
+      hasSecond: () => void deps.beginsAt?.(this.#startOffset).catch(() => undefined),
     });
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#oldSegments = new OldSegments({

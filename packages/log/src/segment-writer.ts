@@ -24,6 +24,8 @@ export interface SegmentWriterHost {
   readonly space: FreeSpace | undefined;
   readonly config: () => LogConfig;
   readonly logEnd: () => Offset;
+  /** The log has a second segment: from now on the first one may be missed. */
+  readonly hasSecond: () => void;
 }
 
 export class SegmentWriter {
@@ -70,6 +72,7 @@ export class SegmentWriter {
     } catch (error) {
       throw health.fail('indexes could not be written', error);
     }
+    if (segments.all.length === 2) this.#host.hasSecond();
   }
 
   #rollIfNeeded(bytes: number, lastOffset: Offset, timestamp: number): void {

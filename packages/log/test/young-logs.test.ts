@@ -200,6 +200,49 @@ describe('a young log', () => {
   });
 });
 
+test('what a full disk has left half made of a log goes at once', async () => {
+  const life = await young();
+  const log = life.directory.log('orders-0');
+  life.disk.fail({ operation: 'write', path: /orders-0.*tmp/, code: 'FULL', times: 2 });
+  await log?.settle();
+  expect(log?.isInJournal).toBe(true);
+  expect(directories(life.disk)).toEqual([]);
+  life.disk.clearFaults();
+  await log?.settle();
+  expect(directories(life.disk)).toEqual(['orders-0']);
+});
+
+test('logs are noted where a crash has left the list of them without the file of its changes', async () => {
+  const life = begin(newDisk());
+  const log = open(life, 0);
+  appendValues(log, ['a']);
+  await log.sync();
+  die(life);
+  const port = life.disk.port();
+  port.remove('/data/durable-logs.changes');
+  port.syncDirectoryNow('/data');
+  const next = begin(life.disk);
+  const other = open(next, 1);
+  appendValues(other, ['b']);
+  await other.sync();
+  expect(other.state).toBe('online');
+});
+
+test('a first segment that is gone is missed as soon as there is a second', async () => {
+  const life = begin(newDisk());
+  const log = open(life, 0, undefined, 100);
+  for (const value of ['a', 'b', 'c']) appendValues(log, [value.padEnd(80, value)]);
+  await log.sync();
+  expect(log.segments.length).toBeGreaterThan(1);
+  await new Promise(setImmediate);
+  die(life);
+  life.disk.crash();
+  const port = life.disk.port();
+  port.remove('/data/orders-0/00000000000000000000.log');
+  port.syncDirectoryNow('/data/orders-0');
+  expect(kindOf(() => open(begin(life.disk), 0))).toBe('corrupt');
+});
+
 describe('what is missing of the journal', () => {
   const flipped = (life: Life, position: number): void => {
     const file = life.disk.port().open(JOURNAL, 'existing');
