@@ -13,6 +13,7 @@ export type Mutation =
   | 'damage-unreported'
   | 'damage-untold'
   | 'failed-write-forgotten'
+  | 'fenced-before-all-are-heard'
   | 'follower-reports-unsynced'
   | 'heartbeats-unconfirmed'
   | 'impossible-messages-are-taken'
@@ -56,6 +57,8 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'damage-untold': 'a leader is not told that what it sent arrived damaged',
   'failed-write-forgotten':
     'a log is trusted at the next start though a write or sync of it has failed',
+  'fenced-before-all-are-heard':
+    'a new controller fences who is gone before it knows who of the others still serves',
   'follower-reports-unsynced': 'a follower reports bytes that its disk does not have yet',
   'heartbeats-unconfirmed':
     'a controller prolongs leases without asking a majority whether it still leads',

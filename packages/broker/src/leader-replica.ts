@@ -116,7 +116,7 @@ export type IsrOutcome =
 const NO_REPORT = -1;
 /** After a refusal the next proposal waits so long, lest two disagreeing nodes busy each other. */
 export const PROPOSAL_PAUSE_MS = 250;
-/** A member of the in-sync set that has registered anew is waited for so long before it states its position. */
+/** A member of the in-sync set that is fenced, or has registered anew, is waited for so long before it states its position. */
 export const RESTART_GRACE_MS = 1_000;
 
 /** How many lag times a follower may wait for its turn to be taken up. */
@@ -131,6 +131,8 @@ interface Follower {
   lastCaughtUpMs: number;
   /** It has said that it copies no more, and reported nothing since. */
   hasLeft: boolean;
+  /** Since when it was seen to be fenced; undefined: it is not. */
+  awaySinceMs: number | undefined;
   /** While it is behind: reaching `markOffset` proves that it was caught up at `markMs`. */
   markOffset: number;
   markMs: number;
@@ -434,6 +436,11 @@ export class LeaderReplica {
     if (follower.syncedEnd >= this.#logEnd) return false;
     const { replicaLagMs } = this.#options;
     const behindMs = nowMs - follower.lastCaughtUpMs;
+    // It was in sync when all were gone, and may be the one that does not come back.
+    const isAway = brokers(follower.brokerId)?.fenced === true;
+    follower.awaySinceMs = isAway ? (follower.awaySinceMs ?? nowMs) : undefined;
+    const awayMs = nowMs - (follower.awaySinceMs ?? Infinity);
+    if (awayMs >= Math.min(RESTART_GRACE_MS, replicaLagMs)) return true;
     if (behindMs < replicaLagMs) return false;
     const hasNothing = follower.syncedEnd <= 0 && !follower.hasLeft;
     if (!hasNothing || behindMs >= TAKING_UP_LAGS_MAX * replicaLagMs) return true;
@@ -489,6 +496,7 @@ const newFollower = (brokerId: BrokerId, nowMs: number): Follower => ({
   syncedEnd: NO_REPORT,
   lastCaughtUpMs: nowMs,
   hasLeft: false,
+  awaySinceMs: undefined,
   markOffset: 0,
   markMs: nowMs,
   holdsBack: false,

@@ -345,6 +345,13 @@ describe('the in-sync set', () => {
     expect(members(alone.proposeIsr(brokers(), 1_000 + RESTART_GRACE_MS))).toEqual([1]);
   });
 
+  test('drops a member soon that was fenced when all were gone, and does not come back', () => {
+    const replica = leader({}, ids(1, 2, 3));
+    report(replica, 2, 10);
+    expect(replica.proposeIsr(brokers([3]), 0)).toBeUndefined();
+    expect(members(replica.proposeIsr(brokers([3]), RESTART_GRACE_MS))).toEqual([1, 2]);
+  });
+
   test('drops a member that comes back without committed records, and says so', () => {
     const replica = leader({ highWatermark: at(10) }, ids(1, 2, 3));
     report(replica, 2, 10);

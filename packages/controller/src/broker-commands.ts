@@ -10,8 +10,11 @@
  *
  * "-" changes nothing. "epoch": under a new broker epoch; the same incarnation keeps the one it has.
  *
- * Whoever is fenced leads nothing, and leaves every in-sync set in which it is not the last: the others go
- * on without waiting for it. The last one stays: it holds all that was acknowledged.
+ * Whoever is fenced leads nothing, and leaves every in-sync set in which somebody else may serve: the others go
+ * on without waiting for it. Where nobody else may, all members stay. Nothing is acknowledged while nobody
+ * leads, so each of them holds all that was, and whichever comes back with a log in order may lead. For the
+ * same reason brokers that are found gone together are fenced in one decision: fenced one after the other, the
+ * first would leave a set that is still as large as min.insync.replicas, and nobody would remember it as whole.
  *
  * A registration takes a broker out of an in-sync set only where it may have lost something (K8): everywhere
  * if it comes with another data directory, and after a crash where records are acknowledged before they are
@@ -36,7 +39,7 @@ import type {
   BrokerStateAnswer,
   ClusterDefaults,
   Decision,
-  FenceBroker,
+  FenceBrokers,
   RegisterBroker,
   RegisterBrokerAnswer,
   ShutDownBroker,
@@ -46,7 +49,7 @@ import { changePartition, conditionsOf, rulesOf } from './elections.ts';
 import type { BrokerCondition, Conditions, PartitionChange } from './elections.ts';
 import type { BrokerImage, ClusterImage, PartitionImage, TopicImage } from './image.ts';
 import { isEligible } from './image.ts';
-import type { PartitionChangeRecord } from './records.ts';
+import type { BrokerStateRecord, PartitionChangeRecord } from './records.ts';
 import { withoutReplica } from './partition-commands.ts';
 import { topicSettings } from './topic-config.ts';
 
@@ -161,31 +164,28 @@ function checkCluster(image: ClusterImage, command: RegisterBroker): void {
 
 export function decideFence(
   image: ClusterImage,
-  command: FenceBroker,
+  { brokers }: FenceBrokers,
   defaults: ClusterDefaults,
 ): Decision<BrokerStateAnswer> {
-  const { brokerId } = command;
-  const broker = current(image, command);
-  if (broker === undefined) return UNCHANGED;
-  const changes = withdraw(image, defaults, { brokerId, becomes: 'gone' });
-  // It has registered and was not heard of since: fenced it is, and the others wait for it no longer.
-  if (broker.fenced) {
-    return { records: changes, atomic: false, response: { changed: changes.length > 0 } };
-  }
-  return {
-    records: [
-      ...changes,
-      {
-        kind: 'brokerState',
-        brokerId,
-        brokerEpoch: broker.epoch,
-        fenced: true,
-        shuttingDown: false,
-      },
-    ],
-    atomic: false,
-    response: { changed: true },
-  };
+  const known = brokers.flatMap((named) => current(image, named) ?? []);
+  const changes = withdraw(
+    image,
+    defaults,
+    known.map(({ id }) => id),
+    'gone',
+  );
+  // One that is fenced already has registered and was not heard of since: the others wait for it no longer.
+  const states = known
+    .filter(({ fenced }) => !fenced)
+    .map(({ id, epoch }): BrokerStateRecord => ({
+      kind: 'brokerState',
+      brokerId: id,
+      brokerEpoch: epoch,
+      fenced: true,
+      shuttingDown: false,
+    }));
+  const records = [...changes, ...states];
+  return { records, atomic: false, response: { changed: records.length > 0 } };
 }
 
 export function decideUnfence(
@@ -226,10 +226,7 @@ export function decideShutdown(
   const { brokerId } = command;
   const broker = current(image, command);
   if (broker === undefined || broker.fenced) return UNCHANGED;
-  const changes = withdraw(image, defaults, {
-    brokerId,
-    becomes: 'stopping',
-  });
+  const changes = withdraw(image, defaults, [brokerId], 'stopping');
   if (broker.shuttingDown && changes.length === 0) return UNCHANGED;
   return {
     records: [
@@ -277,17 +274,18 @@ function current(
   return broker?.epoch === command.brokerEpoch ? broker : undefined;
 }
 
-/** Takes the broker out of in-sync sets, but where it is the last, and off leadership. */
+/** Takes the brokers off leadership, and out of in-sync sets of which others may serve. */
 function withdraw(
   image: ClusterImage,
   defaults: ClusterDefaults,
-  how: { readonly brokerId: BrokerId; readonly becomes: BrokerCondition },
+  leaving: readonly BrokerId[],
+  becomes: BrokerCondition,
 ): PartitionChangeRecord[] {
-  const { brokerId } = how;
-  const conditions = conditionsOf(image, new Map([[brokerId, how.becomes]]));
+  const conditions = conditionsOf(image, new Map(leaving.map((id) => [id, becomes])));
   return changeWhere(image, defaults, conditions, ({ isr, leader }) => {
-    if (!isr.includes(brokerId) && leader !== brokerId) return undefined;
-    return { isr: isr.length > 1 ? isr.filter((member) => member !== brokerId) : isr };
+    if (!isr.some((id) => leaving.includes(id)) && !leaving.includes(leader)) return undefined;
+    const others = isr.filter((id) => !leaving.includes(id));
+    return { isr: others.some((id) => conditions(id) !== 'gone') ? others : isr };
   });
 }
 

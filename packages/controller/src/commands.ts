@@ -61,13 +61,15 @@ export interface RegisterBrokerAnswer {
 }
 
 /** A named broker under the epoch that it is believed to have; under another nothing is done. */
-interface OfBroker {
+export interface OfBroker {
   readonly brokerId: BrokerId;
   readonly brokerEpoch: BrokerEpoch;
 }
 
-export interface FenceBroker extends OfBroker {
-  readonly kind: 'fenceBroker';
+/** Those that are found gone together are fenced together: an in-sync set loses them at once, or none of them. */
+export interface FenceBrokers {
+  readonly kind: 'fenceBrokers';
+  readonly brokers: readonly OfBroker[];
 }
 
 export interface UnfenceBroker extends OfBroker {
@@ -226,7 +228,7 @@ export type Nothing = Readonly<Record<never, never>>;
 export interface Commands {
   readonly activate: { command: Activate; answer: Nothing };
   readonly registerBroker: { command: RegisterBroker; answer: RegisterBrokerAnswer };
-  readonly fenceBroker: { command: FenceBroker; answer: BrokerStateAnswer };
+  readonly fenceBrokers: { command: FenceBrokers; answer: BrokerStateAnswer };
   readonly unfenceBroker: { command: UnfenceBroker; answer: BrokerStateAnswer };
   readonly shutDownBroker: { command: ShutDownBroker; answer: BrokerStateAnswer };
   readonly createTopic: { command: CreateTopic; answer: CreateTopicAnswer };

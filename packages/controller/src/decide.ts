@@ -33,7 +33,7 @@ type Deciders = {
 const DECIDERS: Deciders = {
   activate: decideActivation,
   registerBroker: decideRegistration,
-  fenceBroker: decideFence,
+  fenceBrokers: decideFence,
   unfenceBroker: decideUnfence,
   shutDownBroker: decideShutdown,
   createTopic: decideCreateTopic,

@@ -203,6 +203,29 @@ describe('fencing', () => {
     expect(cluster.image.brokers.get(id(3))?.fenced).toBe(true);
   });
 
+  test('of several at once leaves all of them as whole as they were', () => {
+    const cluster = three();
+    cluster.create('t', onAll);
+    cluster.fence(1, 2);
+    expect(cluster.show('t')).toBe('[1] [2] 3* e1 v1');
+    cluster.report('t', 3);
+    cluster.report('t', 2);
+    cluster.unfence(1);
+    expect(cluster.show('t')).toBe('1* (2!) (3!) e3 v4');
+    expect(cluster.partition('t').uncleanEpoch).toBe(-1);
+  });
+
+  test('of the one member that may serve leaves the in-sync set as it is: nobody leads', () => {
+    const cluster = three();
+    cluster.create('t', onAll);
+    cluster.restart(1);
+    cluster.restart(2);
+    cluster.fence(3);
+    expect(cluster.show('t')).toBe('1 2 3 e3 v3');
+    cluster.unfence(2);
+    expect(cluster.show('t')).toBe('1 2* 3 e4 v4');
+  });
+
   test('a broker that comes back is not in sync, and leads only what waited for it', () => {
     const cluster = three();
     cluster.create('t', onAll);
@@ -216,7 +239,7 @@ describe('fencing', () => {
 
   test('of an epoch that has passed changes nothing', () => {
     const cluster = three();
-    const stale = { kind: 'fenceBroker', ...cluster.named(1) } as const;
+    const stale = { kind: 'fenceBrokers', brokers: [cluster.named(1)] } as const;
     cluster.register(1, { incarnationId: 'second', predecessorGone: true });
     cluster.unfence(1);
     expect(cluster.run(stale).changed).toBe(false);
@@ -279,7 +302,11 @@ describe('a decision that was cut off in the middle', () => {
     const cluster = three();
     for (const name of ['a', 'b', 'c', 'd']) cluster.create(name, { partitions: 3 });
     cluster.create('alone', { assignment: [ids(1), ids(1)] });
-    const fence = decide(cluster.image, { kind: 'fenceBroker', ...cluster.named(1) }, DEFAULTS);
+    const fence = decide(
+      cluster.image,
+      { kind: 'fenceBrokers', brokers: [cluster.named(1)] },
+      DEFAULTS,
+    );
     cluster.fence(1);
     const unfence = decide(cluster.image, { kind: 'unfenceBroker', ...cluster.named(1) }, DEFAULTS);
     expect(unfence.records.length).toBe(3);

@@ -78,8 +78,10 @@ export class Cluster {
     return this.run({ kind: 'unfenceBroker', ...this.named(broker) }).changed;
   }
 
-  fence(broker: number): boolean {
-    return this.run({ kind: 'fenceBroker', ...this.named(broker) }).changed;
+  /** All of them in one decision. */
+  fence(...brokers: readonly number[]): boolean {
+    const named = brokers.map((broker) => this.named(broker));
+    return this.run({ kind: 'fenceBrokers', brokers: named }).changed;
   }
 
   shutDown(broker: number): boolean {

@@ -19,7 +19,11 @@ describe('the delta', () => {
     cluster.create('a', { assignment: [ids(1, 2), ids(2, 3)] });
     cluster.create('b', { assignment: [ids(2, 3)] });
     const before = cluster.image;
-    const { records } = decide(before, { kind: 'fenceBroker', ...cluster.named(1) }, DEFAULTS);
+    const { records } = decide(
+      before,
+      { kind: 'fenceBrokers', brokers: [cluster.named(1)] },
+      DEFAULTS,
+    );
     const delta = cluster.apply(records);
     expect(names(delta)).toEqual(['a-0']);
     expect(delta.brokers.map(({ after }) => after.id)).toEqual([1]);
@@ -123,7 +127,7 @@ describe('5,000 partitions', () => {
     const cluster = big();
     const { records } = decide(
       cluster.image,
-      { kind: 'fenceBroker', ...cluster.named(1) },
+      { kind: 'fenceBrokers', brokers: [cluster.named(1)] },
       DEFAULTS,
     );
     expect(records.length).toBe(5001);

@@ -261,7 +261,10 @@ describe('proposals', () => {
     await bench.settle();
     await Promise.all(created);
     const epoch = bench.committed.brokers.get(brokerId(1))?.epoch ?? (0 as never);
-    const command = { kind: 'fenceBroker', brokerId: brokerId(1), brokerEpoch: epoch } as const;
+    const command = {
+      kind: 'fenceBrokers',
+      brokers: [{ brokerId: brokerId(1), brokerEpoch: epoch }],
+    } as const;
     const { records } = decide(bench.committed, command, DEFAULTS);
     expect(records.length).toBe(30_001);
     const fenced = bench.proposals.execute(command);

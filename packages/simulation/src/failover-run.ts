@@ -288,12 +288,17 @@ class FailoverRun {
   }
 
   /**
-   * Of most partitions one of the replicas that have all is hurt: as many as min.insync.replicas lets the
-   * cluster lose. Of how many more it could do without depends on who was fenced last.
+   * Of most partitions all replicas but one are hurt that have all, where all have died at once. Where they
+   * have stopped one after the other only one is: as many as min.insync.replicas lets the cluster lose.
    */
   #damageSome(kind: FaultKind, prng: Prng): void {
     for (const { partition, isr, elr } of this.#partitions()) {
-      const hurt = prng.chance(0.8) ? [prng.pick([...isr, ...elr])] : [];
+      const whole = [...isr, ...elr];
+      const spared = prng.pick(whole);
+      const others = whole.filter((id) => id !== spared);
+      const one = [prng.pick(whole)];
+      const isAtOnce = kind !== 'stoppedRestart' && prng.chance(0.5);
+      const hurt = prng.chance(0.8) ? (isAtOnce ? others : one) : [];
       for (const id of hurt) {
         const replica = this.#cluster.replicas()[id];
         // After a stop in order nothing is read that a bit could be seen to be wrong in.

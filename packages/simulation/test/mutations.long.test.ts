@@ -49,6 +49,12 @@ const CAUGHT: readonly Caught[] = [
   },
   { mutation: 'damage-unreported', scenario: 'damaged-restart', seed: 1, says: /are in sync/ },
   { mutation: 'failed-write-forgotten', scenario: 'log-injuries', seed: 3, says: /is trusted/ },
+  {
+    mutation: 'fenced-before-all-are-heard',
+    scenario: 'damaged-restart',
+    seed: 8,
+    says: /leader -1/,
+  },
   { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {

@@ -6,6 +6,10 @@
  * - A stream that breaks: dial back at once. Nobody there: fence at once. Somebody there: the process may
  *   live, or a new one may be about to register, so wait for the session to run out.
  * - Silence for a session, or a disk that does not sync: fence.
+ * - A new controller takes stock first: each broker that its image calls serving speaks, registers anew, or is
+ *   found gone. Then those that are gone are fenced in one decision, and only then others are unfenced. After a
+ *   restart of the whole cluster nobody serves yet, so no in-sync set is cut down to brokers whose logs have
+ *   not been opened.
  * - A wish to stop: move leadership away, and release the broker once it has none left that anyone could
  *   take over, and all others have heard of it.
  */
@@ -37,6 +41,8 @@ const PROBE_TIMEOUT_MS = 150;
 const PROBE_AGAIN_MS = 25;
 /** Of a session: so long nothing answers the dials to a broker that is taken for gone. */
 export const SILENT_PART = 3;
+/** Of a session: so long a new controller waits until it has heard of all brokers. Silence is found before. */
+const TAKING_STOCK_PART = 2;
 /** How often sessions are looked at, at least: well below half a session. */
 const TICKS_PER_SESSION = 6;
 /** Heartbeats of a stream whose times are remembered until a reply to them was heard. */
@@ -74,6 +80,20 @@ interface Connection {
   movedAt: LogIndex | undefined;
 }
 
+interface Gone {
+  readonly broker: BrokerImage;
+  readonly reason: string;
+}
+
+interface Stock {
+  /** Of whom nothing is known yet. */
+  readonly unheard: Set<BrokerId>;
+  readonly gone: Gone[];
+  /** To be unfenced. */
+  readonly mayServe: Set<BrokerId>;
+  readonly timer: TimerHandle;
+}
+
 export class SessionStreams {
   readonly #deps: SessionStreamsDeps;
   readonly #options: SessionStreamsOptions;
@@ -83,6 +103,8 @@ export class SessionStreams {
   readonly #refusing = new Set<MessageStream<HeartbeatReply>>();
   #timer: TimerHandle | undefined;
   #active = false;
+  /** Of a new controller; undefined once it knows. */
+  #stock: Stock | undefined;
 
   constructor(deps: SessionStreamsDeps, options: SessionStreamsOptions) {
     this.#deps = deps;
@@ -96,16 +118,58 @@ export class SessionStreams {
     const image = this.#deps.image();
     this.#active = true;
     this.#sessions.takeOver(image.brokers.values(), image.index, clock.monotonicMs());
-    for (const broker of image.brokers.values()) {
-      // Whoever died together with the last controller need not be waited for.
-      if (!broker.fenced && broker.id !== this.#options.nodeId) void this.#probe(broker);
-    }
+    this.#takeStock([...image.brokers.values()].filter(({ fenced }) => !fenced));
     this.#schedule();
+  }
+
+  #takeStock(serving: readonly BrokerImage[]): void {
+    const { timers } = this.#deps;
+    const unheard = new Set(serving.map(({ id }) => id));
+    const withinMs = this.#options.sessionTimeoutMs / TAKING_STOCK_PART;
+    const stock: Stock = {
+      unheard,
+      gone: [],
+      mayServe: new Set(),
+      timer: timers.after(withinMs, () => this.#stockTaken(stock)),
+    };
+    this.#stock = stock;
+    for (const broker of serving) {
+      if (broker.id === this.#options.nodeId) continue;
+      // Whoever died together with the last controller need not be waited for longer.
+      void this.#probe(broker).then((reason) => {
+        if (reason === undefined) return;
+        if (this.#stock !== stock) return this.#fenceSilent([{ broker, reason }]);
+        stock.gone.push({ broker, reason });
+        this.#heardOf(broker.id);
+      });
+    }
+    const isAll = unheard.size === 0 || isMutated('fenced-before-all-are-heard');
+    if (isAll) this.#stockTaken(stock);
+  }
+
+  /** What became of the broker is known. */
+  #heardOf(id: BrokerId): void {
+    const stock = this.#stock;
+    if (stock?.unheard.delete(id) === true && stock.unheard.size === 0) this.#stockTaken(stock);
+  }
+
+  #stockTaken(stock: Stock): void {
+    if (this.#stock !== stock) return;
+    this.#stock = undefined;
+    stock.timer.cancel();
+    this.#fenceSilent(stock.gone);
+    const { brokers } = this.#deps.image();
+    for (const id of stock.mayServe) {
+      const broker = brokers.get(id);
+      if (broker !== undefined && this.#connections.has(id)) this.#unfence(broker);
+    }
   }
 
   deactivate(error: () => Parameters<MessageStream<never>['cancel']>[0]): void {
     this.#active = false;
     this.#timer?.cancel();
+    this.#stock?.timer.cancel();
+    this.#stock = undefined;
     const open = [...this.#connections.values()];
     this.#connections.clear();
     for (const { stream } of open) stream.cancel(error());
@@ -147,6 +211,8 @@ export class SessionStreams {
       const connection = this.#connections.get(after.id);
       if (before?.epoch !== after.epoch) {
         this.#sessions.registered(after.id, after.epoch, delta.to, nowMs);
+        this.#stock?.mayServe.delete(after.id);
+        this.#heardOf(after.id);
         if (connection !== undefined && connection.brokerEpoch !== after.epoch) {
           this.#refuse(connection, 'STALE_BROKER_EPOCH');
         }
@@ -181,6 +247,7 @@ export class SessionStreams {
     const before = this.#connections.get(connection.brokerId);
     this.#connections.set(connection.brokerId, connection);
     before?.stream.end();
+    this.#heardOf(connection.brokerId);
     return connection;
   }
 
@@ -210,11 +277,12 @@ export class SessionStreams {
     connection.wantsShutdown ||= wantsShutdown;
     if (verdict === 'diskFailed') {
       const how = diskSyncMs < 0 ? 'failed' : `took ${diskSyncMs} ms`;
-      this.#fence(broker, `its disk does not sync: the last fsync ${how}`);
+      this.#fence([{ broker, reason: `its disk does not sync: the last fsync ${how}` }]);
     } else if (connection.wantsShutdown) {
       this.#shutDown(connection, broker);
     } else if (counts && broker.fenced && this.#sessions.isCaughtUp(broker.id, broker.epoch)) {
-      this.#unfence(broker);
+      if (this.#stock === undefined) this.#unfence(broker);
+      else this.#stock.mayServe.add(broker.id);
     }
     this.#release();
     // One that counts is answered once that is confirmed.
@@ -302,41 +370,56 @@ export class SessionStreams {
     this.#sessions.disconnected(connection.brokerId, connection.brokerEpoch);
     const broker = this.#deps.image().brokers.get(connection.brokerId);
     if (broker === undefined || broker.fenced || broker.epoch !== connection.brokerEpoch) return;
-    if (connection.released) this.#fence(broker, 'it has stopped');
-    else void this.#probe(broker);
+    if (connection.released) this.#fence([{ broker, reason: 'it has stopped' }]);
+    else {
+      void this.#probe(broker).then((reason) => {
+        if (reason !== undefined) this.#fenceSilent([{ broker, reason }]);
+      });
+    }
+  }
+
+  /** Those that have no stream by now either. */
+  #fenceSilent(gone: readonly Gone[]): void {
+    if (this.#active) this.#fence(gone.filter(({ broker }) => !this.#connections.has(broker.id)));
   }
 
   /**
-   * Of a broker that has no stream: whether its process is gone. A kernel takes dials for one that is only
-   * slow, so a third of a session without any answer tells as much as a refusal.
+   * Of a broker that has no stream: why its process is gone, undefined if it is not. A kernel takes dials for
+   * one that is only slow, so a third of a session without any answer tells as much as a refusal.
    */
-  async #probe(broker: BrokerImage): Promise<void> {
+  async #probe(broker: BrokerImage): Promise<string | undefined> {
     const { clock, timers, transport, logger } = this.#deps;
     const { peerAddress } = broker;
     const endMs = clock.monotonicMs() + this.#options.sessionTimeoutMs / SILENT_PART;
     for (;;) {
       const result = await transport.probe(peerAddress, PROBE_TIMEOUT_MS);
       logger.debug('dialled a broker back', { broker: broker.id, result });
-      if (!this.#active || this.#connections.has(broker.id) || result === 'accepted') return;
-      if (result === 'refused') return this.#fence(broker, `nobody listens at ${peerAddress}`);
+      if (!this.#active || this.#connections.has(broker.id)) return undefined;
+      if (result === 'accepted') return undefined;
+      if (result === 'refused') return `nobody listens at ${peerAddress}`;
       if (clock.monotonicMs() >= endMs) {
-        return this.#fence(broker, `its streams broke, and nothing answers at ${peerAddress}`);
+        return `its streams broke, and nothing answers at ${peerAddress}`;
       }
       await new Promise<void>((resolve) => timers.after(PROBE_AGAIN_MS, resolve));
     }
   }
 
   /**
-   * Does nothing where the broker has another epoch. One that is fenced already has registered and was not
-   * heard of since: nobody is to wait for it.
+   * In one decision. Passes over a broker that has another epoch. One that is fenced already has registered
+   * and was not heard of since: nobody is to wait for it.
    */
-  #fence(broker: BrokerImage, reason: string): void {
+  #fence(gone: readonly Gone[]): void {
     const { proposals, events } = this.#deps;
-    const decided = proposals.active ? proposals.speculative().brokers.get(broker.id) : undefined;
-    if (decided === undefined || decided.epoch !== broker.epoch) return;
-    if (!decided.fenced) events.fencing(broker.id, broker.epoch, reason);
-    const { id, epoch } = broker;
-    this.#run(proposals.execute({ kind: 'fenceBroker', brokerId: id, brokerEpoch: epoch }));
+    if (!proposals.active) return;
+    const { brokers: decided } = proposals.speculative();
+    const brokers = gone.flatMap(({ broker: { id, epoch }, reason }) => {
+      const known = decided.get(id);
+      if (known?.epoch !== epoch) return [];
+      if (!known.fenced) events.fencing(id, epoch, reason);
+      return [{ brokerId: id, brokerEpoch: epoch }];
+    });
+    if (brokers.length === 0) return;
+    this.#run(proposals.execute({ kind: 'fenceBrokers', brokers }));
   }
 
   #unfence(broker: BrokerImage): void {
@@ -395,10 +478,15 @@ export class SessionStreams {
 
   #tick(): void {
     const { sessionTimeoutMs } = this.#options;
-    for (const id of this.#sessions.expired(this.#deps.clock.monotonicMs())) {
-      const broker = this.#deps.image().brokers.get(id);
-      if (broker !== undefined) this.#fence(broker, `no heartbeat for ${sessionTimeoutMs} ms`);
-    }
+    const { brokers } = this.#deps.image();
+    const reason = `no heartbeat for ${sessionTimeoutMs} ms`;
+    const expired = this.#sessions.expired(this.#deps.clock.monotonicMs());
+    this.#fence(
+      expired.flatMap((id) => {
+        const broker = brokers.get(id);
+        return broker === undefined ? [] : [{ broker, reason }];
+      }),
+    );
   }
 
   /** Nobody waits for the outcome: it shows in the metadata, or the next controller sees to it. */

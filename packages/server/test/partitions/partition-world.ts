@@ -152,7 +152,10 @@ export class PartitionWorld {
   fence(id: number): void {
     const epoch = this.image.brokers.get(brokerId(id))?.epoch;
     if (epoch === undefined) throw new Error(`broker ${id} is not registered`);
-    this.decide({ kind: 'fenceBroker', brokerId: brokerId(id), brokerEpoch: epoch });
+    this.decide({
+      kind: 'fenceBrokers',
+      brokers: [{ brokerId: brokerId(id), brokerEpoch: epoch }],
+    });
   }
 
   unfence(id: number): void {
