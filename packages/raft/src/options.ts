@@ -30,7 +30,7 @@ export interface RaftOptions {
    * in a row, up to `election`. Default 20 to 120.
    */
   readonly splitVote: WaitRange;
-  /** A snapshot that has not been answered for so long is taken for lost. Default 10,000. */
+  /** A snapshot of which no part has gone out for so long, and that was not answered, is taken for lost. Default 10,000. */
   readonly snapshotTimeoutMs: number;
   /** A leadership transfer that has not come off by then is given up. Default 1,000. */
   readonly transferTimeoutMs: number;

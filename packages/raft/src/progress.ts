@@ -34,7 +34,7 @@ export class Progress {
   #inflights: Inflight[] = [];
   #inflightBytes = 0;
   #snapshotIndex: LogIndex = logIndex(0);
-  #snapshotSentMs = 0;
+  #snapshotHeardMs = 0;
 
   /** When it last answered; the start of the leadership until then. */
   lastContactMs: number;
@@ -153,7 +153,12 @@ export class Progress {
     this.becomeProbe();
     this.#state = 'snapshot';
     this.#snapshotIndex = index;
-    this.#snapshotSentMs = nowMs;
+    this.#snapshotHeardMs = nowMs;
+  }
+
+  /** A part of the snapshot has gone out: the follower takes it. */
+  snapshotGoesOn(nowMs: number): void {
+    if (this.#state === 'snapshot') this.#snapshotHeardMs = nowMs;
   }
 
   /** The snapshot did not arrive: forget it and look again where the follower stands. */
@@ -165,7 +170,7 @@ export class Progress {
 
   /** When the snapshot that is out counts as lost; Infinity when none is. */
   snapshotDeadlineMs(timeoutMs: number): number {
-    return this.#state === 'snapshot' ? this.#snapshotSentMs + timeoutMs : Infinity;
+    return this.#state === 'snapshot' ? this.#snapshotHeardMs + timeoutMs : Infinity;
   }
 
   /** The connection broke: what is in flight may be lost. */

@@ -265,6 +265,13 @@ export class RaftNode {
     }
   }
 
+  /** A part of the snapshot that `id` is to have has gone out to it. */
+  snapshotGoesOn(id: BrokerId, nowMs: number): void {
+    const core = this.#core;
+    core.observe(nowMs);
+    if (core.role.kind === 'leader') core.role.peers.get(id)?.snapshotGoesOn(nowMs);
+  }
+
   /**
    * The first members of a new cluster are agreed upon; counts only while nothing tells who the members
    * are. They are to be put into the log by their first leader: an `update` without members does it.

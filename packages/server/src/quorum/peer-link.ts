@@ -35,6 +35,8 @@ export interface PeerLinkOptions {
   readonly clusterId: string;
   /** The stream is gone; whatever was on it may be lost. */
   readonly onBroken: () => void;
+  /** The peer takes what is on the stream, and a part of a snapshot has followed. */
+  readonly onSnapshotGoesOn: () => void;
 }
 
 export class PeerLink {
@@ -101,7 +103,10 @@ export class PeerLink {
         if (this.#stream === stream) this.#refused(refusal, false);
       },
       onDrain: () => {
-        if (this.#stream === stream) this.#sendPieces();
+        if (this.#stream !== stream) return;
+        // Behind large pieces answers to heartbeats are late.
+        this.heard();
+        this.#sendPieces();
       },
       onEnd: (error) => {
         if (this.#stream === stream) this.#broken(error);
@@ -112,6 +117,7 @@ export class PeerLink {
   }
 
   #sendPieces(): void {
+    if (this.#pieces !== undefined) this.#options.onSnapshotGoesOn();
     while (this.#pieces !== undefined && this.#stream !== undefined) {
       const next = this.#pieces.next();
       if (next.done === true) this.#pieces = undefined;

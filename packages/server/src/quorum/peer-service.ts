@@ -35,6 +35,8 @@ export interface PeerServiceEvents {
   readonly problemWith: (message: Message) => string | undefined;
   readonly onCall: (from: BrokerId) => void;
   readonly onMessage: (message: Message) => void;
+  /** A part of a snapshot has come: its sender is there, though what else it says may be late. */
+  readonly onPiece: (from: BrokerId) => void;
   /** The stream of a peer that had called ended. */
   readonly onBroken: (from: BrokerId) => void;
 }
@@ -89,7 +91,10 @@ export class PeerService {
             wire.body.case === 'snapshotRequest'
               ? assembler.take(wire, wire.body.value)
               : messageFromWire(wire);
-          if (message === undefined) return;
+          if (message === undefined) {
+            this.#events.onPiece(from);
+            return;
+          }
           const flaw = this.#events.problemWith(message);
           if (flaw !== undefined) throw new MalformedMessage(flaw);
           this.#events.onMessage(message);

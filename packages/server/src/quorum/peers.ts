@@ -22,6 +22,7 @@ export interface PeersOptions {
   readonly clusterId: string;
   readonly addressOf: (id: BrokerId) => string | undefined;
   readonly onUnreachable: (id: BrokerId, refused: boolean) => void;
+  readonly onSnapshotGoesOn: (id: BrokerId) => void;
 }
 
 const PROBE_TIMEOUT_MS = 100;
@@ -132,6 +133,7 @@ export class Peers {
       address,
       clusterId,
       onBroken: () => this.broken(id),
+      onSnapshotGoesOn: () => this.#options.onSnapshotGoesOn(id),
     });
     return peer.link;
   }

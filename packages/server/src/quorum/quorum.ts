@@ -87,6 +87,10 @@ export class Quorum {
       onUnreachable: (id, refused) => {
         this.#with((core, nowMs) => core.peerUnreachable(id, { refused }, nowMs));
       },
+      // In a turn of its own: the first part goes out while the core's effects are carried out.
+      onSnapshotGoesOn: (id) => {
+        deps.timers.soon(() => this.#with((core, nowMs) => core.snapshotGoesOn(id, nowMs)));
+      },
     });
     this.#introductions = new Introductions(deps, {
       ...options,
@@ -98,6 +102,7 @@ export class Quorum {
       problemWith: (message) => this.#core?.problemWith(message) ?? flawOfContent(message, deps),
       onCall: (from) => this.#peers.called(from),
       onMessage: (message) => this.#receive(message),
+      onPiece: (from) => this.#peers.heard(from),
       onBroken: (from) => this.#peers.broken(from),
     });
   }

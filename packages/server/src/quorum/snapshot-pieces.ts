@@ -9,7 +9,8 @@ import type { InstallSnapshot, Message, Snapshot } from '@relevo/raft/messages';
 import type { RaftMessage, RaftSnapshotRequest } from '@relevo/rpc/gen/cluster/raft';
 import { MalformedMessage, checked, envelopeFromWire, envelopeToWire } from './quorum-messages.ts';
 
-export const PIECE_BYTES: number = 512 * 1024;
+/** On a slow link what else is said waits for a few of them. */
+export const PIECE_BYTES: number = 128 * 1024;
 /** Smaller ones come last alone. */
 const PIECE_BYTES_MIN = 16 * 1024;
 /** A snapshot above this is taken for garbage. */

@@ -1,6 +1,8 @@
 import { brokerId } from '@relevo/base/ids';
 import { RelevoError } from '@relevo/base/errors';
 import { describe, expect, test } from 'vitest';
+import { DEFAULT_RAFT_OPTIONS } from '@relevo/raft/options';
+import { DEFAULT_LINK } from '@relevo/simulation/simulated-network';
 import { METADATA, QuorumWorld } from './quorum-world.ts';
 import type { Voter } from './quorum-world.ts';
 
@@ -201,6 +203,29 @@ describe('a quorum of three', () => {
         texts.push(...(await produce(it, leader, range(100, `r${round}-`))));
       }
       await it.boot(away.id);
+      await it.untilEqual(texts);
+      expect(away.restores).toBe(1);
+    });
+  });
+
+  test('a snapshot that takes longer than its timeout arrives, as long as it goes on', async () => {
+    const it = new QuorumWorld([1, 2, 3], { snapshotEntries: 400 });
+    await it.world.run(async () => {
+      await it.boot(1, 2, 3);
+      const leader = await it.untilLed();
+      const away = it.voter(leader.id === 3 ? 2 : 3);
+      await away.process.kill({ unsynced: 'keep' });
+      const texts = range(24).map((name) => name + 'x'.repeat(512 * 1024));
+      for (const text of texts) await it.propose(leader, text);
+      for (let round = 0; round < 18; round++) {
+        texts.push(...(await produce(it, leader, range(100, `r${round}-`))));
+      }
+      it.world.network.setProfile({ ...DEFAULT_LINK, bytesPerMs: 600 });
+      const startMs = it.world.nowMs;
+      await it.boot(away.id);
+      await it.until('it has the snapshot', () => away.restores > 0, 60_000);
+      expect(it.world.nowMs - startMs).toBeGreaterThan(DEFAULT_RAFT_OPTIONS.snapshotTimeoutMs);
+      it.world.network.setProfile(DEFAULT_LINK);
       await it.untilEqual(texts);
       expect(away.restores).toBe(1);
     });
