@@ -37,13 +37,17 @@ interface Target {
 export interface FuzzOptions {
   readonly messages: number;
   readonly seed: string;
+  /** What the figures' names begin with. */
+  readonly prefix: string;
+  /** All brokers are stopped and started in the end: nothing that was sent may stand in the way of that. */
+  readonly restart: boolean;
 }
 
 export async function fuzz(
   cluster: TestCluster,
   relevo: Relevo,
   transport: Transport,
-  { messages, seed }: FuzzOptions,
+  { messages, seed, prefix, restart }: FuzzOptions,
 ): Promise<Figures> {
   const { topicId } = await relevo.admin.createTopic({ topic: TOPIC, partitions: 3 });
   const producer = relevo.producer();
@@ -76,23 +80,31 @@ export async function fuzz(
 
   const over = await memoryOver(cluster, before, 60_000);
   const survivors = cluster.brokers.filter(({ pid, running }, at) => running && pid === pids[at]);
+  if (restart) {
+    for (const broker of survivors) await broker.stop();
+    for (const broker of survivors) broker.start();
+    await cluster.ready();
+  }
   // The topic may have been deleted or written to, as its name and id were used; acknowledged is what
   // another topic takes.
   await relevo.admin.createTopic({ topic: `${TOPIC}-after`, partitions: 3 });
   const after = await producer.send({ topic: `${TOPIC}-after`, value: 'after' });
   await producer.close();
   console.log(`  outcomes: ${[...outcomes].map(([name, n]) => `${name} ${n}`).join(', ')}`);
-  return {
-    fuzzMessages: sent,
-    fuzzMethods: targets.length,
-    fuzzBrokersLost: cluster.brokers.length - survivors.length,
-    fuzzReadyzMsP99: percentile(probe.answersMs, 0.99),
-    fuzzReadyzMsMax: Math.max(...probe.answersMs),
-    fuzzUnready: probe.refusals.length,
-    fuzzFenced: fencings(cluster),
-    fuzzMemoryOverMiB: over / 2 ** 20,
-    fuzzSyncedAfter: after.syncedOn.length,
+  const figures: Figures = {
+    Messages: sent,
+    Methods: targets.length,
+    BrokersLost: cluster.brokers.length - survivors.length,
+    ReadyzMsP99: percentile(probe.answersMs, 0.99),
+    ReadyzMsMax: Math.max(...probe.answersMs),
+    Unready: probe.refusals.length,
+    Fenced: fencings(cluster),
+    MemoryOverMiB: over / 2 ** 20,
+    SyncedAfter: after.syncedOn.length,
   };
+  return Object.fromEntries(
+    Object.entries(figures).map(([name, value]) => [`${prefix}${name}`, value]),
+  );
 }
 
 function targetsOf(root: protobuf.Root): Target[] {
