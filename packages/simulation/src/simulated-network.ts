@@ -273,7 +273,9 @@ export class SimulatedNetwork {
     });
   }
 
+  /** A ping would be answered; not by a host that is back and knows no such connection. */
   #isWhole(end: ConnectionEnd): boolean {
+    if (end.peer.state === 'dead') return false;
     const there = end.lanes[0]?.link;
     const back = end.peer.lanes[0]?.link;
     return there !== undefined && back !== undefined && there.open && back.open;
