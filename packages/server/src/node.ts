@@ -645,5 +645,14 @@ function startError(error: unknown): StartError {
   const cause = error instanceof LogError ? error.cause : error;
   const denied = cause instanceof DiskError && cause.code === 'DENIED';
   const kind = foreign || denied ? 'configuration' : 'failed';
-  return new StartError(kind, messageOf(error), { cause: error });
+  const message = messageOf(error);
+  const full = fullPath(error);
+  const advice = full === undefined ? '' : `: free space on the disk of ${full}, then start again`;
+  return new StartError(kind, message + advice, { cause: error });
+}
+
+/** What there was no room for; undefined: the error has another cause. */
+function fullPath(error: unknown): string | undefined {
+  if (error instanceof DiskError) return error.code === 'FULL' ? error.path : undefined;
+  return error instanceof Error && error.cause !== undefined ? fullPath(error.cause) : undefined;
 }

@@ -4,6 +4,7 @@ import { MetadataService, getMetadataRequest } from '@relevo/rpc/gen/client/meta
 import { ProduceService, plainRecord, sendRequest } from '@relevo/rpc/gen/client/produce';
 import { SimulatedCluster } from '@relevo/simulation/simulated-cluster';
 import { World } from '@relevo/simulation/world';
+import { messageOf } from '@relevo/base/errors';
 import { expect, test } from 'vitest';
 import type { Ports } from '@relevo/base/ports';
 import { outcomeOf } from './plain/plain-world.ts';
@@ -48,6 +49,28 @@ test('a broker with a full disk is not ready and says why, and is alive', async 
     await ready();
     expect(await send(10_000)).toBe('acknowledged');
     channel.close();
+  });
+});
+
+test('a broker that cannot start for want of room says what to do', async () => {
+  const world = new World({ seed: 3 });
+  const reasons: string[] = [];
+  const cluster = new SimulatedCluster(world, {
+    brokers: 1,
+    onEnded: (_, reason) => reasons.push(messageOf(reason)),
+  });
+  await world.run(async () => {
+    cluster.process(0).disk.capacityBytes = 0;
+    cluster.bootAll();
+    await world.until('it has ended', () => reasons.length > 0, 60_000);
+    expect(reasons[0]).toMatch(
+      /: free space on the disk of \/var\/lib\/relevo.*, then start again$/,
+    );
+    cluster.process(0).disk.capacityBytes = Infinity;
+    await cluster.process(0).kill({ unsynced: 'keep' });
+    cluster.bootAll();
+    await world.until('ready', () => cluster.node(0)?.unready() === undefined, 60_000);
+    expect(reasons).toHaveLength(1);
   });
 });
 
