@@ -55,7 +55,7 @@ const CAUGHT: readonly Caught[] = [
     seed: 8,
     says: /leader -1/,
   },
-  { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 4, says: /P6/ },
+  { mutation: 'follower-reports-unsynced', scenario: 'failover', seed: 2, says: /P6/ },
   { mutation: 'heartbeats-unconfirmed', scenario: 'stale-reads', seed: 1, says: /P7/ },
   {
     mutation: 'impossible-messages-are-taken',
