@@ -43,7 +43,6 @@ export type Mutation =
   | 'voter-keeps-identity-without-log'
   | 'voter-trusts-shortened-log'
   | 'watermark-below-min-isr'
-  | 'young-log-settled-early'
   | 'young-log-unsynced';
 
 /** What each mistake is. */
@@ -100,8 +99,6 @@ export const MUTATIONS: Readonly<Record<Mutation, string>> = {
   'voter-keeps-identity-without-log':
     'a voter whose log is gone goes on under the identity that had it',
   'voter-trusts-shortened-log': 'a voter takes what its log has left, though more was durable',
-  'young-log-settled-early':
-    'the journal forgets a young log before the name of its own directory is durable',
   'young-log-unsynced': 'the records of a young log count as durable before the journal is synced',
   'watermark-below-min-isr': 'the high watermark moves with fewer members than min.insync.replicas',
 };

@@ -11,7 +11,6 @@
  * Where no journal is, both ways may come to the same file: each keeps what it finds.
  */
 import { messageOf } from '@relevo/base/errors';
-import { isMutated } from '@relevo/base/mutations';
 import type { Uuid } from '@relevo/base/ids';
 import { DiskError } from '@relevo/base/ports';
 import type { DiskFile } from '@relevo/base/ports';
@@ -299,7 +298,6 @@ export class LogFiles {
     this.#isMade = true;
     durability.named();
     young.moveTo(real);
-    if (isMutated('young-log-settled-early')) this.named();
   }
 
   /** The directory's name is durable: the journal may forget the log. */

@@ -155,12 +155,6 @@ const CAUGHT: readonly Caught[] = [
   },
   { mutation: 'watermark-below-min-isr', scenario: 'failover', seed: 152, says: /P6/ },
   {
-    mutation: 'young-log-settled-early',
-    scenario: 'log-injuries',
-    seed: 40,
-    says: /nothing was injured|was synced/,
-  },
-  {
     mutation: 'young-log-unsynced',
     scenario: 'log-injuries',
     seed: 13,

@@ -79,6 +79,8 @@ class InjuriesRun {
   #salt = 0;
   #acknowledged = 0;
   #injured: string | undefined;
+  /** Since the log was last begun anew. */
+  #wasInjured = false;
   #writeFailed = false;
   /** Older contents by path. */
   readonly #older: Map<string, Uint8Array> = new Map();
@@ -267,8 +269,20 @@ class InjuriesRun {
     const sure = Math.max(log.logStartOffset, this.#checkpointed);
     const from = this.#prng.chance(0.8) ? sure : log.logStartOffset;
     if (from > log.logEndOffset) return;
-    const end = log.truncateTo(this.#prng.integer(from, log.logEndOffset) as Offset);
+    const to = this.#prng.integer(from, log.logEndOffset) as Offset;
+    let end: number;
+    try {
+      end = log.truncateTo(to);
+    } catch (error) {
+      // What lies below the log's start is not read when it opens, and may be read now.
+      if (!(error instanceof LogError) || !this.#wasInjured) throw error;
+      this.#writeFailed = true;
+      this.#noticed(error);
+      return;
+    }
     this.#note(`truncate to ${end}`);
+    // Of one file, an older copy from before a truncation cannot be told from what it should be.
+    this.#older.clear();
     this.#cut(end);
     this.#epoch++;
   }
@@ -377,6 +391,7 @@ class InjuriesRun {
       this.#put(path, kind === 'shorten' ? changed.subarray(0, at) : changed);
     }
     this.#injured = path;
+    this.#wasInjured = true;
     this.#counts.injuries++;
   }
 
@@ -439,6 +454,7 @@ class InjuriesRun {
     this.#startAtLeast = 0;
     this.#isAnew = false;
     this.#injured = undefined;
+    this.#wasInjured = false;
     this.#writeFailed = false;
     this.#note('begun anew');
   }
