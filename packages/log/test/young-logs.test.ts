@@ -156,6 +156,33 @@ describe('a young log', () => {
     expect([...(await readValues(open(next, 1, undefined, 150))).values()].join('')).toBe('abcd');
   });
 
+  test('stays in the journal until the name of its own directory is durable', async () => {
+    let changes = 1;
+    // One of the changes of names survives alone, or is lost alone.
+    for (let choice = 0; choice < 2 * changes; choice++) {
+      const life = begin(newDisk());
+      const log = open(life, 0, undefined, 150);
+      appendValues(log, ['a']);
+      await log.sync();
+      expect(directories(life.disk)).toEqual([]);
+      // No sync comes back from here on, and so none makes a name durable.
+      life.disk.hang();
+      appendValues(log, ['b', 'c']);
+      await new Promise(setImmediate);
+      expect(directories(life.disk)).toEqual(['orders-0']);
+      die(life);
+      changes = life.disk.image.pendingNames;
+      const one = choice % changes;
+      life.disk.crashKeeping((change) => (change === one) === choice < changes, 'loseAll');
+      life.disk.unhang();
+      const next = begin(life.disk);
+      expect(next.directory.lost, `${choice}`).toEqual([]);
+      const values = [...(await readValues(open(next, 0, undefined, 150))).values()];
+      expect(values[0], `${choice}`).toBe('a');
+    }
+    expect(changes).toBeGreaterThanOrEqual(2);
+  });
+
   test('that is deleted does not come back, and one of its name has nothing of it', async () => {
     const life = await young();
     await life.directory.delete('orders-0');
