@@ -113,7 +113,7 @@ function printSummary(summary: Summary): void {
   process.stdout.write(`\n${rows.join('\n')}\n`);
 }
 
-/** Of what the scenario counts: in how many of the runs that passed it came up, and how often in all. */
+/** Prints, for each thing that the scenario counts, in how many passed runs it came up, and how often in all. */
 function printCoverage(): void {
   const coverage = coverageOf(outcomes);
   if (coverage.size === 0) return;

@@ -210,7 +210,7 @@ export class ClusterView {
   }
 }
 
-/** Of a partition without a leader: who could lead, as far as the metadata tell, and what keeps them. */
+/** Why a partition has no leader: which brokers could lead it, as far as the metadata tell, and what keeps them. */
 export function whyNoLeader({ isr, elr, offline }: PartitionView): string {
   const whole = [...isr, ...elr];
   const away = whole.filter((id) => !offline.includes(id));

@@ -153,7 +153,7 @@ export class LogCheckpoints {
     return Math.min(START_BYTES, this.#host.config().segmentBytes * START_SHARE);
   }
 
-  /** Of the end of the log: it counts when the recovery point has come there. */
+  /** Writes one for the present end of the log; it counts once the recovery point has reached that offset. */
   async #writeStart(): Promise<void> {
     const { segments, epochs, starts, health } = this.#host;
     const { active } = segments;

@@ -284,7 +284,7 @@ export class LogDirectory {
         directory,
         topic: isOrdinaryTopic(topic) ? undefined : topic,
         makeLater: true,
-        // Of a log that was young there are no indexes.
+        // A log that was in the journal has no indexes.
         cleanShutdown: this.wasCleanShutdown && !isYoung,
         heldRecords,
         recoveryPoint: this.#recoveryPoints.get(name),

@@ -181,8 +181,7 @@ export class PartitionLog {
       space: deps.space,
       config: () => this.#config,
       logEnd: () => this.#endOffset,
-      // Should it fail, the next checkpoint says so.
-      hasSecond: () => void deps.beginsAt?.(this.#startOffset).catch(() => undefined),
+      hasSecond: () => this.#noteStart(deps),
     });
     this.#recent = new RecentWrites(deps.writes ?? new WriteCount());
     this.#oldSegments = new OldSegments({
@@ -612,6 +611,14 @@ export class PartitionLog {
     } finally {
       this.#segments.close();
     }
+  }
+
+  /** Where the log begins is to be known as soon as a first segment could go missing. */
+  #noteStart({ beginsAt, logger }: PartitionLogDeps): void {
+    beginsAt?.(this.#startOffset).catch((error: unknown) => {
+      const facts = { start: this.#startOffset, why: messageOf(error) };
+      logger.warn('where a log begins is not noted before the next checkpoint', facts);
+    });
   }
 
   /**

@@ -32,7 +32,7 @@ const EPOCH_BYTES = 12;
 export interface RecoveryStart {
   /** All below is told of. */
   readonly offset: Offset;
-  /** Of the segment that holds the last record below. */
+  /** The base offset of the segment that holds the last record below. */
   readonly baseOffset: Offset;
   /** Where the last batch below ends in that segment. */
   readonly position: number;
@@ -96,7 +96,7 @@ export interface RecoveryStartsDeps {
 export class RecoveryStarts {
   readonly #directory: string;
   readonly #deps: RecoveryStartsDeps;
-  /** Of the files that are there, growing. */
+  /** The offsets of the existing files, ascending. */
   #offsets: Offset[];
 
   constructor(directory: string, offsets: readonly Offset[], deps: RecoveryStartsDeps) {

@@ -57,7 +57,7 @@ export interface BatchPlace {
 
 interface Resumed {
   readonly end: ScanEnd;
-  /** Of the last batch that was taken. */
+  /** The leader epoch of the last batch that was taken. */
   readonly epoch: LeaderEpoch;
 }
 
@@ -511,7 +511,7 @@ export class Segment {
     this.#indexes ??= this.#replaced(yield* this.#buildSteps());
   }
 
-  /** Of a sealed segment the files are replaced too, or they stay in memory. */
+  /** A sealed segment has its index files replaced as well; where that fails the indexes stay in memory. */
   #replaced(indexes: SegmentIndexes): SegmentIndexes {
     if (this.#state !== 'sealed') return indexes;
     try {

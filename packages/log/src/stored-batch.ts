@@ -13,7 +13,7 @@ import type { Crc32c } from '@relevo/base/ports';
 
 export interface BatchCheck {
   readonly crc32c: Crc32c;
-  /** Of the record there, as the log knows it; -1: not known. */
+  /** The leader epoch of the record at an offset, as the log knows it; -1: not known. */
   readonly epochAt: (offset: number) => number;
 }
 

@@ -48,7 +48,7 @@ export interface FoundYoung extends YoungKey {
   readonly content: YoungContent;
   /** Entries of it are missing that no power cut took. */
   isDamaged: boolean;
-  /** Of the last life of the journal, with entries of it. */
+  /** The journal files of earlier starts that hold entries of the log. */
   readonly files: Set<OldFile>;
 }
 

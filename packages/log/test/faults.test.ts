@@ -12,6 +12,7 @@ import {
   batch,
   config,
   epoch,
+  kindOf,
   newDisk,
   openLog,
   readAll,
@@ -24,15 +25,6 @@ const silentLogger: Logger = {
   warn: () => undefined,
   error: () => undefined,
   child: () => silentLogger,
-};
-
-const kindOf = (run: () => unknown): string => {
-  try {
-    run();
-    return 'no error';
-  } catch (error) {
-    return (error as LogError).kind;
-  }
 };
 
 describe('sync', () => {

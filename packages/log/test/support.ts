@@ -5,7 +5,7 @@ import { utf8Encode } from '@relevo/base/bytes';
 import type { Disk, LogFields, Logger } from '@relevo/base/ports';
 import { DEFAULT_LOG_CONFIG } from '@relevo/log/log-config';
 import type { LogConfig } from '@relevo/log/log-config';
-import type { LogError } from '@relevo/log/log-error';
+import { LogError } from '@relevo/log/log-error';
 import { PartitionLog } from '@relevo/log/partition-log';
 import type { PartitionLogDeps, PartitionLogOptions } from '@relevo/log/log-types';
 import { BatchBuilder, NO_HEADERS } from '@relevo/record/batch-builder';
@@ -170,5 +170,16 @@ export const messageOf = (run: () => unknown): string => {
   } catch (error) {
     const { kind, message } = error as LogError;
     return `${kind}: ${message}`;
+  }
+};
+
+/** The kind of the LogError that `run` throws; `no error` where it throws none. */
+export const kindOf = (run: () => unknown): string => {
+  try {
+    run();
+    return 'no error';
+  } catch (error) {
+    if (!(error instanceof LogError)) throw error;
+    return error.kind;
   }
 };

@@ -39,7 +39,7 @@ const TRIGGERS: Readonly<Record<FaultTrigger, ((line: LogLine) => unknown) | und
     event === 'truncated to follow the leader' ? fields['leader'] : undefined,
 };
 
-/** Of so many acknowledgements one is held against the disks. */
+/** Every so many acknowledgements, one is checked against the disks. */
 const DURABILITY_CHECK_EVERY = 64;
 /** The default of min.insync.replicas. */
 const MIN_IN_SYNC = 2;
@@ -279,17 +279,17 @@ class FailoverRun {
         process.pause();
         return () => process.resume();
       case 'isolate':
-        return this.#cut(id, true, true);
+        return this.#cluster.cut(id, { out: true, into: true });
       case 'oneWay': {
         const hears = prng.chance(0.5);
-        return this.#cut(id, hears, !hears);
+        return this.#cluster.cut(id, { out: hears, into: !hears });
       }
     }
   }
 
   /**
-   * Of most partitions all replicas but one are hurt that have all, where all have died at once. Where they
-   * have stopped one after the other only one is: as many as min.insync.replicas lets the cluster lose.
+   * Damages replicas of most partitions. Where all brokers died at once, all complete replicas but one are
+   * damaged; where they stopped one after the other, only as many as min.insync.replicas lets the cluster lose: one.
    */
   #damageSome(kind: FaultKind, prng: Prng): void {
     for (const { partition, isr, elr } of this.#partitions()) {
@@ -314,20 +314,6 @@ class FailoverRun {
   async #stopInOrder(id: number): Promise<() => void> {
     await this.#world.within(`broker ${id} stops`, 60_000, this.#cluster.stop(id));
     return () => this.#cluster.boot(id);
-  }
-
-  /** Cuts a broker's links to all others, out of it, into it, or both. */
-  #cut(id: number, out: boolean, into: boolean): () => void {
-    const host = hostOf(id);
-    const set = (blocked: boolean): void => {
-      for (const other of [...this.#cluster.hosts, 'client', 'watcher']) {
-        if (other === host) continue;
-        if (out) this.#world.network.setBlocked(host, other, blocked);
-        if (into) this.#world.network.setBlocked(other, host, blocked);
-      }
-    };
-    set(true);
-    return () => set(false);
   }
 
   #awaitFailover(victims: readonly number[]): void {

@@ -64,7 +64,7 @@ export class MetadataWatcher {
     return found.sort((a, b) => a.partition - b.partition);
   }
 
-  /** Of one topic, whatever topics of its name there were before. */
+  /** The partitions of one topic, by id: an earlier topic of the same name does not count. */
   partitionsOf(topicId: string): PartitionState[] {
     const found = [...this.#latest.values()].filter((state) => state.topicId === topicId);
     return found.sort((a, b) => a.partition - b.partition);

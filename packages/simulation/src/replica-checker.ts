@@ -36,7 +36,7 @@ export function storedBatches(disk: SimulatedDisk, dataDir: string, name: string
   return files.flatMap(({ name: file }) => batchesIn(disk.contents(`${directory}/${file}`), file));
 }
 
-/** Of a log that is in the journal alone. */
+/** The batches of a log that exists in the journal only. */
 function youngBatches(
   journal: readonly (readonly [string, Uint8Array])[],
   name: string,

@@ -50,7 +50,7 @@ export interface Summary {
   readonly eventsPerCpuSecond: number;
 }
 
-/** Of each thing that runs counted: in how many runs it came up, and how often in all. */
+/** For each thing that is counted: in how many runs it came up, and how often in all. */
 export type Coverage = ReadonlyMap<string, { readonly runs: number; readonly times: number }>;
 
 export async function runSeeds(options: RunnerOptions): Promise<Summary> {

@@ -41,10 +41,12 @@ interface Broker {
 export class SimulatedCluster {
   readonly #brokers: readonly Broker[];
   readonly #secrets: (id: number) => readonly string[];
+  readonly #network: World['network'];
   readonly #onEnded: (id: number, reason: unknown) => void;
   readonly #startOptions: StartOptions;
 
   constructor(world: World, options: ClusterOptions = {}) {
+    this.#network = world.network;
     this.#secrets = options.secrets ?? (() => []);
     const { snapshotEntries } = options;
     this.#startOptions = snapshotEntries === undefined ? {} : { snapshotEntries };
@@ -129,6 +131,27 @@ export class SimulatedCluster {
     await broker.node.stop();
     broker.node = undefined;
     await broker.process.kill({ unsynced: 'keep' });
+  }
+
+  /**
+   * Blocks a broker's links to the other brokers and to `outsiders`: `out` of it, `into` it, or both. Returns
+   * the undo.
+   */
+  cut(
+    id: number,
+    { out, into }: { readonly out: boolean; readonly into: boolean },
+    outsiders: readonly string[] = ['client', 'watcher'],
+  ): () => void {
+    const host = hostOf(id);
+    const set = (blocked: boolean): void => {
+      for (const other of [...this.hosts, ...outsiders]) {
+        if (other === host) continue;
+        if (out) this.#network.setBlocked(host, other, blocked);
+        if (into) this.#network.setBlocked(other, host, blocked);
+      }
+    };
+    set(true);
+    return () => set(false);
   }
 
   #broker(id: number): Broker {

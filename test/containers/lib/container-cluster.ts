@@ -234,7 +234,7 @@ export class ContainerCluster {
   readonly #network: StartedNetwork;
   readonly #options: ContainerClusterOptions;
   readonly #volumes: string[] = [];
-  /** Of all its brokers. */
+  /** The secret that all its brokers share. */
   readonly secret: string = randomUUID();
 
   private constructor(network: StartedNetwork, options: ContainerClusterOptions) {

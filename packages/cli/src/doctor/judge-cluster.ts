@@ -9,7 +9,7 @@ import { durationText, plural } from '../units.ts';
 const VOTER_SILENT_MS = 2000;
 /** Entries of the controllers' log; a heartbeat's worth of them is no news. */
 const BEHIND_WARN = 1000;
-/** Of what there are many, so many are named. */
+/** The most items that one finding lists by name. */
 const NAMED_MAX = 5;
 
 // -------------------------------------------------------------------------------------- cluster id

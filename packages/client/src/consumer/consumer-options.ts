@@ -70,7 +70,7 @@ export interface Truncation extends TopicPartition {
 
 /** A partition that cannot be read at present, though the consumer goes on trying. */
 export interface Stall extends TopicPartition {
-  /** Of what keeps it: LEADER_NOT_AVAILABLE, where nobody leads it. */
+  /** The reason; LEADER_NOT_AVAILABLE where the partition has no leader. */
   readonly code: ErrorCode;
   /** For people. */
   readonly message: string;

@@ -13,7 +13,7 @@ import {
 import { clusterTotals } from '../metadata/cluster-totals.ts';
 import { whyNoLeader } from '../partitions/current-leader.ts';
 
-/** Of the partitions that ail, so many are named. */
+/** The most partitions with a problem that an answer lists by name. */
 const AILING_MAX = 20;
 
 /** What the active controller's quorum says of itself. */

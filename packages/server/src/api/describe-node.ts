@@ -14,7 +14,7 @@ export interface NodeState {
   readonly offline: readonly { readonly partition: string; readonly reason: string }[];
 }
 
-/** Of the replicas that cannot be used, so many are named. */
+/** The most unusable replicas that an answer lists by name. */
 const OFFLINE_MAX = 20;
 
 /** The node as whoever comes to `listener` is told. */

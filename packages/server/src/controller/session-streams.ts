@@ -39,9 +39,9 @@ import type { Proposals } from './proposals.ts';
 /** A healthy host takes a dial within a round trip, be its process ever so slow. */
 const PROBE_TIMEOUT_MS = 150;
 const PROBE_AGAIN_MS = 25;
-/** Of a session: so long nothing answers the dials to a broker that is taken for gone. */
+/** A broker counts as gone when nothing has answered dials to it for this fraction of a session (1/3). */
 export const SILENT_PART = 3;
-/** Of a session: so long a new controller waits until it has heard of all brokers. Silence is found before. */
+/** A new controller waits at most this fraction of a session (1/2) to hear from all brokers. */
 const TAKING_STOCK_PART = 2;
 /** How often sessions are looked at, at least: well below half a session. */
 const TICKS_PER_SESSION = 6;
@@ -86,7 +86,7 @@ interface Gone {
 }
 
 interface Stock {
-  /** Of whom nothing is known yet. */
+  /** The brokers that have neither spoken nor been found gone. */
   readonly unheard: Set<BrokerId>;
   readonly gone: Gone[];
   /** To be unfenced. */
@@ -103,7 +103,7 @@ export class SessionStreams {
   readonly #refusing = new Set<MessageStream<HeartbeatReply>>();
   #timer: TimerHandle | undefined;
   #active = false;
-  /** Of a new controller; undefined once it knows. */
+  /** What a new controller still waits to hear; undefined once it has heard from all. */
   #stock: Stock | undefined;
 
   constructor(deps: SessionStreamsDeps, options: SessionStreamsOptions) {
@@ -384,7 +384,7 @@ export class SessionStreams {
   }
 
   /**
-   * Of a broker that has no stream: why its process is gone, undefined if it is not. A kernel takes dials for
+   * Why the process of a broker without a stream is gone; undefined if it is not. A kernel takes dials for
    * one that is only slow, so a third of a session without any answer tells as much as a refusal.
    */
   async #probe(broker: BrokerImage): Promise<string | undefined> {

@@ -555,7 +555,7 @@ export class LeaderLink {
   };
 }
 
-/** Of the bytes that the leader sent: what no CRC covers is held against what is here. */
+/** Whether the bytes from the leader were damaged; fields that no CRC covers are compared with the local log. */
 const isDamage = ({ kind }: LogError): boolean =>
   kind === 'badBatch' || kind === 'oldLeaderEpoch' || kind === 'notNext';
 

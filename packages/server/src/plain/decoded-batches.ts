@@ -12,7 +12,7 @@ import { recordHeader } from '@relevo/rpc/gen/client/produce';
 export interface DecodedBatch {
   readonly nextOffset: number;
   readonly leaderEpoch: number;
-  /** Of the whole batch; none of a control batch. */
+  /** All records of the batch; empty for a control batch. */
   readonly records: readonly ConsumedRecord[];
 }
 

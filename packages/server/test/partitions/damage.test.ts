@@ -5,7 +5,7 @@ import { ALL, events, inSync, replicated } from './replicated-world.ts';
 
 describe('damage under a running leader', () => {
   const LOG = '/data/orders-0/00000000000000000000.log';
-  /** Of all brokers: what one damaged replica makes them say. */
+  /** The error lines of all brokers. */
   const errorsTold = (world: PartitionWorld): string[] =>
     world.lines
       .filter(({ level }) => level === 'error')
@@ -29,7 +29,7 @@ describe('damage under a running leader', () => {
     await inSync(world, ALL, 15_000);
     await world.converge('orders', 0, ALL);
     expect(world.partition(1, 'orders').logEndOffset).toBe(100);
-    // Of the directory that is gone, and of the damage.
+    // One for the missing directory, one for the damage.
     expect(errorsTold(world)).toEqual([
       'broker-3: a replica is offline',
       'broker-1: a replica is offline',

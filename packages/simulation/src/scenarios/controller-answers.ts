@@ -12,7 +12,7 @@ import { ControllerAdminService } from '@relevo/rpc/gen/cluster/controller-admin
 import type { RunFigures, RunOptions } from '../failover-run.ts';
 import type { Prng } from '../prng.ts';
 import { Register } from '../register.ts';
-import { SimulatedCluster, addressOf, hostOf } from '../simulated-cluster.ts';
+import { SimulatedCluster, addressOf } from '../simulated-cluster.ts';
 import { World } from '../world.ts';
 
 const START_WITHIN_MS = 30_000;
@@ -123,15 +123,8 @@ class ControllerAnswersRun {
       process.pause();
       return () => process.resume();
     }
-    const set = (blocked: boolean): void => {
-      for (const other of this.#cluster.hosts) {
-        if (other === hostOf(victim)) continue;
-        if (fault !== 'mute') this.#world.network.setBlocked(other, hostOf(victim), blocked);
-        if (fault !== 'deaf') this.#world.network.setBlocked(hostOf(victim), other, blocked);
-      }
-    };
-    set(true);
-    return () => set(false);
+    const links = { out: fault !== 'deaf', into: fault !== 'mute' };
+    return this.#cluster.cut(victim, links, []);
   }
 
   // ------------------------------------------------------------------------------ writing

@@ -327,7 +327,7 @@ class FlippedBitsRun {
 
   // -------------------------------------------------------------------------- what brokers say
 
-  /** Of each damaged replica one line, from its own broker. */
+  /** Each damaged replica has one line, from its own broker. */
   #checkTold(victim: number, partition: number): void {
     this.#checkErrors([
       `${hostOf(victim)}: a replica is offline: ${partitionName(TOPIC, partition)}`,

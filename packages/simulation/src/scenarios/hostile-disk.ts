@@ -100,7 +100,7 @@ export function loseDirectory(disk: SimulatedDisk, root: string, prng: Prng): st
   return name;
 }
 
-/** Of the kinds that change a file. */
+/** What each live fault does to a file; undefined: nothing, the disk call fails. */
 export const LIVE_INJURIES: Readonly<
   Record<LiveKind, 'bitFlip' | 'zeroedSector' | 'vanishedFile' | undefined>
 > = {

@@ -5,7 +5,7 @@
  */
 import type { LogLine } from '../world.ts';
 
-/** Of one replica, and told by the broker that has it. */
+/** A broker logs this line about a replica of its own. */
 const OFFLINE = 'a replica is offline';
 
 /** Accusations of oneself. */

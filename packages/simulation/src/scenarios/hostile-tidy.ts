@@ -60,7 +60,7 @@ function ownerOf(disk: SimulatedDisk, directory: string): string | undefined {
   return readTopicId(disk.port(), directory);
 }
 
-/** Of a topic that is there, or of the quorum, for people to look at. */
+/** A set-aside directory of an existing topic, or of the quorum: kept for people to look at. */
 const isAsideOf = (name: string, known: ReadonlySet<string>): boolean =>
   /^quorum\.damaged(\.\d+)?$/.test(name) ||
   (name.endsWith('.set-aside') && [...known].some((each) => name.startsWith(`${each}~`)));

@@ -41,7 +41,7 @@ const WHOLE_WITHIN_MS = 60_000;
 const RESTART_MS = 300;
 /** In which a broker that says that it serves has come to all of its logs. */
 const LATE_OPENING_MS = 600;
-/** Of so many acknowledgements one is held against the disks. */
+/** Every so many acknowledgements, one is checked against the disks. */
 const DURABILITY_CHECK_EVERY = 16;
 const MIN_IN_SYNC = 2;
 /** After so many failed starts on a disk that works again, a person gives the broker an empty one. */
@@ -258,10 +258,10 @@ class HostileRun {
         process.pause();
         return () => process.resume();
       case 'isolate':
-        return this.#cut(id, true, true);
+        return this.#cluster.cut(id, { out: true, into: true });
       case 'oneWay': {
         const hears = prng.chance(0.5);
-        return this.#cut(id, hears, !hears);
+        return this.#cluster.cut(id, { out: hears, into: !hears });
       }
       case 'clockJump': {
         const { clock } = process;
@@ -286,19 +286,6 @@ class HostileRun {
         };
       }
     }
-  }
-
-  #cut(id: number, out: boolean, into: boolean): () => void {
-    const host = hostOf(id);
-    const set = (blocked: boolean): void => {
-      for (const other of [...this.#cluster.hosts, 'client', 'watcher']) {
-        if (other === host) continue;
-        if (out) this.#world.network.setBlocked(host, other, blocked);
-        if (into) this.#world.network.setBlocked(other, host, blocked);
-      }
-    };
-    set(true);
-    return () => set(false);
   }
 
   #reboot(id: number): void {

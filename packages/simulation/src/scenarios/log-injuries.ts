@@ -281,7 +281,7 @@ class InjuriesRun {
       return;
     }
     this.#note(`truncate to ${end}`);
-    // Of one file, an older copy from before a truncation cannot be told from what it should be.
+    // An older copy of one file, from before a truncation, cannot be told from the right one.
     this.#older.clear();
     this.#cut(end);
     this.#epoch++;
@@ -412,7 +412,7 @@ class InjuriesRun {
     const { logStartOffset: start, logEndOffset: end } = log;
     this.#note(`opened: ${start} to ${end}`);
     const must = this.#injured === undefined ? this.#synced : this.#checkpointed;
-    // Of a young log that never was synced a power cut may leave nothing that could be trusted or not.
+    // A power cut may leave nothing at all of a young log that was never synced.
     if (this.#writeFailed && Math.max(end, this.#synced) > 0) {
       throw new Error('a log is trusted of which a sync has failed');
     }

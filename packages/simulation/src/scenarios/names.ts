@@ -68,7 +68,7 @@ class NamesRun {
   readonly #prng: Prng;
   readonly #cluster: SimulatedCluster;
   readonly #retentionMs: number;
-  /** Of each topic that is there, what was acknowledged. */
+  /** What was acknowledged, by existing topic. */
   readonly #topics = new Map<string, Acknowledged>();
   #sent = 0;
 

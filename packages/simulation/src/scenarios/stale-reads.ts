@@ -17,7 +17,7 @@ import type { FetchResponse } from '@relevo/rpc/gen/client/fetch';
 import type { RunFigures, RunOptions } from '../failover-run.ts';
 import { MetadataWatcher } from '../metadata-watcher.ts';
 import type { Prng } from '../prng.ts';
-import { SimulatedCluster, hostOf } from '../simulated-cluster.ts';
+import { SimulatedCluster } from '../simulated-cluster.ts';
 import { connectClient } from '../workload.ts';
 import { World } from '../world.ts';
 
@@ -162,15 +162,8 @@ class StaleReadsRun {
       process.pause();
       return () => process.resume();
     }
-    const set = (blocked: boolean): void => {
-      for (const other of this.#cluster.hosts) {
-        if (other === hostOf(victim)) continue;
-        if (fault !== 'mute') this.#world.network.setBlocked(other, hostOf(victim), blocked);
-        if (fault !== 'deaf') this.#world.network.setBlocked(hostOf(victim), other, blocked);
-      }
-    };
-    set(true);
-    return () => set(false);
+    const links = { out: fault !== 'deaf', into: fault !== 'mute' };
+    return this.#cluster.cut(victim, links, []);
   }
 
   #end(partition: number): number {
